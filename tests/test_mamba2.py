@@ -1,0 +1,149 @@
+"""Mamba-2 against mamba-ssm's own numbers, and against itself cut anywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sammo.encoder import ssd
+from sammo.encoder.mamba2 import Mamba2
+from sammo.errors import UserError
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+def load(name: str) -> tuple[dict[str, torch.Tensor], dict]:
+    arrays = np.load(REFERENCE / name)
+    meta = json.loads(bytes(arrays["meta"]))
+    return {k: torch.from_numpy(arrays[k]) for k in arrays.files if k != "meta"}, meta
+
+
+def close(actual, expected, atol=1e-4):
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=1e-4)
+
+
+def block_of(ref, meta) -> Mamba2:
+    block = Mamba2(meta["d_model"], meta["d_inner"], meta["d_state"], meta["headdim"], meta["d_conv"])
+    block.load_state_dict({k[2:]: v for k, v in ref.items() if k.startswith("w/")})
+    return block
+
+
+@pytest.mark.parametrize("block", [8, 16, 32, 64])
+@pytest.mark.parametrize("case", ["zero_init", "with_init"])
+def test_scan_and_its_gradients_are_the_originals(case, block, monkeypatch):
+    monkeypatch.setattr(ssd, "BLOCK", block)
+    monkeypatch.setattr(ssd, "BLOCKS_PER_RUN", 3)
+    ref, _ = load("ssd_scan.npz")
+    names = ["x", "dt", "A", "B", "C", "D", "dt_bias"]
+    inputs = {name: ref[name].clone().requires_grad_() for name in names}
+    state = None
+    if case == "with_init":
+        state = inputs["initial_state"] = ref["initial_state"].clone().requires_grad_()
+    y, final = ssd.ssd_scan(*(inputs[name] for name in names), state, engine="torch")
+    close(y, ref[f"{case}/y"])
+    close(final, ref[f"{case}/final_state"])
+    y.backward(ref["gy"])
+    for name, value in inputs.items():
+        close(value.grad, ref[f"{case}/g_{name}"])
+
+
+def test_block_and_its_gradients_are_the_originals():
+    ref, meta = load("mamba2_block.npz")
+    block = block_of(ref, meta)
+    u = ref["u"].clone().requires_grad_()
+    y, _ = block(u)
+    close(y, ref["y"])
+    y.backward(ref["gy"])
+    close(u.grad, ref["g_u"])
+    for name, weight in block.named_parameters():
+        close(weight.grad, ref[f"g_w/{name}"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.lists(st.integers(0, 150), max_size=4), groups=st.sampled_from([1, 2]))
+def test_cutting_a_sequence_anywhere_changes_nothing(cuts, groups):
+    torch.manual_seed(0)
+    block = Mamba2(d_model=12, d_inner=16, d_state=8, head_dim=4, groups=groups)
+    u = torch.randn(2, 150, 12)
+    whole, last = block(u)
+    state, pieces = block.init_state(2), []
+    for start, stop in zip([0, *sorted(cuts)], [*sorted(cuts), 150]):
+        piece, state = block(u[:, start:stop], state)
+        pieces.append(piece)
+    close(torch.cat(pieces, dim=1), whole, atol=1e-5)
+    for a, b in zip(state, last):
+        close(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 31, 32, 33, 1024, 1025, 2500])
+def test_scan_is_the_recurrence(frames):
+    torch.manual_seed(frames)
+    num, heads, width, size = 1, 2, 3, 4
+    x, dt = torch.randn(num, frames, heads, width).double(), torch.randn(num, frames, heads).double()
+    B, C = torch.randn(2, num, frames, 1, size).double()
+    A, D, bias = -torch.rand(heads).double(), torch.randn(heads).double(), torch.randn(heads).double()
+    y, final = ssd.ssd_scan(x, dt, A, B, C, D, bias)
+    step = torch.nn.functional.softplus(dt + bias)
+    h, expected = torch.zeros(num, heads, width, size).double(), []
+    for t in range(frames):
+        decay = torch.exp(step[:, t] * A)[..., None, None]
+        h = decay * h + (step[:, t, :, None] * x[:, t])[..., None] * B[:, t, :, None]
+        expected.append((h * C[:, t, :, None]).sum(-1) + D[:, None] * x[:, t])
+    torch.testing.assert_close(y, torch.stack(expected, dim=1))
+    torch.testing.assert_close(final, h)
+
+
+def test_large_decays_stay_finite():
+    x = torch.randn(1, 100, 2, 4, requires_grad=True)
+    dt = torch.full((1, 100, 2), 80.0, requires_grad=True)
+    B, C = torch.randn(2, 1, 100, 1, 4)
+    y, _ = ssd.ssd_scan(x, dt, torch.tensor([-16.0, -1e4]), B, C, torch.ones(2), torch.zeros(2))
+    y.sum().backward()
+    assert y.isfinite().all() and x.grad.isfinite().all() and dt.grad.isfinite().all()
+
+
+def test_half_precision_input_keeps_a_float32_state():
+    block = Mamba2(d_model=8, d_inner=8, d_state=4, head_dim=4)
+    u = torch.randn(2, 50, 8)
+    exact, _ = block(u)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, state = block(u)
+    assert state.ssm.dtype == torch.float32
+    torch.testing.assert_close(y.float(), exact, atol=0.03, rtol=0.1)
+
+
+def test_engine_names():
+    assert ssd.resolve_engine("auto", "cpu") == "torch"
+    with pytest.raises(UserError, match="unknown scan engine"):
+        ssd.resolve_engine("cuda")
+    with pytest.raises(UserError, match="CUDA"):
+        ssd.resolve_engine("triton", "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernels_agree_with_the_torch_engine(dtype):
+    if not torch.cuda.is_available() or ssd.available_engines("cuda")["triton"]:
+        pytest.skip("needs CUDA and mamba-ssm")
+    torch.manual_seed(0)
+    N, T, H, P, S = 3, 700, 12, 16, 128
+    x, dt = torch.randn(N, T, H, P), torch.randn(N, T, H)
+    B, C = torch.randn(2, N, T, 1, S)
+    A, D, bias = -torch.rand(H) * 15 - 1, torch.randn(H), torch.randn(H) - 4
+    state = torch.randn(N, H, P, S)
+    args = [t.cuda().requires_grad_() for t in (x.to(dtype), dt, A, B.to(dtype), C.to(dtype), D, bias, state)]
+    twins = [t.detach().clone().requires_grad_() for t in args]
+    y, final = ssd.ssd_scan(*args, engine="triton")
+    y_ref, final_ref = ssd.ssd_scan(*twins, engine="torch")
+    grad = torch.randn_like(y)
+    y.backward(grad)
+    y_ref.backward(grad)
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 2e-3  # tf32 products inside the kernels
+    for a, b in [(y, y_ref), (final, final_ref), *((a.grad, b.grad) for a, b in zip(args, twins))]:
+        assert (a - b).abs().max() <= tolerance * b.abs().max()
