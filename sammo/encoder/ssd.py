@@ -154,7 +154,7 @@ def _one_block(
     weights = (weights.unflatten(1, (groups, -1)) * scores[:, :, None]).flatten(1, 2)
     scaled = (x * dt[..., None]).transpose(1, 2)  # (N, H, T, P)
     # What the past contributes: C_t h_0, one product for all heads of a group.
-    past = C.transpose(1, 2) @ state.view(num, groups, -1, size).transpose(2, 3)  # (N, G, T, H/G * P)
+    past = C.transpose(1, 2) @ state.reshape(num, groups, -1, size).transpose(2, 3)  # (N, G, T, H/G * P)
     past = past.view(num, groups, frames, -1, width).transpose(2, 3).reshape(num, heads, frames, width)
     y = torch.addcmul(weights @ scaled, past, decay.exp()[..., None])
     to_end = (decay[..., -1:] - decay).exp()  # (N, H, T)
@@ -189,7 +189,7 @@ def _run_of_blocks(
     to_end = (decay[..., -1:] - decay).exp()
     added = (scaled * to_end[..., None]).unflatten(2, (groups, -1)).transpose(3, 4)  # (N, K, G, Q, H/G, P)
     added = added.flatten(-2).transpose(-1, -2) @ B  # (N, K, G, H/G * P, S)
-    added = torch.cat([state.view(num, 1, groups, -1, size), added], dim=1)  # (N, K+1, ...)
+    added = torch.cat([state.reshape(num, 1, groups, -1, size), added], dim=1)  # (N, K+1, ...)
 
     # The state at the start of each block and after the last: decayed sums over all earlier ones.
     between = F.pad(decay[..., -1].transpose(1, 2).cumsum(dim=-1), (1, 0))  # (N, H, K+1)
