@@ -1,0 +1,177 @@
+"""CSJ for training and decoding: options, and the loaders of the parts train, valid, eval1, eval2, eval3."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lhotse import CutSet
+
+from sammo.data.augmentation import NoiseMixer, make_spec_augment
+from sammo.data.dataset import BatchLoader, SpeechDataset
+from sammo.data.features import make_extractor
+from sammo.data.manifests import ManifestCuts, Scan, scan_manifests
+from sammo.data.sampling import FixedSampler, TrainSampler
+from sammo.data.shar import SharCuts, shar_manifests
+from sammo.data.tokens import Tokenizer
+from sammo.errors import UserError
+
+TEST_PARTS = ("eval1", "eval2", "eval3")
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Options of the data module; each is a command-line option of the same name, icefall's where it has one."""
+
+    manifest_dir: Path = _option(Path("data/fbank"), "Directory with csj_cuts_PART.jsonl.gz.")
+    musan_dir: Path | None = _option(None, "Directory with musan_cuts.jsonl.gz; default: --manifest-dir.")
+    shar_dir: Path | None = _option(None, "Directory of Shar shards to train from, written by local/make_shar.py.")
+    transcript_mode: str = _option("fluent", "Transcript to learn: fluent, disfluent or number.")
+    max_duration: float = _option(200.0, "Seconds of audio in a batch of one process.")
+    num_buckets: int = _option(30, "Most buckets of similar duration to draw batches from.")
+    buffer_size: int = _option(60000, "Cuts held in memory to shuffle and bucket; with Shar their data, too.")
+    shuffle: bool = _option(True, "Shuffle the training cuts, differently in every epoch.")
+    drop_last: bool = _option(True, "Drop the incomplete batches at the end of an epoch.")
+    speed_perturb: bool = _option(False, "Train on the 0.9 and 1.1 speed copies, too.")
+    on_the_fly_feats: bool = _option(False, "Compute features from audio instead of reading stored ones.")
+    enable_spec_aug: bool = _option(True, "Use SpecAugment in training.")
+    spec_aug_time_warp_factor: int = _option(80, "Time-warping factor of SpecAugment; below 1: no warping.")
+    enable_musan: bool = _option(True, "Mix in noise in training, probability 0.5, 10 to 20 dB.")
+    num_workers: int = _option(2, "Processes that make the training batches; 0: the training process does.")
+    data_seed: int = _option(0, "Seed of shuffling and augmentation.")
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> DataConfig:
+        """Takes its fields out of parsed options; UserError for values that cannot work."""
+        config = cls(**{item.name: getattr(args, item.name) for item in dataclasses.fields(cls)})
+        if config.max_duration <= 0:
+            raise UserError(f"--max-duration must be above 0 seconds, got {config.max_duration}")
+        if config.num_workers < 0 or config.num_buckets < 1 or config.buffer_size < 1:
+            raise UserError("--num-workers must be at least 0, --num-buckets and --buffer-size at least 1")
+        return config
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds one option a field of DataConfig to ``parser``."""
+    group = parser.add_argument_group("data", "How batches are made of the corpus that prepare.sh wrote.")
+    for item in dataclasses.fields(DataConfig):
+        kind = {bool: parse_bool, int: int, float: float, str: str}.get(type(item.default), Path)
+        shown = "" if item.default is None else f" (default: {item.default})"
+        group.add_argument(
+            "--" + item.name.replace("_", "-"), type=kind, default=item.default, help=item.metadata["help"] + shown
+        )
+
+
+def parse_bool(text: str) -> bool:
+    """argparse type of icefall's boolean options: true|false, yes|no, 1|0."""
+    if text.lower() in ("true", "yes", "t", "y", "1"):
+        return True
+    if text.lower() in ("false", "no", "f", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+
+
+class CsjDataModule:
+    """Makes the loaders. Manifests are scanned once each, and what is left out is logged."""
+
+    def __init__(self, config: DataConfig, tokenizer: Tokenizer):
+        self.config = config
+        self.tokenizer = tokenizer
+        self._scans: dict[str, Scan] = {}
+        self._noise: CutSet | None = None
+
+    def train_scan(self) -> Scan:
+        """Number of cuts, hours and what is left out of the training part."""
+        if "train" not in self._scans:
+            self._scans["train"] = scan_manifests(
+                "train", self._train_paths(), self.config.transcript_mode, self.tokenizer
+            )
+        return self._scans["train"]
+
+    def train_dataloader(
+        self,
+        epoch: int,
+        sampler_state: dict[str, Any] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> BatchLoader:
+        """The augmented batches of ``epoch`` for ``rank``; a function of the options, epoch and rank alone.
+
+        sampler_state: ``loader.sampler.state_dict()`` of an interrupted epoch; its remaining batches come.
+        ``len`` of the loader estimates the number of batches in the whole epoch.
+        """
+        config = self.config
+        scan = self.train_scan()
+        if config.shar_dir is None:
+            cuts = ManifestCuts(self._train_paths(), scan.left_out)
+        else:
+            cuts = SharCuts(config.shar_dir, epoch, config.data_seed, config.shuffle, scan.left_out)
+        sampler = TrainSampler(
+            cuts,
+            scan,
+            epoch=epoch,
+            max_duration=config.max_duration,
+            num_buckets=config.num_buckets,
+            buffer_size=config.buffer_size,
+            shuffle=config.shuffle,
+            drop_last=config.drop_last,
+            seed=config.data_seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        if sampler_state is not None:
+            sampler.load_state_dict(sampler_state)
+        dataset = SpeechDataset(
+            self.tokenizer,
+            config.transcript_mode,
+            extractor=make_extractor() if config.on_the_fly_feats else None,
+            noise=NoiseMixer(self._noise_cuts()) if config.enable_musan else None,
+            spec_augment=make_spec_augment(config.spec_aug_time_warp_factor) if config.enable_spec_aug else None,
+        )
+        return BatchLoader(dataset, sampler, config.num_workers, on_batch=sampler.advance)
+
+    def valid_dataloader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        """The part "valid" without augmentation, each cut once over all ranks; ranks may differ by one batch."""
+        return self._fixed_loader("valid", False, rank, world_size)
+
+    def test_dataloader(self, part: str, rank: int = 0, world_size: int = 1) -> BatchLoader:
+        """A part to decode, every cut that has text, longest first."""
+        return self._fixed_loader(part, True, rank, world_size)
+
+    def _fixed_loader(self, part: str, keep_long_texts: bool, rank: int, world_size: int) -> BatchLoader:
+        paths = [self.config.manifest_dir / f"csj_cuts_{part}.jsonl.gz"]
+        key = f"{part}/{keep_long_texts}"
+        if key not in self._scans:
+            mode = self.config.transcript_mode
+            self._scans[key] = scan_manifests(part, paths, mode, self.tokenizer, keep_long_texts)
+        sampler = FixedSampler(
+            ManifestCuts(paths, self._scans[key].left_out), self.config.max_duration, rank, world_size
+        )
+        extractor = make_extractor() if self.config.on_the_fly_feats else None
+        dataset = SpeechDataset(self.tokenizer, self.config.transcript_mode, extractor)
+        return BatchLoader(dataset, sampler, self.config.num_workers)
+
+    def _train_paths(self) -> list[Path]:
+        if self.config.shar_dir is not None:
+            return shar_manifests(self.config.shar_dir)
+        suffixes = ["", "_sp0.9", "_sp1.1"] if self.config.speed_perturb else [""]
+        return [self.config.manifest_dir / f"csj_cuts_train{suffix}.jsonl.gz" for suffix in suffixes]
+
+    def _noise_cuts(self) -> CutSet:
+        if self._noise is None:
+            path = (self.config.musan_dir or self.config.manifest_dir) / "musan_cuts.jsonl.gz"
+            if not path.is_file():
+                raise UserError(f"no {path} for noise mixing; run prepare.sh or pass --enable-musan false")
+            self._noise = CutSet.from_file(path).to_eager()
+            if len(self._noise) == 0:
+                raise UserError(f"{path} holds no noise; run prepare.sh again or pass --enable-musan false")
+            logging.info(f"noise: {len(self._noise)} cuts from {path}")
+        return self._noise

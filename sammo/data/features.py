@@ -1,0 +1,83 @@
+"""80-bin log-Mel filter-bank features, read from disk or computed on the fly by lhotse."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from lhotse import CutSet, Fbank, FbankConfig
+from lhotse.cut import Cut
+
+from sammo.errors import UserError
+
+NUM_MEL_BINS = 80
+SAMPLING_RATE = 16000
+FRAME_SHIFT = 0.01  # seconds
+LOG_EPS = math.log(1e-10)  # a silent bin; what padding is filled with
+
+
+def make_extractor() -> Fbank:
+    """lhotse's Fbank as the whole recipe uses it: 80 bins, 16 kHz, 25 ms windows every 10 ms."""
+    return Fbank(FbankConfig(sampling_rate=SAMPLING_RATE, num_mel_bins=NUM_MEL_BINS))
+
+
+def num_frames(duration: float) -> int:
+    """Feature frames of ``duration`` seconds of audio (100 a second, rounded half up)."""
+    return int(duration / FRAME_SHIFT + 0.5)
+
+
+def num_encoder_frames(frames: int) -> int:
+    """Encoder-output frames of ``frames`` feature frames: the front-end's (T - 7) // 2, then halved."""
+    return max(0, ((frames - 7) // 2 + 1) // 2)
+
+
+def collate_precomputed(cuts: CutSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """Reads the stored features of ``cuts`` -> features (N, T, 80) float32 padded with LOG_EPS, lengths (N,) int64.
+
+    Mixed cuts (noise added by CutMix) are mixed here, in the feature domain.
+    """
+    return _pad([torch.from_numpy(_load(cut)) for cut in cuts])
+
+
+def collate_on_the_fly(cuts: CutSet, extractor: Fbank) -> tuple[torch.Tensor, torch.Tensor]:
+    """Reads the audio of ``cuts``, mixes it in the time domain and computes features; shapes as above."""
+    return _pad([torch.from_numpy(_compute(cut, extractor)) for cut in cuts])
+
+
+def _load(cut: Cut):
+    if not cut.has_features:
+        raise UserError(f"cut {cut.id} has no stored features; run prepare.sh or use --on-the-fly-feats true")
+    try:
+        return cut.load_features()
+    except Exception as error:  # lilcom, tar and file errors have no common base
+        raise UserError(
+            f"the features of cut {cut.id} cannot be read from {_source(cut)} ({error!r}); "
+            "remove that file and run prepare.sh again"
+        ) from error
+
+
+def _compute(cut: Cut, extractor: Fbank):
+    if not cut.has_recording:
+        raise UserError(f"cut {cut.id} has no recording, so its features cannot be computed on the fly")
+    try:
+        samples = cut.load_audio()
+    except Exception as error:
+        raise UserError(f"the audio of cut {cut.id} cannot be read from {_source(cut)} ({error!r})") from error
+    return extractor.extract(samples, cut.sampling_rate)
+
+
+def _source(cut: Cut) -> str:
+    first = cut.tracks[0].cut if hasattr(cut, "tracks") else cut
+    if getattr(first, "shard_origin", None) is not None:
+        return f"the shard of {first.shard_origin}"
+    if first.has_features:
+        return str(first.features.storage_path)
+    return str(first.recording.sources[0].source) if first.has_recording else "nowhere"
+
+
+def _pad(matrices: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    lengths = torch.tensor([matrix.size(0) for matrix in matrices], dtype=torch.int64)
+    batch = torch.full((len(matrices), int(lengths.max()), matrices[0].size(1)), LOG_EPS)
+    for row, matrix in zip(batch, matrices):
+        row[: matrix.size(0)] = matrix
+    return batch, lengths

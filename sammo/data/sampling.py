@@ -1,0 +1,149 @@
+"""Which cuts make a batch: dynamic bucketing for training, fixed batches for valid and test."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Iterable, Iterator
+
+from lhotse import CutSet
+from lhotse.cut import Cut
+from lhotse.dataset import DynamicBucketingSampler
+from torch.utils.data import Sampler
+
+from sammo.data.augmentation import batch_seed
+from sammo.data.dataset import BatchRequest
+from sammo.data.manifests import Scan, duration_bins
+from sammo.errors import UserError
+
+# A bucket that holds fewer batches than this loses too much of its data to the incomplete last one.
+BATCHES_PER_BUCKET = 8
+
+
+class TrainSampler(Sampler[BatchRequest]):
+    """One epoch of batches by lhotse's DynamicBucketingSampler; can go on in the middle of an epoch.
+
+    Every rank runs the same sampler and keeps its own share, batch ``i * world_size + rank``, so all ranks get the
+    same number of batches: with drop_last the incomplete ones at the end are dropped for all, without it lhotse
+    spreads the remaining cuts over the ranks.
+
+    ``batches`` counts what training has received (BatchLoader advances it); ``state_dict`` is a position that a new
+    sampler of the same options takes up by skipping as many batches, which reads manifests but no features.
+    """
+
+    def __init__(
+        self,
+        cuts: Iterable[Cut],
+        scan: Scan,
+        *,
+        epoch: int,
+        max_duration: float,
+        num_buckets: int,
+        buffer_size: int,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        """max_duration: seconds of audio in a batch of one rank; num_buckets: an upper bound, see README of data."""
+        self.epoch = epoch
+        self.batches = 0
+        self._start = 0
+        self._rank = rank
+        self._seed = seed
+        total = float(scan.durations.sum())
+        buckets = int(total / (max_duration * world_size * BATCHES_PER_BUCKET))
+        bins = duration_bins(scan.durations, min(num_buckets, max(1, buckets)))
+        self._options = {
+            "seed": seed,
+            "world_size": world_size,
+            "max_duration": float(max_duration),
+            "num_buckets": len(bins) + 1,
+            "buffer_size": buffer_size,
+            "shuffle": shuffle,
+            "drop_last": drop_last,
+            "cuts": scan.fingerprint,
+        }
+        self._estimate = max(1, int(total / (max_duration * world_size)))
+        self._total = total
+        self._base = DynamicBucketingSampler(
+            cuts,
+            max_duration=max_duration,
+            duration_bins=bins,
+            buffer_size=buffer_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def __iter__(self) -> Iterator[BatchRequest]:
+        self._base.set_epoch(self.epoch)
+        with warnings.catch_warnings():
+            # lhotse guesses that a small corpus has too small a buffer; the buffer holds all of it.
+            warnings.filterwarnings("ignore", message=".*buffer_size.*")
+            warnings.filterwarnings("ignore", message="Mean of empty slice")
+            warnings.filterwarnings("ignore", message="invalid value encountered")
+            index = -1
+            for index, cuts in enumerate(self._base):
+                if index >= self._start:
+                    yield BatchRequest(cuts, batch_seed(self._seed, self.epoch, self._rank, index))
+        if index < 0:
+            size = self._options["max_duration"] * self._options["world_size"]
+            raise UserError(
+                f"{self._total:.0f} s of training audio do not fill one batch a rank ({size:.0f} s): "
+                "lower --max-duration or pass --drop-last false"
+            )
+
+    def __len__(self) -> int:
+        """Batches of the epoch, estimated from durations (the buckets' incomplete batches make it inexact)."""
+        return self._estimate
+
+    def advance(self) -> None:
+        """Counts one batch as received."""
+        self.batches += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "batches": self.batches, **self._options}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where ``state`` was taken. UserError where it belongs to other data or other options."""
+        for name, value in self._options.items():
+            if state.get(name) != value:
+                if name == "cuts":
+                    raise UserError("the checkpoint stopped inside an epoch over other training cuts than these")
+                raise UserError(
+                    f"the checkpoint stopped inside an epoch with {name} {state.get(name)}, now it is {value}: "
+                    "resume with the same options or from the end of an epoch"
+                )
+        self.epoch = state["epoch"]
+        self.batches = self._start = state["batches"]
+
+
+class FixedSampler(Sampler[BatchRequest]):
+    """The same batches every time: cuts sorted by duration, at most ``max_duration`` seconds with padding.
+
+    A rank gets every ``world_size``-th batch, each cut exactly once over all ranks; ranks can differ by one batch,
+    so nothing collective may happen per batch.
+    """
+
+    def __init__(self, cuts: Iterable[Cut], max_duration: float, rank: int = 0, world_size: int = 1):
+        self._batches: list[list[Cut]] = []
+        batch: list[Cut] = []
+        longest = 0.0
+        for cut in sorted(cuts, key=lambda cut: (-cut.duration, cut.id)):
+            longest = longest if batch else cut.duration
+            if batch and longest * (len(batch) + 1) > max_duration:
+                self._batches.append(batch)
+                batch, longest = [], cut.duration
+            batch.append(cut)
+        if batch:
+            self._batches.append(batch)
+        self._batches = self._batches[rank::world_size]
+
+    def __iter__(self) -> Iterator[BatchRequest]:
+        return (BatchRequest(CutSet(batch), None) for batch in self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)

@@ -1,0 +1,174 @@
+"""Output units: characters (tokens.txt) or byte-pair encoding (bpe.model)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Iterable, Protocol
+
+from sammo.errors import UserError
+
+BLANK = "<blk>"
+UNKNOWN = "<unk>"
+SOS_EOS = "<sos/eos>"
+SPECIAL = (BLANK, UNKNOWN, SOS_EOS)
+
+_TABLE_LINE = re.compile(r"^(.+?)[ \t]+(\d+)$")
+
+
+class Tokenizer(Protocol):
+    """What training and decoding need of a set of output units.
+
+    ``fingerprint`` (sha256 in hex) is the same for two tables exactly when they hold the same units
+    under the same ids, so a checkpoint can tell whether it was trained with this table.
+    """
+
+    kind: str
+    vocab_size: int
+    blank_id: int
+    unk_id: int
+    fingerprint: str
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+    def piece(self, token_id: int) -> str: ...
+
+
+class CharTokenizer:
+    """One unit a character; spaces are no units, characters outside of the table become ``<unk>``."""
+
+    kind = "char"
+
+    def __init__(self, pieces: list[str]):
+        """pieces: the units in the order of their ids; blank first."""
+        self._pieces = pieces
+        self._ids = {piece: index for index, piece in enumerate(pieces)}
+        self.vocab_size = len(pieces)
+        self.blank_id = self._ids[BLANK]
+        self.unk_id = self._ids[UNKNOWN]
+        self.fingerprint = _fingerprint(self.kind, pieces)
+        self._silent = {self._ids[name] for name in (BLANK, SOS_EOS) if name in self._ids}
+
+    def encode(self, text: str) -> list[int]:
+        return [self._ids.get(char, self.unk_id) for char in text if not char.isspace()]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return "".join(self._pieces[index] for index in ids if index not in self._silent)
+
+    def piece(self, token_id: int) -> str:
+        return self._pieces[token_id]
+
+
+class BpeTokenizer:
+    """Units of a sentencepiece model trained by local/train_bpe_model.py."""
+
+    kind = "bpe"
+
+    def __init__(self, model: Path):
+        import sentencepiece
+
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.Load(str(model))
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{model} is not a sentencepiece model; make it again with prepare.sh") from error
+        self.vocab_size = self._processor.get_piece_size()
+        self.blank_id = self._processor.piece_to_id(BLANK)
+        self.unk_id = self._processor.unk_id()
+        if self.blank_id != 0 or self._processor.id_to_piece(0) != BLANK:
+            raise UserError(f"{model}: unit 0 must be {BLANK}; train the model with local/train_bpe_model.py")
+        # Two models may share their pieces and still cut a text differently: the scores decide that.
+        scores = [f"{self.piece(i)}\t{self._processor.get_score(i):.6g}" for i in range(self.vocab_size)]
+        self.fingerprint = _fingerprint(self.kind, scores)
+
+    def encode(self, text: str) -> list[int]:
+        return self._processor.encode("".join(text.split()))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        pieces = [int(index) for index in ids if index != self.blank_id]
+        return "".join(self._processor.decode(pieces).split())
+
+    def piece(self, token_id: int) -> str:
+        return self._processor.id_to_piece(token_id)
+
+
+def load_tokenizer(lang_dir: str | Path) -> Tokenizer:
+    """Reads the units in ``lang_dir``: ``bpe.model``, or ``tokens.txt`` with characters.
+
+    ``lang_dir/lang_type`` ("char" or "bpe"), where it is there, decides which of the two.
+
+    Raises UserError where the directory, the table or the blank is missing or malformed.
+    """
+    lang_dir = Path(lang_dir)
+    if not lang_dir.is_dir():
+        raise UserError(f"no language directory {lang_dir}; make it with prepare.sh or pass another --lang")
+    marker = lang_dir / "lang_type"
+    if marker.is_file():
+        lang_type = marker.read_text(encoding="utf-8").strip()
+    else:
+        lang_type = "bpe" if (lang_dir / "bpe.model").is_file() else "char"
+    if lang_type not in ("char", "bpe"):
+        raise UserError(f"{marker}: unknown lang type {lang_type!r}; it is char or bpe")
+    path = lang_dir / ("bpe.model" if lang_type == "bpe" else "tokens.txt")
+    if not path.is_file():
+        raise UserError(f"no {path}; make it with prepare.sh or pass another --lang")
+    return BpeTokenizer(path) if lang_type == "bpe" else CharTokenizer(read_token_table(path))
+
+
+def read_token_table(path: str | Path) -> list[str]:
+    """Reads lines "unit<tab or space>id" and returns the units in the order of their ids.
+
+    Raises UserError naming the line for anything but ids 0..V-1, each once, units each once, the blank
+    as unit 0 and ``<unk>`` somewhere.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}); make it again with prepare.sh") from error
+    by_id: dict[int, str] = {}
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip("\r"):
+            continue
+        match = _TABLE_LINE.match(line.strip("\r"))
+        if match is None:
+            raise UserError(f"{path}, line {number}: expected 'unit id', found {line!r}")
+        piece, index = match.group(1), int(match.group(2))
+        if piece in seen:
+            raise UserError(f"{path}, line {number}: unit {piece!r} is already in line {seen[piece]}")
+        if index in by_id:
+            raise UserError(f"{path}, line {number}: id {index} already belongs to {by_id[index]!r}")
+        seen[piece] = number
+        by_id[index] = piece
+    if not by_id:
+        raise UserError(f"{path} is empty; make it again with prepare.sh")
+    gap = next((i for i in range(len(by_id)) if i not in by_id), None)
+    if gap is not None:
+        raise UserError(f"{path}: ids must run from 0 to {len(by_id) - 1} without a gap, but {gap} is missing")
+    if by_id[0] != BLANK:
+        raise UserError(f"{path}: unit 0 must be {BLANK}, found {by_id[0]!r}")
+    if UNKNOWN not in seen:
+        raise UserError(f"{path}: the unit {UNKNOWN} is missing")
+    return [by_id[i] for i in range(len(by_id))]
+
+
+def character_table(texts: Iterable[str]) -> list[str]:
+    """The units of ``texts`` in the order of the CSJ recipe: blank, characters sorted, unknown, sos/eos."""
+    characters: set[str] = set()
+    for text in texts:
+        characters.update(text)
+    characters = {char for char in characters if not char.isspace()}
+    return [BLANK, *sorted(characters), UNKNOWN, SOS_EOS]
+
+
+def format_token_table(pieces: list[str]) -> str:
+    """The content of tokens.txt for ``pieces`` in the order of their ids."""
+    return "".join(f"{piece}\t{index}\n" for index, piece in enumerate(pieces))
+
+
+def _fingerprint(kind: str, pieces: list[str]) -> str:
+    return hashlib.sha256("\n".join([kind, *pieces]).encode("utf-8")).hexdigest()
