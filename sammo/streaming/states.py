@@ -1,0 +1,71 @@
+"""The encoder states of open streams, stacked as the batch that runs."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Hashable, Sequence
+
+import torch
+
+from sammo.encoder.state import cast_state, select_state, stack_states
+
+
+class StateStore:
+    """Keeps one state per stream, in ``dtype`` where that is given.
+
+    As long as the members of the batch stay the same, the states stay stacked and nothing is copied between chunks.
+    Streams that sit out a step are parked one by one.
+    """
+
+    def __init__(self, init_state: Callable[[], Any], dtype: torch.dtype | None = None):
+        """init_state: makes the start state of one stream, batch size 1."""
+        self._init_state = init_state
+        self._dtype = dtype
+        self._members: list[Hashable | None] = []  # None: the stream of this row has ended
+        self._stacked: Any = None
+        self._parked: dict[Hashable, Any] = {}
+
+    def arrange(self, streams: Sequence[Any]) -> list[Any]:
+        """Makes ``streams`` the members of the batch and returns them in the batch's order."""
+        wanted = set(streams)
+        if wanted == set(self._members):
+            return list(self._members)
+        rows = [row for row, member in enumerate(self._members) if member in wanted]
+        for row, member in enumerate(self._members):
+            if member is not None and member not in wanted:
+                # A copy, not a view, which would keep the whole batch in memory.
+                self._parked[member] = select_state(self._stacked, [row])
+        kept = [self._members[row] for row in rows]
+        new = [stream for stream in streams if stream not in set(kept)]
+        parts = [select_state(self._stacked, rows)] if rows else []
+        for stream in new:
+            state = self._parked.pop(stream, None)
+            parts.append(self._store(self._init_state()) if state is None else state)
+        self._members = kept + new
+        self._stacked = parts[0] if len(parts) == 1 else stack_states(parts)
+        return list(self._members)
+
+    def take(self) -> Any:
+        """The members' states, stacked, in the type that the encoder computes in."""
+        return self._stacked if self._dtype is None else cast_state(self._stacked, torch.float32)
+
+    def put(self, state: Any) -> None:
+        """The members' next states."""
+        self._stacked = self._store(state)
+
+    def drop(self, stream: Hashable) -> None:
+        """Forgets a stream. The row of a member goes with the next change of the batch."""
+        self._parked.pop(stream, None)
+        self._members = [None if member is stream else member for member in self._members]
+
+    def get(self, stream: Hashable) -> Any:
+        """A copy of the state of one stream, batch size 1, as it is kept; None for a stream that has none yet."""
+        if stream in self._parked:
+            return self._parked[stream]
+        return select_state(self._stacked, [self._members.index(stream)]) if stream in self._members else None
+
+    def set(self, stream: Hashable, state: Any) -> None:
+        """Gives a stream that is not in the batch the state it goes on from."""
+        self._parked[stream] = self._store(state)
+
+    def _store(self, state: Any) -> Any:
+        return state if self._dtype is None else cast_state(state, self._dtype)
