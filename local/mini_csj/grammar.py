@@ -1,0 +1,276 @@
+"""Lecture-like Japanese from a small grammar: clauses, utterances, and the slips of spontaneous speech.
+
+A clause belongs to exactly one pool (train, valid or eval) by a hash of its text, so no clause of an evaluation talk,
+let alone a sentence, is ever spoken in a training talk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from typing import NamedTuple
+
+from . import lexicon
+
+POOLS = ("train", "valid", "eval")
+MAX_DRAWS = 2000  # a pool holds at least a tenth of the clauses, so this many draws never fail in practice
+
+
+class Mark(NamedTuple):
+    """A CSJ tag around characters [start, end) of a run: (TAG text) or (TAG text;alternative)."""
+
+    start: int
+    end: int
+    tag: str
+    alternative: str = ""
+
+
+class Run(NamedTuple):
+    """Text spoken in one go.  slip is "" for fluent text, else the CSJ tag F, D, D2, R or L around all of it."""
+
+    text: str
+    marks: tuple[Mark, ...] = ()
+    slip: str = ""
+
+
+def pool_of(text: str) -> str:
+    """The pool a clause belongs to: 80 % train, 8 % valid, 12 % eval."""
+    bucket = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") % 100
+    return "train" if bucket < 80 else "valid" if bucket < 88 else "eval"
+
+
+def kanji_number(value: int) -> str:
+    """1 <= value <= 9999 in kanji as it is read: 2015 -> 二千十五."""
+    out = ""
+    for unit, name in ((1000, "千"), (100, "百"), (10, "十"), (1, "")):
+        digit, value = divmod(value, unit)
+        if digit:
+            out += ("" if digit == 1 and name else lexicon.DIGITS[digit]) + name
+    return out
+
+
+def full_width(value: int) -> str:
+    return "".join(chr(ord("０") + int(digit)) for digit in str(value))
+
+
+class _Builder:
+    """Collects the characters and marks of one clause."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.marks: list[Mark] = []
+
+    def add(self, text: str, tag: str = "", alternative: str = "") -> None:
+        if tag:
+            self.marks.append(Mark(len(self.text), len(self.text) + len(text), tag, alternative))
+        self.text += text
+
+    def word(self, word: str) -> None:
+        if word in lexicon.LATIN:
+            self.add(lexicon.LATIN[word], "A", word)
+        else:
+            self.add(word)
+
+
+class Grammar:
+    """Draws clauses of one topic and one pool; words are used near-uniformly within a talk."""
+
+    def __init__(self, topic: str, pool: str, rng: random.Random) -> None:
+        if pool not in POOLS:
+            raise ValueError(f"pool must be one of {POOLS}, not {pool!r}")
+        self.topic = lexicon.TOPICS[topic]
+        self.pool = pool
+        self.rng = rng
+        self.uses: Counter[str] = Counter()
+        self.spoken: set[str] = set()
+        self._drawn: list[str] = []
+
+    # words ---------------------------------------------------------------------------------------------------------
+
+    def _draw(self, words: tuple[str, ...]) -> str:
+        """One of the least used words; a word drawn in this clause already counts as used."""
+        free = [word for word in words if word not in self._drawn] or list(words)
+        least = min(self.uses[word] for word in free)
+        word = self.rng.choice([word for word in free if self.uses[word] <= least + 1])
+        self._drawn.append(word)
+        return word
+
+    def _noun(self) -> str:
+        return self._draw(self.topic.nouns)
+
+    def _action(self) -> str:
+        return self._draw(self.topic.actions if self.rng.random() < 0.75 else lexicon.GENERAL_ACTIONS)
+
+    def _adjective(self) -> tuple[str, str]:
+        """(form before a noun, form before です)."""
+        word = self._draw(lexicon.I_ADJECTIVES + lexicon.NA_ADJECTIVES)
+        return (word, word) if word.endswith("い") else (word + "な", word)
+
+    # parts of a clause ---------------------------------------------------------------------------------------------
+
+    def _noun_phrase(self, out: _Builder) -> None:
+        kind = self.rng.random()
+        if kind < 0.40:
+            out.word(self._noun())
+            out.add("の")
+            out.word(self._noun())
+        elif kind < 0.60:
+            out.word(self._noun())
+            out.add("と")
+            out.word(self._noun())
+        elif kind < 0.78:
+            out.add(self._adjective()[0])
+            out.word(self._noun())
+        elif kind < 0.88:
+            out.word(self._noun())
+            out.add("の" + self._draw(lexicon.GENERAL_NOUNS))
+        else:
+            out.word(self._noun())
+
+    def _predicate(self, out: _Builder, final: bool) -> None:
+        rng = self.rng
+        if rng.random() < 0.7:
+            action = self._action()
+            stem, plain, past, te = action + "し", action + "する", action + "した", action + "して"
+        else:
+            verb = rng.choice(lexicon.VERBS)
+            for _ in range(3):  # prefer a verb that this talk has used less
+                other = rng.choice(lexicon.VERBS)
+                verb = min(verb, other, key=lambda v: self.uses[v.plain])
+            self._drawn.append(verb.plain)
+            stem, plain, past, te = verb
+        if final:
+            forms = (stem + "ました", stem + "ます", te + "います", stem + "ません", stem + "たいと思います")
+            out.add(rng.choices(forms, (5, 4, 3, 1, 1))[0])
+        else:
+            forms = (te, past + "ので", stem + "ながら", plain + "ために", stem + "ましたが", plain + "と")
+            out.add(rng.choices(forms, (4, 3, 2, 2, 2, 1))[0])
+
+    def _number(self, out: _Builder) -> None:
+        rng = self.rng
+        counter = rng.choice(lexicon.COUNTERS)
+        if counter == "年" and rng.random() < 0.5:
+            value = rng.randint(1950, 2029)
+        else:
+            value = rng.choice((rng.randint(2, 99), rng.randint(2, 9) * 10, rng.randint(1, 9) * 100, rng.randint(1, 9) * 1000))
+        if counter == "人":
+            value = max(value, 3)
+        out.add(kanji_number(value), "A", full_width(value))
+        out.add(counter)
+
+    def _clause(self, final: bool) -> _Builder:
+        rng, out = self.rng, _Builder()
+        kind = rng.random()
+        if rng.random() < 0.12:
+            out.add(self._draw(lexicon.TIMES))
+        if kind < 0.38:
+            self._noun_phrase(out)
+            out.add("を")
+            self._predicate(out, final)
+        elif kind < 0.60:
+            out.word(self._noun())
+            out.add("が")
+            self._noun_phrase(out)
+            out.add("を")
+            self._predicate(out, final)
+        elif kind < 0.72:
+            self._noun_phrase(out)
+            out.add(rng.choice("はが"))
+            out.add(self._adjective()[1])
+            na = out.text[-1] != "い"
+            endings = ("です", "でした") if final and na else ("です",) if final else ("なので",) if na else ("ので",)
+            out.add(rng.choice(endings))
+        elif kind < 0.84:
+            self._noun_phrase(out)
+            out.add("が")
+            self._number(out)
+            out.add(rng.choice(("あります", "ありました")) if final else "あるので")
+        elif kind < 0.92:
+            out.word(self._noun())
+            out.add("には")
+            self._noun_phrase(out)
+            out.add("が必要です" if final else "が必要なので")
+        else:
+            out.add(self._noun_plain(), "M")
+            out.add("という言葉を")
+            self._predicate(out, final)
+        return out
+
+    def _noun_plain(self) -> str:
+        return self._draw(tuple(word for word in self.topic.nouns if word not in lexicon.LATIN))
+
+    def clause(self, final: bool = True) -> Run:
+        """A clause of this pool that this talk has not used yet."""
+        for _ in range(MAX_DRAWS):
+            self._drawn = []
+            out = self._clause(final)
+            if pool_of(out.text) == self.pool and out.text not in self.spoken:
+                return self._accept(out)
+        raise RuntimeError(f"no clause of pool {self.pool} in {MAX_DRAWS} draws")
+
+    def short(self) -> Run:
+        """About one second: a noun and です."""
+        for _ in range(MAX_DRAWS):
+            self._drawn = []
+            out = _Builder()
+            out.add(self.rng.choice(("", "次は", "これは", "まず", "特に", "また", "つまり")))
+            out.word(self._noun())
+            out.add(self.rng.choice(("です", "ですね", "でした", "になります", "の" + self._draw(lexicon.GENERAL_NOUNS) + "です")))
+            if pool_of(out.text) == self.pool and out.text not in self.spoken:
+                return self._accept(out)
+        raise RuntimeError(f"no short utterance of pool {self.pool} in {MAX_DRAWS} draws")
+
+    def _accept(self, out: _Builder) -> Run:
+        self.spoken.add(out.text)
+        self.uses.update(self._drawn)
+        return Run(out.text, tuple(out.marks))
+
+    # utterances ----------------------------------------------------------------------------------------------------
+
+    def utterance(self, most: int = 8) -> list[Run]:
+        """The runs between two pauses: usually one or two clauses (2-8 s), rarely a noun (1 s) or a long chain (30 s).
+
+        most: largest number of clauses allowed.
+        """
+        rng = self.rng
+        kind = rng.random()
+        if kind < 0.07:
+            runs = [self.short()]
+        else:
+            count = min(most, 1 if kind < 0.50 else 2 if kind < 0.86 else 3 if kind < 0.97 else 4 if kind < 0.99 else 8)
+            runs = [self.clause(final=i == count - 1) for i in range(count)]
+            if count == 1 and rng.random() < 0.03:
+                return [runs[0]._replace(slip="L")]
+            if self.pool == "train" and rng.random() < 0.02:
+                runs.insert(0, Run(rng.choice(lexicon.NAMES) + "さんによると", slip="R"))
+            if rng.random() < 0.3:
+                runs.insert(0, Run(rng.choice(lexicon.OPENERS)))
+        return self._with_slips(runs)
+
+    def _with_slips(self, runs: list[Run]) -> list[Run]:
+        """Insert fillers before runs, and break a run by a fragment (D) or a corrected particle (D2)."""
+        rng, out = self.rng, []
+        for run in runs:
+            if run.slip:
+                out.append(run)
+                continue
+            if rng.random() < 0.16:
+                out.append(Run(rng.choice(lexicon.FILLERS), slip="F"))
+            roll = rng.random()
+            if roll < 0.03:
+                out.append(Run(run.text[:3], slip="D"))  # the voice turns it into the first morae of the word
+                out.append(run)
+            elif roll < 0.05 and "を" in run.text[2:]:
+                out += _split_repair(run, rng)
+            else:
+                out.append(run)
+        return out
+
+
+def _split_repair(run: Run, rng: random.Random) -> list[Run]:
+    """音声を録音します -> 音声 (D2 が) を録音します."""
+    at = run.text.rindex("を")
+    before = Run(run.text[:at], tuple(mark for mark in run.marks if mark.end <= at))
+    after = Run(run.text[at:], tuple(m._replace(start=m.start - at, end=m.end - at) for m in run.marks if m.start >= at))
+    return [before, Run(rng.choice("がにで"), slip="D2"), after]

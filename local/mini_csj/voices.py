@@ -1,0 +1,98 @@
+"""Speakers: one HMM voice or more, varied in pitch, rate, vocal-tract length, tilt, level, noise and room."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from . import acoustics
+from .words import Word, labels_of, pyopenjtalk
+
+from pyopenjtalk.htsengine import HTSEngine  # noqa: E402  (the import above keeps its notices quiet)
+
+PEAK = 32768.0  # the synthesizer's full scale
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """How one talk sounds.
+
+    voice: path of an .htsvoice file, "" for the one in pyopenjtalk-plus; warp: formant scale, above 1 is a shorter vocal
+    tract; half_tones: pitch against the voice; rate: speaking rate; tilt: spectral tilt; level_db: RMS of speech below full
+    scale; snr_db: speech over stationary noise; noise_slope: dB per octave; reverberation: s; direct_db: direct over tail.
+    """
+
+    voice: str
+    warp: float
+    half_tones: float
+    rate: float
+    tilt: float
+    level_db: float
+    snr_db: float
+    noise_slope: float
+    reverberation: float
+    direct_db: float
+
+
+def draw_speaker(rng: np.random.Generator, sex: str, voices: tuple[str, ...]) -> Speaker:
+    """A speaker of sex "M" or "F".  Voices that --voices adds are drawn as often as the built-in one."""
+    warp = rng.uniform(0.86, 0.94) if sex == "M" else rng.uniform(0.97, 1.06)
+    half_tones = rng.uniform(-9.0, -5.0) if sex == "M" else rng.uniform(-2.0, 3.0)
+    return Speaker(
+        voice=voices[int(rng.integers(len(voices)))],
+        warp=float(warp),
+        half_tones=float(half_tones),
+        rate=float(rng.uniform(0.95, 1.12)),
+        tilt=float(rng.uniform(-0.25, 0.3)),
+        level_db=float(rng.uniform(-30.0, -20.0)),
+        snr_db=float(rng.uniform(25.0, 45.0)),
+        noise_slope=float(rng.uniform(0.0, 6.0)),
+        reverberation=float(rng.uniform(0.10, 0.30)),
+        direct_db=float(rng.uniform(8.0, 18.0)),
+    )
+
+
+@lru_cache(maxsize=4)
+def _engine(voice: str) -> HTSEngine:
+    return HTSEngine(voice.encode() if voice else pyopenjtalk.DEFAULT_HTS_VOICE)
+
+
+def check_voice(path: Path) -> None:
+    """ValueError if path is no voice that the synthesizer can load."""
+    try:
+        HTSEngine(str(path).encode())
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+def say(words: list[Word], speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
+    """Speech of one utterance (T,) at 16 kHz without the silence around it, RMS 1, dry.
+
+    The synthesizer's output is played warp times faster, which scales pitch and formants alike; pitch and rate are set
+    beforehand so that only the formants keep the factor.
+    """
+    engine = _engine(speaker.voice)
+    pitch = speaker.half_tones + rng.normal(0.0, 0.4)
+    rate = speaker.rate * math.exp(rng.normal(0.0, 0.025))
+    engine.set_speed(rate / speaker.warp)
+    engine.add_half_tone(pitch - 12.0 * math.log2(speaker.warp))
+    x = engine.synthesize(labels_of(words)) / PEAK
+    source = engine.get_sampling_frequency() * speaker.warp
+    x = np.pad(x, (0, acoustics.smooth_size(len(x)) - len(x)))
+    x = acoustics.resample_fft(x, int(round(len(x) * acoustics.RATE / source)))
+    start, end = acoustics.speech_span(x)
+    x = acoustics.tilt(x[start:end], speaker.tilt)
+    return x / acoustics.level(x)
+
+
+def in_room(dry: np.ndarray, speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
+    """A whole talk of dry speech (T,), RMS 1 while somebody speaks, heard in the speaker's room with its noise."""
+    response = acoustics.room_response(rng, speaker.reverberation, speaker.direct_db)
+    wet = acoustics.convolve(dry, response)
+    noise = acoustics.coloured_noise(rng, len(dry), speaker.noise_slope)
+    mixed = wet + noise * 10.0 ** (-speaker.snr_db / 20.0)
+    return mixed * 10.0 ** (speaker.level_db / 20.0)
