@@ -1,0 +1,404 @@
+"""ScaledAdam, the optimizer of Zipformer (Yao et al., ICLR 2024, section 3.5 and appendix A.1)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, Callable, Iterable, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sammo.errors import UserError
+from sammo.optim.layout import Layout
+
+logger = logging.getLogger(__name__)
+
+# The threshold is estimated early, and generously, at these steps; then once per clipping period.
+EARLY_ESTIMATES = (10, 20, 40)
+
+
+class ClippingStats(NamedTuple):
+    """Gradient clipping of one parameter group at its last step.
+
+    Attributes:
+        norm: total norm, every gradient weighted with its parameter's root mean square.
+        threshold: norm that gradients are scaled down to; None before the first estimate.
+        scale: factor that the last gradients were multiplied with, 1.0 if not clipped.
+        fraction_clipped: share of clipped steps since the threshold was last estimated.
+        quartiles: minimum, quartiles and maximum of the norms at the last estimate.
+    """
+
+    norm: float
+    threshold: float | None
+    scale: float
+    fraction_clipped: float
+    quartiles: tuple[float, ...]
+
+
+class _Group:
+    """Optimizer state of one parameter group: matrices in one :class:`Layout`, vectors over parameters."""
+
+    def __init__(self, params: list[Tensor], options: dict[str, Any]) -> None:
+        self.layout = layout = Layout(params)
+        device = layout.device
+        self.is_scalar = torch.tensor([p.numel() == 1 for p in params], device=device)
+        self.scalars = [p for p in params if p.numel() == 1]
+        self.numel = torch.tensor([p.numel() for p in params], device=device, dtype=torch.float32)
+        self.exp_avg_sq = layout.zeros()
+        self.delta = layout.zeros()
+        self.param_rms = torch.zeros(len(params), device=device)
+        self.scale_exp_avg_sq = torch.zeros(len(params), device=device)
+        self.scale_grads = torch.zeros(options["size_update_period"], len(params), device=device)
+        self.step = 0
+        self.norms = torch.zeros(options["clipping_update_period"])
+        self.threshold: float | None = None
+        self.num_clipped = 0
+        self.steps_since_estimate = 0
+        self.stats = ClippingStats(math.nan, None, 1.0, 0.0, ())
+
+        self.delta_views = layout.views(self.delta)
+        self.grad_scratch, self.param_scratch = layout.scratch(), layout.scratch()
+        self.grad_views = [layout.views(self.grad_scratch, block) for block in layout.blocks]
+        self.param_views = [layout.views(self.param_scratch, block) for block in layout.blocks]
+
+    def load_block(self, index: int, with_params: bool = True) -> tuple[Tensor, Tensor]:
+        """Gradients and parameters of a block in scratch, (rows, WIDTH) each; no gradient counts as zero."""
+        block = self.layout.blocks[index]
+        rows = block.stop - block.start
+        params = self.layout.params[block.first : block.last]
+        # Zeroed because another block, with its padding elsewhere, has used the same scratch.
+        grads, values = self.grad_scratch[:rows].zero_(), self.param_scratch[:rows]
+        pairs = [(view, p.grad) for view, p in zip(self.grad_views[index], params) if p.grad is not None]
+        if pairs:
+            if any(grad.is_sparse for _, grad in pairs):
+                raise UserError("ScaledAdam does not take sparse gradients: build embeddings with sparse=False")
+            torch._foreach_copy_([view for view, _ in pairs], [grad for _, grad in pairs])
+        if with_params:
+            values.zero_()
+            torch._foreach_copy_(self.param_views[index], params)
+        return grads, values
+
+    def sums(self, with_norms: bool, with_squares: bool) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """Per parameter: sums of grad^2 (if with_norms), grad * param, and param^2 (if with_squares)."""
+        layout = self.layout
+        grad_sq, dot, param_sq = (torch.empty(layout.rows, device=layout.device) for _ in range(3))
+        for index, block in enumerate(layout.blocks):
+            grads, values = self.load_block(index)
+            rows = slice(block.start, block.stop)
+            torch.sum(grads * values, dim=1, out=dot[rows])
+            if with_squares:
+                torch.sum(values.square_(), dim=1, out=param_sq[rows])
+            if with_norms:
+                torch.sum(grads.square_(), dim=1, out=grad_sq[rows])
+        return (
+            layout.sum_rows(grad_sq) if with_norms else None,
+            layout.sum_rows(dot),
+            layout.sum_rows(param_sq) if with_squares else None,
+        )
+
+    def update(self, clip: float, factor: Tensor, scale_step: Tensor | None, options: dict[str, Any]) -> None:
+        """Move the parameters: ``factor`` and ``scale_step`` are per parameter, ``clip`` scales the gradients."""
+        beta1, beta2 = options["betas"]
+        # Bias correction of Adam's second moment; the first moment deliberately has none (slower first steps).
+        correction = 1.0 - beta2 ** (self.step + 1)
+        root = 1.0 / math.sqrt(correction) if correction < 0.99 else 1.0
+        factor_rows = self.layout.to_rows(factor * -clip)
+        scale_rows = None if scale_step is None else self.layout.to_rows(scale_step)
+        for index, block in enumerate(self.layout.blocks):
+            rows = slice(block.start, block.stop)
+            grads, values = self.load_block(index, with_params=scale_rows is not None)
+            if clip == 0.0:
+                grads.zero_()  # they are not finite: 0 * inf would spoil the state
+            exp_avg_sq = self.exp_avg_sq[rows]
+            exp_avg_sq.mul_(beta2).addcmul_(grads, grads, value=(1.0 - beta2) * clip * clip)
+            step = grads.div_(exp_avg_sq.sqrt().mul_(root).add_(options["eps"])).mul_(factor_rows[rows])
+            if scale_rows is not None:
+                step.addcmul_(values, scale_rows[rows])
+            self.delta[rows].lerp_(step, 1.0 - beta1)
+            params = self.layout.params[block.first : block.last]
+            torch._foreach_add_(params, self.delta_views[block.first : block.last])
+        if self.scalars:
+            torch._foreach_clamp_max_(self.scalars, options["scalar_max"])
+            torch._foreach_clamp_min_(self.scalars, -options["scalar_max"])
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        """What a checkpoint keeps of each parameter, as views of this group's state."""
+        return {
+            "exp_avg_sq": self.layout.views(self.exp_avg_sq),
+            "delta": self.delta_views,
+            "param_rms": list(self.param_rms),
+            "scale_exp_avg_sq": list(self.scale_exp_avg_sq),
+            "scale_grads": list(self.scale_grads.unbind(1)),
+        }
+
+
+class ScaledAdam(Optimizer):
+    """Adam whose step is proportional to each parameter's root mean square (rms), and which learns that scale.
+
+    A parameter of more than one element moves by ``-lr * rms * grad / sqrt(mean grad^2)``, with momentum; every
+    ``size_update_period`` steps it also grows or shrinks by a step of ``lr * scalar_lr_scale`` in the direction
+    that its gradient along itself asks for. One-element parameters get plain Adam at ``lr * scalar_lr_scale``.
+
+    Gradients are clipped to ``clipping_scale`` times the median of the total norm over the last
+    ``clipping_update_period`` steps, each gradient being weighted with its parameter's rms. A total norm that
+    is not finite drops that step's gradients. A parameter without gradient (None) counts as having a zero one.
+
+    Args:
+        params: parameters, (name, parameter) pairs, or groups: dicts with "params" or "named_params" and options.
+        lr: learning rate; Eden starts from about 0.045.
+        clipping_scale: None for no clipping; 2.0 is usual.
+        betas: decay of the momentum and of the mean squared gradient.
+        scalar_lr_scale: learning rate of scales and of one-element parameters over ``lr``.
+        eps: added to the root mean squared gradient.
+        param_min_rms: rms below which a parameter is not shrunk, and its step not made smaller.
+        param_max_rms: rms that learning the scale does not go beyond.
+        scalar_max: largest magnitude of a one-element parameter.
+        size_update_period: steps between updates of scales and rms.
+        clipping_update_period: steps between estimates of the clipping threshold.
+
+    Raises:
+        UserError: sparse gradients, or most gradients of a clipping period not finite.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.03,
+        clipping_scale: float | None = None,
+        betas: tuple[float, float] = (0.9, 0.98),
+        scalar_lr_scale: float = 0.1,
+        eps: float = 1e-8,
+        param_min_rms: float = 1e-5,
+        param_max_rms: float = 3.0,
+        scalar_max: float = 10.0,
+        size_update_period: int = 4,
+        clipping_update_period: int = 100,
+    ) -> None:
+        defaults = dict(
+            lr=lr,
+            clipping_scale=clipping_scale,
+            betas=betas,
+            scalar_lr_scale=scalar_lr_scale,
+            eps=eps,
+            param_min_rms=param_min_rms,
+            param_max_rms=param_max_rms,
+            scalar_max=scalar_max,
+            size_update_period=size_update_period,
+            clipping_update_period=clipping_update_period,
+        )
+        self._groups: dict[int, _Group] = {}
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group: ``{"params": ..., **options}`` or ``{"named_params": ..., **options}``."""
+        group = dict(param_group)
+        entries = group.pop("named_params") if "named_params" in group else group["params"]
+        entries = [entries] if isinstance(entries, Tensor) else list(entries)
+        number = len(self.param_groups)
+        group["names"] = [
+            entry[0] if isinstance(entry, tuple) else f"group {number} parameter {index}"
+            for index, entry in enumerate(entries)
+        ]
+        group["params"] = [entry[1] if isinstance(entry, tuple) else entry for entry in entries]
+        super().add_param_group(group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; returns what ``closure``, if given, returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for index, options in enumerate(self.param_groups):
+            self._step_group(self._group(index), options)
+        return loss
+
+    def clipping_stats(self) -> list[ClippingStats]:
+        """Statistics of gradient clipping for logging, one entry per parameter group."""
+        return [self._group(index).stats for index in range(len(self.param_groups))]
+
+    def _group(self, index: int) -> _Group:
+        options = self.param_groups[index]
+        group = self._groups.get(index)
+        if group is None or group.layout.device != options["params"][0].device:
+            moved, group = group, _Group(options["params"], options)
+            if moved is not None:
+                _restore(group, _tensor_state(moved), _host_state(moved))
+            self._groups[index] = group
+        return group
+
+    def _step_group(self, group: _Group, options: dict[str, Any]) -> None:
+        period = options["size_update_period"]
+        size_step = group.step % period == period - 1
+        clipping = options["clipping_scale"] is not None
+        grad_sq, dot, param_sq = group.sums(clipping, size_step or group.step == 0)
+        if group.step == 0:
+            group.param_rms.copy_((param_sq / group.numel).sqrt())
+
+        clip = self._clip(group, options, grad_sq) if clipping else 1.0
+        if clip == 0.0:
+            dot = torch.zeros_like(dot)
+        group.scale_grads[group.step % period] = dot * clip
+        if size_step:
+            group.param_rms.copy_((param_sq / group.numel).sqrt())
+        scalar_lr = options["lr"] * options["scalar_lr_scale"]
+        factor = torch.where(
+            group.is_scalar, scalar_lr, group.param_rms.clamp(min=options["param_min_rms"]) * options["lr"]
+        )
+        scale_step = self._scale_step(group, options, scalar_lr) if size_step and group.step > 0 else None
+        group.update(clip, factor, scale_step, options)
+        group.step += 1
+
+    def _scale_step(self, group: _Group, options: dict[str, Any], scalar_lr: float) -> Tensor:
+        """Relative growth of each parameter, from the gradients along it since the last size update."""
+        period = options["size_update_period"]
+        beta2 = options["betas"][1] ** period
+        group.scale_exp_avg_sq.mul_(beta2).add_(group.scale_grads.square().mean(dim=0), alpha=1.0 - beta2)
+        correction = 1.0 - beta2 ** ((group.step + 1) // period)
+        denominator = group.scale_exp_avg_sq.sqrt() + options["eps"]
+        growth = group.scale_grads.sum(dim=0) / denominator * (-scalar_lr * math.sqrt(correction))
+        growth.masked_fill_(group.param_rms < options["param_min_rms"], 0.0)
+        growth.clamp_(min=-0.1, max=0.1)
+        growth = torch.minimum(growth, (options["param_max_rms"] - group.param_rms) / group.param_rms)
+        return growth.masked_fill_(group.is_scalar, 0.0)
+
+    def _clip(self, group: _Group, options: dict[str, Any], grad_sq: Tensor) -> float:
+        """The factor, at most 1, to scale this step's gradients with; keeps the statistics."""
+        weights = torch.where(group.is_scalar, options["scalar_lr_scale"], group.param_rms)
+        sumsq = grad_sq * weights.square()
+        norm = math.sqrt(sumsq.sum().item())
+        quartiles = group.stats.quartiles
+        if group.step > 0:
+            group.norms[group.step % len(group.norms)] = norm
+            if group.step % len(group.norms) == 0 or group.step in self._early(group):
+                quartiles = self._estimate_threshold(group, options["clipping_scale"])
+        scale = 1.0
+        if not math.isfinite(norm):
+            scale = 0.0
+        elif group.threshold is not None:
+            scale = min(1.0, group.threshold / (norm + 1e-20))
+        group.steps_since_estimate += 1
+        group.num_clipped += scale < 1.0
+        fraction = group.num_clipped / group.steps_since_estimate
+        group.stats = ClippingStats(norm, group.threshold, scale, fraction, quartiles)
+        if scale < 0.5:
+            logger.warning("gradients scaled by %.3g: norm %.3e, threshold %s", scale, norm, group.threshold)
+            self._explain(group, options["names"], sumsq, grad_sq)
+        return scale
+
+    @staticmethod
+    def _early(group: _Group) -> list[int]:
+        return [step for step in EARLY_ESTIMATES if step < len(group.norms)]
+
+    def _estimate_threshold(self, group: _Group, clipping_scale: float) -> tuple[float, ...]:
+        early = group.step in self._early(group)
+        norms = group.norms.sort()[0]
+        if early:
+            norms = norms[-group.step :]  # the others are not filled yet
+        quarter = len(norms) // 4
+        quartiles = tuple(norms[min(len(norms) - 1, quarter * n)].item() for n in range(5))
+        if not math.isfinite(quartiles[2]):
+            raise UserError(
+                f"too many gradients are not finite (step {group.step}): lower the learning rate, or look for bad input"
+            )
+        # Norms may still be changing fast at first.
+        group.threshold = clipping_scale * quartiles[2] * (2.0 if early else 1.0)
+        logger.info(
+            "clipping_scale %g, grad-norm quartiles %s, threshold %.3e, clipped %.1f %%",
+            clipping_scale,
+            " ".join(f"{value:.3e}" for value in quartiles),
+            group.threshold,
+            100.0 * group.num_clipped / max(1, group.steps_since_estimate),
+        )
+        group.num_clipped = group.steps_since_estimate = 0
+        return quartiles
+
+    @staticmethod
+    def _explain(group: _Group, names: list[str], sumsq: Tensor, grad_sq: Tensor) -> None:
+        """Log which parameter dominates the norm, and whose gradient is largest beside its own past."""
+        top = int(sumsq.argmax())
+        logger.warning(
+            "dominated by %s: %.2f of the squared norm, grad_sumsq %.3e, rms %.3e",
+            names[top],
+            (sumsq[top] / sumsq.sum()).item(),
+            grad_sq[top].item(),
+            group.param_rms[top].item(),
+        )
+        past = group.layout.sum_rows(group.exp_avg_sq.sum(dim=1))
+        ratios = (grad_sq / past).sqrt().nan_to_num(nan=math.inf)
+        values, indices = ratios.topk(min(5, len(names)))
+        listed = ", ".join(f"{names[i]} {value:.1f}" for value, i in zip(values.tolist(), indices.tolist()))
+        logger.warning("largest gradients over their usual size: %s", listed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and strings only; tensors are views of the live state, as torch's own are.
+
+        Returns:
+            "param_groups": options, names and indices of parameters; "state": per index the tensors of a parameter
+            in its own shape; "clipping": per group the step and the clipping statistics.
+        """
+        packed, state, host, offset = [], {}, [], 0
+        for index, options in enumerate(self.param_groups):
+            group = self._group(index)
+            count = len(options["params"])
+            entry = {key: value for key, value in options.items() if key != "params"}
+            packed.append({**entry, "params": list(range(offset, offset + count))})
+            host.append(_host_state(group))
+            if group.step > 0:
+                state.update({offset + i: tensors for i, tensors in enumerate(_tensor_state(group))})
+            offset += count
+        return {"state": state, "param_groups": packed, "clipping": host}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over options and state; continuing is identical, bit by bit, to never having stopped.
+
+        Raises:
+            UserError: the parameters are not those that the state was saved for.
+        """
+        saved_groups = state_dict["param_groups"]
+        if len(saved_groups) != len(self.param_groups):
+            raise UserError(f"optimizer state has {len(saved_groups)} groups, this one {len(self.param_groups)}")
+        for options, saved in zip(self.param_groups, saved_groups):
+            if options["names"] != saved["names"]:
+                differ = set(options["names"]) ^ set(saved["names"])
+                raise UserError(f"optimizer state is of other parameters: {sorted(differ)[:5] or 'another order'}")
+        for index, (saved, host) in enumerate(zip(saved_groups, state_dict["clipping"])):
+            options = self.param_groups[index]
+            options.update({key: value for key, value in saved.items() if key not in ("params", "names")})
+            options["betas"] = tuple(options["betas"])
+            self._groups[index] = _Group(options["params"], options)
+            tensors = [state_dict["state"][i] for i in saved["params"]] if host["step"] > 0 else []
+            for name, p, entry in zip(options["names"], options["params"], tensors):
+                if entry["delta"].shape != p.shape:
+                    shapes = f"{tuple(entry['delta'].shape)}, the parameter {tuple(p.shape)}"
+                    raise UserError(f"optimizer state of {name} has shape {shapes}")
+            _restore(self._groups[index], tensors, host)
+
+
+def _tensor_state(group: _Group) -> list[dict[str, Tensor]]:
+    columns = group.tensors()
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]
+
+
+def _host_state(group: _Group) -> dict[str, Any]:
+    return {
+        "step": group.step,
+        "norms": group.norms,
+        "threshold": group.threshold,
+        "num_clipped": group.num_clipped,
+        "steps_since_estimate": group.steps_since_estimate,
+    }
+
+
+def _restore(group: _Group, tensors: list[dict[str, Tensor]], host: dict[str, Any]) -> None:
+    for name, views in group.tensors().items():
+        for view, entry in zip(views, tensors):
+            view.copy_(entry[name])
+    group.norms.copy_(host["norms"])
+    group.step = host["step"]
+    group.threshold = host["threshold"]
+    group.num_clipped = host["num_clipped"]
+    group.steps_since_estimate = host["steps_since_estimate"]
