@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Adds the transcripts of the given modes to cut manifests, as custom fields of their supervisions.
+
+Usage: local/add_transcript_mode.py --config local/conf/fluent.ini ... --manifests data/fbank/csj_cuts_*.jsonl.gz [--nj N]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from lhotse import CutSet
+from lhotse.recipes.csj import CSJSDBParser
+from transcript_modes import read_modes
+
+from sammo.errors import UserError, run_main
+from sammo.files import atomic_path
+from sammo.progress import progress
+
+
+def add_modes(manifest: Path, parsers: dict[str, CSJSDBParser]) -> Counter | str:
+    """Rewrites ``manifest``; returns how many cuts have no text in each mode, or a line about what is wrong."""
+    cuts = []
+    empty: Counter = Counter()
+    for cut in CutSet.from_file(manifest):
+        custom = cut.supervisions[0].custom
+        for name, parser in parsers.items():
+            try:
+                custom[name] = parser.parse(custom["raw"])
+            except Exception as error:  # lhotse raises bare ones
+                return f"{manifest}: transcript of {cut.id} in mode {name}: {error}: {custom['raw']!r}"
+            empty[name] += not custom[name]
+        cuts.append(cut)
+    with atomic_path(manifest) as path:
+        CutSet(cuts).to_file(path)
+    return empty
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, nargs="+", required=True, help="Transcript-mode files.")
+    parser.add_argument("--manifests", type=Path, nargs="+", required=True)
+    parser.add_argument("--nj", type=int, default=1)
+    args = parser.parse_args()
+    parsers = read_modes(args.config)
+    for manifest in args.manifests:
+        if not manifest.is_file():
+            raise UserError(f"no {manifest}; run the feature stage of prepare.sh first")
+    with ProcessPoolExecutor(args.nj) as pool:
+        results = pool.map(partial(add_modes, parsers=parsers), args.manifests)
+        for manifest, result in zip(args.manifests, progress(results, len(args.manifests), "transcripts")):
+            if isinstance(result, str):
+                raise UserError(result)
+            for mode, count in result.items():
+                if count:
+                    print(f"{manifest.name}: {count} cuts have no text in mode {mode}; loaders leave them out")
+
+
+if __name__ == "__main__":
+    run_main(main)

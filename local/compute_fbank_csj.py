@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Cuts CSJ into utterances and computes 80-bin Fbank, the speed-perturbed training copies in manifests of their own.
+
+Utterances are lhotse's segments joined while the gap is below 1 s and the whole below 10 s, in all parts, as in the
+original experiments. The training manifests are shuffled once, so that a limited buffer sees many speakers.
+
+Usage: local/compute_fbank_csj.py --manifest-dir DIR --fbank-dir DIR [--nj N] [--perturb-speed true|false]
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+from feature_jobs import compute_features
+from lhotse import CutSet, RecordingSet, SupervisionSet
+from lhotse.cut import MonoCut
+from lhotse.recipes.csj import concat_csj_supervisions
+
+from sammo.data.datamodule import parse_bool
+from sammo.errors import UserError, run_main
+from sammo.files import atomic_path
+
+PARTS = {
+    "eval1": ("eval1",),
+    "eval2": ("eval2",),
+    "eval3": ("eval3",),
+    "excluded": ("excluded",),
+    "valid": ("valid",),
+    "train": ("core", "noncore"),
+}
+CONCATENATION = {"gap": 1.0, "maxlen": 10.0}  # seconds
+SPEEDS = (0.9, 1.1)
+
+
+def utterances(manifest_dir: Path, sources: tuple[str, ...]) -> list[MonoCut]:
+    """The cuts, one supervision each, of lhotse's parts ``sources``, ordered by id."""
+    recordings, supervisions = [], []
+    for source in sources:
+        for kind, into, manifest_type in (
+            ("recordings", recordings, RecordingSet),
+            ("supervisions", supervisions, SupervisionSet),
+        ):
+            path = manifest_dir / f"csj_{kind}_{source}.jsonl.gz"
+            if not path.is_file():
+                raise UserError(f"no {path}; run the CSJ manifest stage of prepare.sh first")
+            if path.stat().st_size > 64 or next(iter(manifest_type.from_file(path)), None) is not None:
+                into.extend(manifest_type.from_file(path))
+    joined = concat_csj_supervisions(sorted(supervisions, key=lambda item: item.id), **CONCATENATION)
+    cuts = CutSet.from_manifests(recordings=RecordingSet.from_recordings(recordings), supervisions=joined)
+    trimmed = list(cuts.trim_to_supervisions(keep_overlapping=False))
+    if not trimmed:
+        raise UserError(f"part {' + '.join(sources)} is empty: no utterance without masked words in {manifest_dir}")
+    return trimmed
+
+
+def compute_part(part: str, cuts: list[MonoCut], fbank_dir: Path, nj: int) -> None:
+    """Writes csj_cuts_PART.jsonl.gz, and its features below feats_PART."""
+    done = compute_features(cuts, fbank_dir / f"feats_{part}", nj, f"Fbank {part}")
+    if part.startswith("train"):
+        random.Random(0).shuffle(done)
+    with atomic_path(fbank_dir / f"csj_cuts_{part}.jsonl.gz") as path:
+        CutSet(done).to_file(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--manifest-dir", type=Path, required=True)
+    parser.add_argument("--fbank-dir", type=Path, required=True)
+    parser.add_argument("--nj", type=int, default=1)
+    parser.add_argument("--perturb-speed", type=parse_bool, default=True)
+    args = parser.parse_args()
+    args.fbank_dir.mkdir(parents=True, exist_ok=True)
+    for part, sources in PARTS.items():
+        cuts = utterances(args.manifest_dir, sources)
+        compute_part(part, cuts, args.fbank_dir, args.nj)
+        if part == "train" and args.perturb_speed:
+            for speed in SPEEDS:
+                perturbed = [cut.perturb_speed(speed) for cut in cuts]
+                compute_part(f"train_sp{speed}", perturbed, args.fbank_dir, args.nj)
+
+
+if __name__ == "__main__":
+    run_main(main)

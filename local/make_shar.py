@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Writes cuts and their features (or audio) as lhotse Shar shards, for file systems that dislike random reads.
+
+Cuts are shuffled once over all manifests, so that a training buffer of a few shards is a mixture of speakers.
+
+Usage: local/make_shar.py --shar-dir data/shar --manifests data/fbank/csj_cuts_train*.jsonl.gz [--shard-size 1000]
+    [--field features|recording] [--nj N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from lhotse import CutSet
+from lhotse.cut import Cut
+from lhotse.shar import SharWriter
+
+from sammo.data.shar import INDEX
+from sammo.errors import UserError, run_main
+from sammo.files import atomic_write
+from sammo.progress import progress
+
+CODECS = {"features": "lilcom", "recording": "flac"}
+
+
+def write_shard(job: tuple[int, list[Cut]], shar_dir: Path, field: str) -> dict | str:
+    """Writes shard number job[0]; returns its entry for the index, or a line about what is wrong.
+
+    The manifest is moved into place last: where it exists the shard is complete.
+    """
+    number, cuts = job
+    entry = {"cuts": f"cuts.{number:06d}.jsonl.gz", field: f"{field}.{number:06d}.tar", "count": len(cuts)}
+    if (shar_dir / entry["cuts"]).is_file():
+        return entry
+    scratch = shar_dir / f".{number:06d}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    with SharWriter(
+        scratch, fields={field: CODECS[field]}, shard_size=len(cuts), shard_offset=number, warn_unused_fields=False
+    ) as writer:
+        for cut in cuts:
+            try:
+                writer.write(cut.drop_recording() if field == "features" else cut.drop_features())
+            except Exception as error:  # lilcom, libsndfile and file errors have no common base
+                return f"the {field} of cut {cut.id} cannot be written: {error!r}"
+    for name in (entry[field], entry["cuts"]):
+        os.replace(scratch / name, shar_dir / name)
+    scratch.rmdir()
+    return entry
+
+
+def make_shar(manifests: list[Path], shar_dir: Path, shard_size: int, field: str, nj: int) -> int:
+    """Writes all shards and index.json, the latter when everything else is there; returns the number of shards."""
+    cuts: list[Cut] = []
+    for manifest in manifests:
+        if not manifest.is_file():
+            raise UserError(f"no {manifest}; run prepare.sh first")
+        cuts.extend(CutSet.from_file(manifest))
+    if not cuts:
+        raise UserError(f"no cuts in {', '.join(map(str, manifests))}")
+    random.Random(0).shuffle(cuts)
+    key = hashlib.sha256("\n".join([field, str(shard_size), *(cut.id for cut in cuts)]).encode()).hexdigest()
+    key_file = shar_dir / ".key"
+    if not (key_file.is_file() and key_file.read_text(encoding="ascii") == key):
+        # Shards of other cuts: only what this script writes is removed.
+        for pattern in ("cuts.*.jsonl.gz", "features.*.tar", "recording.*.tar", INDEX):
+            for path in shar_dir.glob(pattern):
+                path.unlink()
+    shar_dir.mkdir(parents=True, exist_ok=True)
+    key_file.write_text(key, encoding="ascii")
+    jobs = [(i, cuts[start : start + shard_size]) for i, start in enumerate(range(0, len(cuts), shard_size))]
+    shards = []
+    with ProcessPoolExecutor(nj) as pool:
+        for entry in progress(pool.map(partial(write_shard, shar_dir=shar_dir, field=field), jobs), len(jobs), "Shar"):
+            if isinstance(entry, str):
+                raise UserError(entry)
+            shards.append(entry)
+    with atomic_write(shar_dir / INDEX) as file:
+        file.write(json.dumps({"shards": shards}, indent=1) + "\n")
+    return len(shards)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--manifests", type=Path, nargs="+", required=True)
+    parser.add_argument("--shar-dir", type=Path, required=True)
+    parser.add_argument("--shard-size", type=int, default=1000, help="Cuts in a shard.")
+    parser.add_argument("--field", choices=sorted(CODECS), default="features", help="What to store beside the cuts.")
+    parser.add_argument("--nj", type=int, default=1)
+    args = parser.parse_args()
+    count = make_shar(args.manifests, args.shar_dir, args.shard_size, args.field, args.nj)
+    print(f"{args.shar_dir}: {count} shards")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""Runs `lhotse prepare musan` and moves its manifests into place when all are complete.
+
+Usage: local/prepare_musan_manifests.py --musan-dir DIR --manifest-dir DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from lhotse.recipes.musan import prepare_musan
+
+from sammo.errors import UserError, run_main
+
+PARTS = ("music", "speech", "noise")
+
+
+def prepare(musan_dir: Path, manifest_dir: Path) -> None:
+    """Writes musan_recordings_{music,speech,noise}.jsonl.gz into ``manifest_dir``, all of them or none."""
+    musan_dir = musan_dir.resolve()
+    for part in PARTS:
+        if next((musan_dir / part).rglob("*.wav"), None) is None:
+            raise UserError(f"no {part}/**/*.wav in the MUSAN directory {musan_dir}; pass --musan-dir")
+    manifest_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=manifest_dir, prefix=".musan-") as scratch:
+        try:
+            prepare_musan(musan_dir, scratch, PARTS)
+        except Exception as error:  # unreadable audio, malformed ANNOTATIONS
+            raise UserError(f"lhotse prepare musan cannot read {musan_dir}: {type(error).__name__}: {error}") from error
+        for path in Path(scratch).iterdir():
+            os.replace(path, manifest_dir / path.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--musan-dir", type=Path, required=True)
+    parser.add_argument("--manifest-dir", type=Path, required=True)
+    args = parser.parse_args()
+    prepare(args.musan_dir, args.manifest_dir)
+
+
+if __name__ == "__main__":
+    run_main(main)
