@@ -7,14 +7,16 @@ get alone.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from typing import Any, Callable, Hashable, Iterable, Iterator
+from typing import Any, Callable, Hashable, Iterable, Iterator, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sammo.data.features import FRAME_SHIFT, NUM_MEL_BINS, SAMPLING_RATE
 from sammo.encoder.config import LOG_EPS, TAIL_PADDING_FRAMES
+from sammo.encoder.state import pack_state, unpack_state
 from sammo.errors import UserError
 from sammo.search import Hypothesis
 from sammo.streaming.audio import check_samples
@@ -94,6 +96,13 @@ class Stream:
             self.frames = torch.cat([self.frames, frames])
 
 
+class Snapshot(NamedTuple):
+    """A stream that can be taken up again, by any recognizer of the same model and chunk size."""
+
+    stream: Stream
+    state: Tensor  # the encoder's state, packed: (1, S)
+
+
 class StreamingRecognizer:
     """Batches concurrent streams.
 
@@ -134,13 +143,22 @@ class StreamingRecognizer:
         """The streams that are not done."""
         return list(self._streams)
 
-    def open(self, key: Hashable = None) -> Stream:
-        """A new stream; it takes part in every ``step`` from now on until it is done."""
-        state = self.searcher.start()
-        frames = torch.zeros(0, NUM_MEL_BINS, device=self.device)
-        stream = Stream(key, state, OnlineFbank(str(self.device)), self._best(state), frames)
+    def open(self, key: Hashable = None, snapshot: Snapshot | None = None) -> Stream:
+        """A new stream, or one that goes on from ``snapshot``; it takes part in every ``step`` until it is done."""
+        if snapshot is not None:
+            stream = dataclasses.replace(_copy(snapshot.stream), key=key)
+            self._states.set(stream, unpack_state(snapshot.state, self._init_state()))
+        else:
+            state = self.searcher.start()
+            frames = torch.zeros(0, NUM_MEL_BINS, device=self.device)
+            stream = Stream(key, state, OnlineFbank(str(self.device)), self._best(state), frames)
         self._streams.append(stream)
         return stream
+
+    def snapshot(self, stream: Stream) -> Snapshot:
+        """What ``open`` needs to go on with ``stream`` as it is now."""
+        state = self._states.get(stream)
+        return Snapshot(_copy(stream), pack_state(self._init_state() if state is None else state))
 
     def ready(self, stream: Stream) -> bool:
         """Is the stream's next chunk complete (or the last one)?"""
@@ -222,6 +240,11 @@ class StreamingRecognizer:
 
     def _init_state(self) -> Any:
         return self.encoder.init_state(1, self.left_context_frames, device=self.device)
+
+
+def _copy(stream: Stream) -> Stream:
+    """A stream of its own. Tensors and search states are shared: nobody changes one in place."""
+    return dataclasses.replace(stream, fbank=copy.copy(stream.fbank), available=list(stream.available))
 
 
 def recognize(

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Time of a streaming step against a matrix-multiply floor, Sammo beside Zipformer.
+
+    OMP_NUM_THREADS=1 python benchmarks/streaming.py [--preset medium] [--encoders sammo,zipformer] ...
+
+One step takes one chunk of every stream of the batch through front-end and encoder, from features and the carried
+state to encoder outputs and the next state. The floor is the time that the step's FLOPs (counted by
+torch.utils.flop_counter) would take at the rate of a (32 x 512) x (512 x 1536) product, which is measured between the
+steps, in the same seconds. Random weights; one thread; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from sammo.encoder import Encoder, build_encoder, encoder_config  # noqa: E402
+from sammo.errors import UserError, run_main  # noqa: E402
+from sammo.streaming.recognizer import LOOKAHEAD_FRAMES  # noqa: E402
+
+FLOOR_SHAPE = (32, 512, 1536)
+FLOOR_REPEATS = 40  # products timed together, about 30 ms
+
+
+def floor_rate() -> float:
+    """FLOP/s of the reference product now."""
+    m, k, n = FLOOR_SHAPE
+    a, b = torch.randn(m, k), torch.randn(k, n)
+    start = time.perf_counter()
+    for _ in range(FLOOR_REPEATS):
+        torch.mm(a, b)
+    return FLOOR_REPEATS * 2 * m * k * n / (time.perf_counter() - start)
+
+
+class Step:
+    """One encoder step that can be repeated, its state carried on."""
+
+    def __init__(self, encoder: Encoder, chunk_size: int, left: int, batch: int):
+        self.encoder, self.options = encoder, {"chunk_size": chunk_size, "left_context_frames": left}
+        self.state = encoder.init_state(batch, left)
+        self.features = torch.randn(batch, 2 * chunk_size + LOOKAHEAD_FRAMES, 80)
+        self.lengths = torch.full((batch,), self.features.size(1))
+
+    def __call__(self) -> None:
+        self.state = self.encoder(self.features, self.lengths, self.state, **self.options).state
+
+    def flops(self) -> int:
+        counter = FlopCounterMode(display=False)
+        with counter:
+            self()
+        return counter.get_total_flops()
+
+
+def measure(step: Step, seconds: float) -> tuple[float, float, int]:
+    """Medians of step seconds and floor FLOP/s over about ``seconds``, and the FLOPs of a step."""
+    flops = step.flops()
+    step()
+    times, rates = [], []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 7:
+        rates.append(floor_rate())
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times), statistics.median(rates), flops
+
+
+def machine() -> str:
+    """Processor and software, one line."""
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {torch.get_num_threads()} thread, torch {torch.__version__}"
+
+
+def integers(text: str) -> list[int]:
+    try:
+        return [int(item) for item in text.split(",")]
+    except ValueError:
+        raise UserError(f"expected integers separated by commas, got {text!r}") from None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="medium")
+    parser.add_argument("--encoders", default="sammo,zipformer")
+    parser.add_argument("--chunk-sizes", default="16,32,64", help="Chunks of one stream.")
+    parser.add_argument("--left-context-frames", default="64,128,256", help="Of Zipformer.")
+    parser.add_argument("--batch", default="16", help="Streams in a batch; with --batch-chunk-size.")
+    parser.add_argument("--batch-chunk-size", default="32")
+    parser.add_argument("--seconds", type=float, default=5.0, help="Time for each row.")
+    parser.add_argument("--compile", action="store_true", help="Wrap the encoder in torch.compile.")
+    parser.add_argument("--profile", action="store_true", help="Print where the time goes instead (first row only).")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rows = [(chunk, 1) for chunk in integers(args.chunk_sizes)]
+    rows += [(chunk, batch) for batch in integers(args.batch) for chunk in integers(args.batch_chunk_size)]
+    print(f"Machine: {machine()}; preset {args.preset}, random weights, float32.\n")
+    print("| encoder | left context | chunk | streams | GFLOP | step ms | floor ms | step / floor | x real time |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    with torch.inference_mode():
+        for name in args.encoders.split(","):
+            encoder = build_encoder(encoder_config(name, args.preset)).eval()
+            if args.compile:
+                encoder.forward = torch.compile(encoder.forward)
+            for left in integers(args.left_context_frames) if name == "zipformer" else [0]:
+                for chunk, batch in rows:
+                    step = Step(encoder, chunk, left, batch)
+                    if args.profile:
+                        return profile(step)
+                    seconds, rate, flops = measure(step, args.seconds)
+                    floor = flops / rate
+                    print(
+                        f"| {name} | {left} | {chunk} | {batch} | {flops / 1e9:.3f} | {1e3 * seconds:.1f} "
+                        f"| {1e3 * floor:.1f} | {seconds / floor:.2f} | {batch * chunk * 0.02 / seconds:.1f} |",
+                        flush=True,
+                    )
+    return 0
+
+
+def profile(step: Step) -> int:
+    """Time by operator over 20 steps."""
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_flops=True) as profiler:
+        for _ in range(20):
+            step()
+    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=40, max_name_column_width=40))
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

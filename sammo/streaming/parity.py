@@ -1,0 +1,149 @@
+"""Proof that simulated and real streaming are the same thing for a trained model.
+
+Both sides start from the same audio and compute its features themselves: the simulated one with lhotse on the whole
+utterance, the real one piece by piece. (Stored features may be compressed with losses; decode.py reads those unless
+it is told --on-the-fly-feats true.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
+
+import torch
+from torch import Tensor
+
+from sammo.data.features import LOG_EPS, NUM_MEL_BINS
+from sammo.encoder.config import TAIL_PADDING_FRAMES
+from sammo.streaming.features import make_fbank, num_frames
+from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
+
+PIECE = 4000  # samples handed to a stream at a time; not a multiple of any chunk, so that pieces straddle them
+
+
+class Utterance(NamedTuple):
+    """An utterance to compare on."""
+
+    key: str
+    load: Callable[[], Tensor]  # -> samples (S,) at 16 kHz
+    reference: str
+
+
+class Decoded(NamedTuple):
+    """One utterance decoded one way."""
+
+    tokens: list[int]
+    timestamps: list[int]
+    frames: Tensor  # encoder outputs (T, C)
+
+
+class Parity(NamedTuple):
+    """The comparison of one part at one setting; see :func:`compare`."""
+
+    utterances: int
+    identical: int  # utterances whose tokens and time stamps agree
+    max_deviation: float  # of any encoder output value
+    different: list[str]  # keys of the others
+    texts: list[tuple[str, str, str, str]]  # (reference, simulated, streaming, streaming with the state in 16 bit)
+
+
+def decode_simulated(
+    model: Any, searcher: Any, audio: Sequence[Tensor], chunk_size: int, left_context_frames: int
+) -> list[Decoded]:
+    """Whole utterances (samples at 16 kHz) in one batch, with chunks made by the attention mask, tails padded."""
+    device = next(model.parameters()).device
+    fbank = make_fbank(str(device))
+    lengths = [num_frames(samples.numel()) + TAIL_PADDING_FRAMES for samples in audio]
+    features = torch.full((len(audio), max(lengths), NUM_MEL_BINS), LOG_EPS, device=device)
+    for row, samples, length in zip(features, audio, lengths):
+        row[: length - TAIL_PADDING_FRAMES] = fbank.extract(samples.to(device), 16000)
+    with torch.inference_mode():
+        output = model.encoder(
+            features,
+            torch.tensor(lengths, device=device),
+            chunk_size=chunk_size,
+            left_context_frames=left_context_frames,
+        )
+        hypotheses = searcher(output.frames, output.lengths)
+    return [
+        Decoded(best[0].tokens, best[0].timestamps, frames[:length])
+        for best, frames, length in zip(hypotheses, output.frames, output.lengths.tolist())
+    ]
+
+
+def decode_streaming(
+    model: Any,
+    searcher: Any,
+    audio: Sequence[Tensor],
+    chunk_size: int,
+    left_context_frames: int,
+    num_streams: int,
+    state_dtype: torch.dtype | None = None,
+    order: Sequence[int] | None = None,
+    piece: int = PIECE,
+) -> list[Decoded | str]:
+    """The same chunk by chunk, up to ``num_streams`` at a time in ``order``; a str is a stream's error."""
+    frames: dict[int, list[Tensor]] = {}
+
+    def keep(stream: Stream, chunk: Tensor) -> None:
+        frames.setdefault(stream.key, []).append(chunk)
+
+    recognizer = StreamingRecognizer(model, searcher, chunk_size, left_context_frames, state_dtype, on_frames=keep)
+    order = range(len(audio)) if order is None else order
+    sources = ((index, lambda samples=audio[index]: samples.split(piece)) for index in order)
+    decoded: dict[int, Decoded | str] = {}
+    for stream in recognize(recognizer, sources, num_streams):
+        result, chunks = stream.result, frames.pop(stream.key, [])
+        joined = torch.cat(chunks) if chunks else torch.zeros(0)
+        decoded[stream.key] = stream.error or Decoded(list(result.tokens), list(result.timestamps), joined)
+    return [decoded[index] for index in range(len(audio))]
+
+
+def compare(
+    model: Any,
+    searcher: Any,
+    utterances: Iterable[Utterance],
+    to_text: Callable[[list[int]], str],
+    chunk_size: int,
+    left_context_frames: int,
+    num_streams: int,
+    half: torch.dtype = torch.float16,
+    seed: int = 0,
+) -> Parity:
+    """Decodes each utterance three ways: simulated; chunk by chunk among ``num_streams`` concurrent streams in
+    shuffled order; and the latter with the state kept in ``half`` between chunks.
+
+    Memory holds the audio and the encoder outputs of a few times ``num_streams`` utterances.
+    """
+    shuffle = random.Random(seed)
+    deviation, different, texts = 0.0, [], []
+    for group in _groups(utterances, 4 * num_streams):
+        audio = [utterance.load() for utterance in group]
+        simulated: list[Decoded] = []
+        for start in range(0, len(audio), num_streams):
+            batch = audio[start : start + num_streams]
+            simulated += decode_simulated(model, searcher, batch, chunk_size, left_context_frames)
+        order = shuffle.sample(range(len(audio)), len(audio))
+        setting = (model, searcher, audio, chunk_size, left_context_frames, num_streams)
+        streaming = decode_streaming(*setting, order=order)
+        halved = decode_streaming(*setting, state_dtype=half, order=order)
+        for utterance, a, b, c in zip(group, simulated, streaming, halved):
+            if isinstance(b, str) or a.frames.shape != b.frames.shape or a[:2] != b[:2]:
+                different.append(utterance.key)
+            elif a.frames.numel():
+                deviation = max(deviation, float((a.frames - b.frames).abs().max()))
+            hypotheses = ("" if isinstance(way, str) else to_text(way.tokens) for way in (a, b, c))
+            texts.append((utterance.reference, *hypotheses))
+    return Parity(len(texts), len(texts) - len(different), deviation, different, texts)
+
+
+def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    group = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
