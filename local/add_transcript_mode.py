@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Adds the transcripts of the given modes to cut manifests, as custom fields of their supervisions.
 
-Usage: local/add_transcript_mode.py --config local/conf/fluent.ini ... --manifests data/fbank/csj_cuts_*.jsonl.gz [--nj N]
+Usage: local/add_transcript_mode.py --config local/conf/fluent.ini ... --manifests data/fbank/csj_cuts_train.jsonl.gz ...
+    [--nj N]
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from sammo.files import atomic_path
 from sammo.progress import progress
 
 
-def add_modes(manifest: Path, parsers: dict[str, CSJSDBParser]) -> Counter | str:
+def add_modes(manifest: Path, modes: dict[str, dict[str, int]]) -> Counter | str:
     """Rewrites ``manifest``; returns how many cuts have no text in each mode, or a line about what is wrong."""
+    parsers = {name: CSJSDBParser(decisions) for name, decisions in modes.items()}
     cuts = []
     empty: Counter = Counter()
     for cut in CutSet.from_file(manifest):
@@ -45,12 +47,12 @@ def main() -> None:
     parser.add_argument("--manifests", type=Path, nargs="+", required=True)
     parser.add_argument("--nj", type=int, default=1)
     args = parser.parse_args()
-    parsers = read_modes(args.config)
+    modes = read_modes(args.config)
     for manifest in args.manifests:
         if not manifest.is_file():
             raise UserError(f"no {manifest}; run the feature stage of prepare.sh first")
     with ProcessPoolExecutor(args.nj) as pool:
-        results = pool.map(partial(add_modes, parsers=parsers), args.manifests)
+        results = pool.map(partial(add_modes, modes=modes), args.manifests)
         for manifest, result in zip(args.manifests, progress(results, len(args.manifests), "transcripts")):
             if isinstance(result, str):
                 raise UserError(result)

@@ -91,8 +91,8 @@ def render(statistics: dict) -> str:
     lines += _table(rows) + ["", f"text seen in training (texts of at least {MIN_SENTENCE} characters)", ""]
     rows = [["part", "texts", "same as one", "inside of one", "share", "characters unseen"]]
     for part, values in statistics["overlap_with_training"].items():
-        counts = [values[name] for name in ("sentences", "same_as_training", "inside_of_training")]
-        rows.append([part, *map(str, counts), f"{100 * values['share_inside']:.1f} %", str(values["unseen_characters"])])
+        counts = [str(values[name]) for name in ("sentences", "same_as_training", "inside_of_training")]
+        rows.append([part, *counts, f"{100 * values['share_inside']:.1f} %", str(values["unseen_characters"])])
     return "\n".join(lines + _table(rows)) + "\n"
 
 

@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -41,7 +42,10 @@ def compute_features(cuts: list[MonoCut], directory: Path, nj: int, desc: str) -
         key_file.write_text(key, encoding="ascii")
     pieces = divide(cuts)
     todo = [(number, piece) for number, piece in enumerate(pieces) if not _manifest(directory, number).is_file()]
-    _run(todo, directory, nj, desc)
+    try:
+        _run(todo, directory, nj, desc)
+    except BrokenProcessPool as error:
+        raise UserError(f"{desc}: a process was killed, out of memory perhaps; run again with a lower --nj") from error
     done = [cut for number in range(len(pieces)) for cut in CutSet.from_file(_manifest(directory, number))]
     if [cut.id for cut in done] != [cut.id for cut in cuts]:
         raise UserError(f"{directory} does not hold the features of its cuts; remove it and run prepare.sh again")

@@ -10,7 +10,7 @@ from configparser import ConfigParser
 from configparser import Error as ConfigError
 from pathlib import Path
 
-from lhotse.recipes.csj import DECISIONS, CSJSDBParser
+from lhotse.recipes.csj import DECISIONS
 
 from sammo.errors import UserError
 
@@ -36,20 +36,21 @@ def read_mode(path: Path) -> tuple[str, dict[str, int]]:
         if value.strip() not in ("0", "1"):
             raise UserError(f"{path}: the decision for {tag!r} is {value!r}; only 0 and 1 are allowed")
         decisions[tag] = int(value)
-    for problem, tags in (("unknown", decisions.keys() - DECISIONS.keys()), ("no", DECISIONS.keys() - decisions.keys())):
-        if tags:
-            raise UserError(f"{path}: {problem} decision for {', '.join(map(repr, sorted(tags)))}")
+    unknown, absent = sorted(decisions.keys() - DECISIONS.keys()), sorted(DECISIONS.keys() - decisions.keys())
+    if unknown or absent:
+        problem = "unknown tag" if unknown else "no decision for tag"
+        raise UserError(f"{path}: {problem} {', '.join(map(repr, unknown or absent))}")
     if not name.isidentifier() or name in ("raw", "disfluent_tag"):
         raise UserError(f"{path}: MODE must be one word, got {name!r}")
     return name, decisions
 
 
-def read_modes(paths: list[Path]) -> dict[str, CSJSDBParser]:
-    """A parser for each mode; UserError where two files define the same one."""
-    parsers = {}
+def read_modes(paths: list[Path]) -> dict[str, dict[str, int]]:
+    """The decisions of each mode; UserError where two files define the same one."""
+    modes = {}
     for path in paths:
         name, decisions = read_mode(path)
-        if name in parsers:
+        if name in modes:
             raise UserError(f"{path}: mode {name} is defined twice")
-        parsers[name] = CSJSDBParser(decisions)
-    return parsers
+        modes[name] = decisions
+    return modes

@@ -23,8 +23,9 @@ def check_cut(cut: dict, archives: dict[str, int]) -> str | None:
         return f"{len(cut.get('supervisions', []))} supervisions, expected 1"
     supervision = cut["supervisions"][0]
     # Supervision times count from the start of the cut, which trimming may round.
-    if supervision["start"] < -TOLERANCE or supervision["start"] + supervision["duration"] > cut["duration"] + TOLERANCE:
-        return f"the supervision ({supervision['start']}+{supervision['duration']} s) is outside of the cut"
+    start, end = supervision["start"], supervision["start"] + supervision["duration"]
+    if start < -TOLERANCE or end > cut["duration"] + TOLERANCE:
+        return f"the supervision ({start} to {end} s) is outside of the cut ({cut['duration']} s)"
     return check_features(cut, archives)
 
 

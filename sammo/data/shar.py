@@ -61,7 +61,9 @@ class SharCuts:
                     if cut.id not in self.left_out:
                         yield cut
             except (tarfile.TarError, OSError, EOFError, ValueError, RuntimeError, AssertionError) as error:
-                raise UserError(f"shard {fields} cannot be read after cut {count} of {shard['count']}: {error}") from error
+                problem = f"cannot be read after cut {count} of {shard['count']} ({error})"
+                raise UserError(f"shard {shard['cuts']} in {self.shar_dir} {problem}; write it again") from error
             if count != shard["count"]:
                 # lhotse stops at the shorter of manifest and data without a word.
-                raise UserError(f"shard {fields} ends early: {count} of {shard['count']} cuts; write it again")
+                problem = f"ends early: {count} of {shard['count']} cuts"
+                raise UserError(f"shard {shard['cuts']} in {self.shar_dir} {problem}; write it again")
