@@ -66,10 +66,9 @@ def main() -> int:
     check(args)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     try:
-        import pyopenjtalk  # noqa: F401
+        from mini_csj import build, musan, talks
     except ImportError as error:
-        raise UserError(f"the speech synthesizer is missing ({error}); run: pip install pyopenjtalk-plus") from error
-    from mini_csj import build, musan, talks
+        raise UserError(f"cannot load the speech synthesizer ({error}); run: pip install pyopenjtalk-plus") from error
 
     begin = time.monotonic()
     settings = build.Settings(args.seed, find_voices(args.voices))

@@ -15,24 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sammo.errors import UserError
-
-try:
-    from sammo.files import atomic_write
-    from sammo.progress import progress
-except ImportError:  # until these modules are there
-    import contextlib
-    import os
-
-    @contextlib.contextmanager
-    def atomic_write(path, mode="wb"):
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with open(part, mode) as out:
-            yield out
-        os.replace(part, path)
-
-    def progress(iterable, total=None, desc=""):
-        return iterable
-
+from sammo.files import atomic_write
+from sammo.progress import progress
 
 from . import acoustics, sdb, voices, words
 from .grammar import Grammar

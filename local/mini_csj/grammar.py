@@ -100,7 +100,7 @@ class Grammar:
         return self._draw(self.topic.nouns)
 
     def _action(self) -> str:
-        return self._draw(self.topic.actions if self.rng.random() < 0.75 else lexicon.GENERAL_ACTIONS)
+        return self._draw(self.topic.actions if self.rng.random() < 0.84 else lexicon.GENERAL_ACTIONS)
 
     def _adjective(self) -> tuple[str, str]:
         """(form before a noun, form before です)."""
@@ -110,27 +110,31 @@ class Grammar:
     # parts of a clause ---------------------------------------------------------------------------------------------
 
     def _noun_phrase(self, out: _Builder) -> None:
+        """One or two nouns; most of the words of a talk are drawn here, so the shares keep word counts level."""
         kind = self.rng.random()
-        if kind < 0.40:
-            out.word(self._noun())
-            out.add("の")
-            out.word(self._noun())
-        elif kind < 0.60:
-            out.word(self._noun())
-            out.add("と")
-            out.word(self._noun())
-        elif kind < 0.78:
+        if kind < 0.22:
+            self._joined(out, "の", self._noun())
+        elif kind < 0.40:
+            self._joined(out, "の", self._action())
+        elif kind < 0.55:
+            self._joined(out, "と", self._noun())
+        elif kind < 0.71:
             out.add(self._adjective()[0])
             out.word(self._noun())
         elif kind < 0.88:
-            out.word(self._noun())
+            out.word(self._noun() if self.rng.random() < 0.5 else self._action())
             out.add("の" + self._draw(lexicon.GENERAL_NOUNS))
         else:
             out.word(self._noun())
 
+    def _joined(self, out: _Builder, particle: str, second: str) -> None:
+        out.word(self._noun())
+        out.add(particle)
+        out.word(second)
+
     def _predicate(self, out: _Builder, final: bool) -> None:
         rng = self.rng
-        if rng.random() < 0.7:
+        if rng.random() < 0.76:
             action = self._action()
             stem, plain, past, te = action + "し", action + "する", action + "した", action + "して"
         else:
@@ -228,21 +232,22 @@ class Grammar:
 
     # utterances ----------------------------------------------------------------------------------------------------
 
-    def utterance(self, most: int = 8) -> list[Run]:
+    def utterance(self, most: int = 10) -> list[Run]:
         """The runs between two pauses: usually one or two clauses (2-8 s), rarely a noun (1 s) or a long chain (30 s).
 
         most: largest number of clauses allowed.
         """
         rng = self.rng
         kind = rng.random()
-        if kind < 0.07:
+        if kind < 0.05:
             runs = [self.short()]
         else:
-            count = min(most, 1 if kind < 0.50 else 2 if kind < 0.86 else 3 if kind < 0.97 else 4 if kind < 0.99 else 8)
+            count = 1 if kind < 0.42 else 2 if kind < 0.85 else 3 if kind < 0.97 else 4 if kind < 0.985 else rng.randint(6, 10)
+            count = min(count, most)
             runs = [self.clause(final=i == count - 1) for i in range(count)]
             if count == 1 and rng.random() < 0.03:
                 return [runs[0]._replace(slip="L")]
-            if self.pool == "train" and rng.random() < 0.02:
+            if self.pool == "train" and rng.random() < 0.01:
                 runs.insert(0, Run(rng.choice(lexicon.NAMES) + "さんによると", slip="R"))
             if rng.random() < 0.3:
                 runs.insert(0, Run(rng.choice(lexicon.OPENERS)))
