@@ -1,0 +1,198 @@
+"""Sizes of the encoders: one frozen dataclass, one table of presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from sammo.errors import UserError
+
+# What every utterance is followed by before it is decoded: silence at the floor of the features,
+# so that the last symbols have their right context, in the same way whole or chunk by chunk.
+TAIL_PADDING_FRAMES = 30
+LOG_EPS = math.log(1e-10)
+
+# Feature frames that a streaming window holds beyond 2 per embed frame: 7 that the convolutions
+# use up and 2 * 3 for the look-ahead of the ConvNeXt block.
+WINDOW_EXTRA_FRAMES = 13
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Everything that rebuilds an encoder. Tuples have one entry per stack.
+
+    Lengths of chunks and left context are in embed frames (50 Hz); -1 means without bound.
+    """
+
+    name: str  # "sammo" or "zipformer"
+    downsampling: tuple[int, ...]
+    encoder_dim: tuple[int, ...]
+    num_layers: tuple[int, ...]
+    unmasked_dim: tuple[int, ...]  # channels that feature masks leave alone in training
+    feedforward_dim: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    conv_kernel: tuple[int, ...]
+    query_head_dim: int = 32
+    pos_head_dim: int = 4
+    value_head_dim: int = 12
+    pos_dim: int = 48
+    output_downsampling: int = 2
+    feature_dim: int = 80
+    frontend_channels: tuple[int, int, int] = (8, 32, 128)
+    # Mamba-2, used by "sammo" only.
+    d_state: int = 128
+    mamba_head_dim: int = 16
+    mamba_expand: float = 0.75
+    mamba_conv_kernel: int = 4
+    mamba_groups: int = 1
+    # Drawn from in training, one of each per batch.
+    chunk_sizes: tuple[int, ...] = (16, 32, 64, -1)
+    left_context_frames: tuple[int, ...] = (64, 128, 256, -1)
+    warmup_batches: float = 4000.0  # over which layer drop falls, stack by stack
+    # True: padding never reaches a valid frame. False: as icefall, where it leaks into the last.
+    mask_padding: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise UserError(f"unknown encoder {self.name!r}: choose {' or '.join(NAMES)}")
+        stacks = len(self.downsampling)
+        for field in PER_STACK:
+            values = getattr(self, field)
+            if len(values) != stacks or any(value < 1 for value in values):
+                raise UserError(
+                    f"encoder option {field} is {values}: give {stacks} positive numbers, "
+                    "as many as downsampling has"
+                )
+        for dim, unmasked in zip(self.encoder_dim, self.unmasked_dim):
+            if unmasked > dim:
+                raise UserError(f"unmasked_dim {unmasked} is larger than encoder_dim {dim}")
+        if any(kernel % 2 == 0 for kernel in self.conv_kernel):
+            raise UserError(f"conv_kernel {self.conv_kernel}: every width must be odd")
+        if self.output_downsampling != 2:
+            raise UserError("output_downsampling must be 2")
+        if self.feature_dim < 7:
+            raise UserError(f"feature_dim is {self.feature_dim}: at least 7 are needed")
+        if self.name == "sammo":
+            self._check_mamba()
+
+    def _check_mamba(self) -> None:
+        for dim in self.encoder_dim:
+            inner = self.mamba_inner_dim(dim)
+            if inner < 1 or inner % self.mamba_head_dim:
+                raise UserError(
+                    f"mamba_expand {self.mamba_expand} x encoder_dim {dim} = "
+                    f"{self.mamba_expand * dim:g} is not a multiple of mamba_head_dim "
+                    f"{self.mamba_head_dim}"
+                )
+            if (inner // self.mamba_head_dim) % self.mamba_groups:
+                raise UserError(
+                    f"{inner // self.mamba_head_dim} Mamba heads do not divide into "
+                    f"mamba_groups {self.mamba_groups}"
+                )
+        if self.d_state < 1 or self.mamba_conv_kernel < 1:
+            raise UserError("d_state and mamba_conv_kernel must be positive")
+
+    def mamba_inner_dim(self, dim: int) -> int:
+        """Hidden width of the Mamba-2 block in a layer of this width; 0 if it is not whole."""
+        inner = self.mamba_expand * dim
+        return int(inner) if inner == int(inner) else 0
+
+    @property
+    def out_dim(self) -> int:
+        """Width of the encoder's output."""
+        return max(self.encoder_dim)
+
+    @property
+    def chunk_multiple(self) -> int:
+        """Chunk sizes and left contexts are multiples of this many embed frames."""
+        return math.lcm(self.output_downsampling, *self.downsampling)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only; the inverse of :meth:`from_dict`."""
+        values = dataclasses.asdict(self)
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
+        """Raises UserError for keys that are missing or unknown."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        unknown, missing = sorted(set(values) - names), sorted(names - set(values))
+        if unknown or missing:
+            raise UserError(
+                "encoder configuration does not fit this version of sammo:"
+                + (f" unknown {', '.join(unknown)}" if unknown else "")
+                + (f" missing {', '.join(missing)}" if missing else "")
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+NAMES = ("sammo", "zipformer")
+PER_STACK = (
+    "downsampling",
+    "encoder_dim",
+    "num_layers",
+    "unmasked_dim",
+    "feedforward_dim",
+    "num_heads",
+    "conv_kernel",
+)
+
+# medium is the paper's (and icefall's Zipformer-M). small is icefall's Zipformer-S. tiny is for
+# learning a small corpus on a few CPU cores within minutes.
+PRESETS: dict[str, dict[str, Any]] = {
+    "medium": dict(
+        downsampling=(1, 2, 4, 8, 4, 2),
+        encoder_dim=(192, 256, 384, 512, 384, 256),
+        num_layers=(2, 2, 3, 4, 3, 2),
+        unmasked_dim=(192, 192, 256, 256, 256, 192),
+        feedforward_dim=(512, 768, 1024, 1536, 1024, 768),
+        num_heads=(4, 4, 4, 8, 4, 4),
+        conv_kernel=(31, 31, 15, 15, 15, 31),
+    ),
+    "small": dict(
+        downsampling=(1, 2, 4, 8, 4, 2),
+        encoder_dim=(192, 256, 256, 256, 256, 256),
+        num_layers=(2, 2, 2, 2, 2, 2),
+        unmasked_dim=(192, 192, 192, 192, 192, 192),
+        feedforward_dim=(512, 768, 768, 768, 768, 768),
+        num_heads=(4, 4, 4, 8, 4, 4),
+        conv_kernel=(31, 31, 15, 15, 15, 31),
+    ),
+    "tiny": dict(
+        downsampling=(1, 2, 4, 2),
+        encoder_dim=(64, 128, 128, 128),
+        num_layers=(1, 1, 2, 1),
+        unmasked_dim=(64, 96, 96, 96),
+        feedforward_dim=(128, 256, 256, 256),
+        num_heads=(4, 4, 4, 4),
+        conv_kernel=(15, 15, 7, 15),
+        query_head_dim=16,
+        value_head_dim=8,
+        pos_dim=24,
+        frontend_channels=(4, 8, 16),
+        d_state=32,
+        warmup_batches=200.0,
+    ),
+}
+
+
+def encoder_config(name: str, preset: str = "medium", **overrides: Any) -> EncoderConfig:
+    """The configuration of a preset, with some fields changed.
+
+    Args:
+      name: "sammo" or "zipformer".
+      preset: "medium", "small" or "tiny".
+      overrides: fields of :class:`EncoderConfig`; None leaves the preset's value.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"unknown preset {preset!r}: choose {', '.join(PRESETS)}")
+    known = {field.name for field in dataclasses.fields(EncoderConfig)}
+    unknown = sorted(set(overrides) - known)
+    if unknown:
+        raise UserError(f"unknown encoder option {', '.join(unknown)}")
+    values = {**PRESETS[preset], **{k: v for k, v in overrides.items() if v is not None}}
+    return EncoderConfig(
+        name=name, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    )

@@ -1,0 +1,52 @@
+"""The feed-forward module of a Zipformer layer."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sammo.encoder.derived import DerivedWeights
+from sammo.regularize import ActivationDropoutLinear, Balancer, FloatLike, Whiten
+from sammo.regularize.activations import SLOPE, SWOOSH_L
+from sammo.regularize.schedule import whitening_schedule
+
+
+class FeedForward(nn.Module):
+    """linear, SwooshL, dropout shared over time, linear.
+
+    Args:
+      dim: width of input and output.
+      hidden_dim: width in between.
+      dropout: rate.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: FloatLike) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(dim, hidden_dim)
+        self.balancer = Balancer(
+            hidden_dim, min_positive=0.3, max_positive=1.0, min_abs=0.75, max_abs=5.0
+        )
+        self.out_proj = ActivationDropoutLinear(
+            hidden_dim, dim, "SwooshL", dropout, initial_scale=0.1
+        )
+        self.whiten = Whiten(1, whitening_schedule(7.5))
+        self._derived = DerivedWeights()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, T, C) -> (N, T, C)."""
+        if torch.is_grad_enabled() or self.training:
+            x = self.out_proj(self.balancer(self.in_proj(x)))
+            return self.whiten(x)
+        # SwooshL's shift and offset move into the biases: two elementwise operations remain.
+        shift, offset = SWOOSH_L
+        inner, outer = self.in_proj, self.out_proj.linear
+        in_bias = self._derived("in", lambda: inner.bias - shift, inner.bias)
+        out_bias = self._derived(
+            "out",
+            lambda: outer.bias - (SLOPE * shift + offset) * outer.weight.sum(dim=1),
+            outer.weight,
+            outer.bias,
+        )
+        hidden = F.linear(x, inner.weight, in_bias)
+        return F.linear(F.softplus(hidden).sub_(hidden, alpha=SLOPE), outer.weight, out_bias)

@@ -1,0 +1,190 @@
+"""The convolutional front-end: 80 mel bins at 100 Hz to embed frames at 50 Hz.
+
+Images are (N, T, F, C) here, channels last, which is the fast layout of CPU convolutions; PyTorch's
+convolutions see them as permuted views.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sammo.encoder.derived import DerivedWeights
+from sammo.regularize import (
+    ActivationDropoutLinear,
+    Balancer,
+    BiasNorm,
+    ScheduledFloat,
+    SharedDropout,
+    Whiten,
+    scale_grad,
+    sequence_mask,
+    swoosh_r,
+)
+from sammo.regularize.activations import SLOPE, SWOOSH_L
+
+CONVNEXT_KERNEL = 7
+LOOKAHEAD = CONVNEXT_KERNEL // 2
+HIDDEN_RATIO = 3
+
+
+def embed_lengths(lengths: Tensor) -> Tensor:
+    """Feature frames -> embed frames: (T - 7) // 2, never negative."""
+    return torch.div(lengths - 7, 2, rounding_mode="floor").clamp(min=0)
+
+
+class ConvNeXt(nn.Module):
+    """Depthwise 7 x 7 convolution and two pointwise ones around a bypass (arXiv:2206.14747).
+
+    Args:
+      channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = channels * HIDDEN_RATIO
+        self.depthwise = nn.Conv2d(
+            channels, channels, CONVNEXT_KERNEL, padding=LOOKAHEAD, groups=channels
+        )
+        self.in_proj = nn.Linear(channels, hidden)
+        self.balancer1 = Balancer(
+            hidden, min_positive=0.3, max_positive=1.0, min_abs=0.75, max_abs=5.0
+        )
+        self.out_proj = ActivationDropoutLinear(hidden, channels, "SwooshL", initial_scale=0.01)
+        self.balancer2 = Balancer(
+            channels, min_positive=0.4, max_positive=0.6, min_abs=1.0, max_abs=6.0
+        )
+        self.whiten = Whiten(1, 5.0)
+        self.skip_rate = ScheduledFloat((0.0, 0.2), (20000.0, 0.015))
+        self._derived = DerivedWeights()
+
+    def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """x (N, T, F, C) -> (N, T, F, C), or with past (N, 3, F, C), (N, T - 3, F, C), next past.
+
+        Without a past the input is the whole utterance and zeros stand before and after it. With
+        one, the last 3 frames of x are look-ahead: they come first in the next call.
+        """
+        if past is None:
+            y = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        else:
+            padded = torch.cat([past, x], dim=1)
+            x = x[:, :-LOOKAHEAD]
+            past = padded[:, x.shape[1] : x.shape[1] + LOOKAHEAD]
+            y = F.conv2d(
+                padded.permute(0, 3, 1, 2),
+                self.depthwise.weight,
+                self.depthwise.bias,
+                padding=(0, LOOKAHEAD),
+                groups=self.depthwise.groups,
+            ).permute(0, 2, 3, 1)
+        if not self.training:
+            return x + self._pointwise(y), past
+        y = self.out_proj(self.balancer1(self.in_proj(y)).flatten(1, 2)).view(x.shape)
+        mask = sequence_mask(x, float(self.skip_rate))
+        x = x + (y if mask is None else y * mask.unsqueeze(-1))
+        return self.whiten(self.balancer2(x)), past
+
+    def _pointwise(self, y: Tensor) -> Tensor:
+        """The two pointwise convolutions, SwooshL's constants within their biases."""
+        shift, offset = SWOOSH_L
+        inner, outer = self.in_proj, self.out_proj.linear
+        in_bias = self._derived("in", lambda: inner.bias - shift, inner.bias)
+        out_bias = self._derived(
+            "out",
+            lambda: outer.bias - (SLOPE * shift + offset) * outer.weight.sum(dim=1),
+            outer.weight,
+            outer.bias,
+        )
+        hidden = F.linear(y, inner.weight, in_bias)
+        return F.linear(torch.sub(F.softplus(hidden), hidden, alpha=SLOPE), outer.weight, out_bias)
+
+
+class Frontend(nn.Module):
+    """Three 3 x 3 convolutions with SwooshR, ConvNeXt, a projection and BiasNorm.
+
+    Args:
+      feature_dim: mel bins.
+      channels: of the three convolutions.
+      out_dim: width of an embed frame.
+      mask_padding: zero what the convolutions compute beyond an utterance's end, so that padding
+        cannot reach valid frames through the ConvNeXt block.
+    """
+
+    def __init__(
+        self, feature_dim: int, channels: tuple[int, int, int], out_dim: int, mask_padding: bool
+    ) -> None:
+        super().__init__()
+        self.mask_padding = mask_padding
+        first, second, third = channels
+        self.conv1 = nn.Conv2d(1, first, 3, padding=(0, 1))
+        self.conv2 = nn.Conv2d(first, second, 3, stride=2)
+        self.conv3 = nn.Conv2d(second, third, 3, stride=(1, 2))
+        self.balancer1 = Balancer(first, channel_dim=1, max_abs=1.0)
+        self.balancer2 = Balancer(second, channel_dim=1, max_abs=4.0)
+        self.balancer3 = Balancer(third, channel_dim=1, max_abs=4.0)
+        self.convnext = ConvNeXt(third)
+        self.out_width = ((feature_dim - 1) // 2 - 1) // 2
+        self.out = nn.Linear(self.out_width * third, out_dim)  # inputs ordered (F, C)
+        self.whiten = Whiten(
+            1, ScheduledFloat((0.0, 4.0), (20000.0, 8.0), default=4.0), grad_scale=0.02
+        )
+        self.norm = BiasNorm(out_dim)
+        self.dropout = SharedDropout(ScheduledFloat((0.0, 0.3), (20000.0, 0.1)), shared_dim=1)
+
+    def forward(
+        self, features: Tensor, lengths: Tensor, past: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Embed features.
+
+        Args:
+          features: (N, T, 80), T at least 9.
+          lengths: (N,) valid feature frames.
+          past: (N, 3, F, C), with which T must be 2 * frames + 13 and only what a later window
+            does not compute again is returned.
+
+        Returns:
+          (N, (T - 7) // 2, out_dim), or with a past (N, (T - 13) // 2, out_dim); the lengths in
+          embed frames; the next past.
+        """
+        x = self._convolve(features.unsqueeze(1))
+        x = x.permute(0, 2, 3, 1)  # (N, T', F, C)
+        lengths = embed_lengths(lengths)
+        if self.mask_padding and not all_full(lengths, x.shape[1]):
+            beyond = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+            x = x.masked_fill(beyond[:, :, None, None], 0.0)
+        x, past = self.convnext(x, past)
+        if past is not None:
+            lengths = lengths.clamp(max=x.shape[1])
+        x = self.out(x.flatten(2))
+        if self.training:
+            x = self.dropout(self.norm(self.whiten(x)))
+        else:
+            x = self.norm(x)
+        return x, lengths, past
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """(N, 1, T, 80) -> (N, C, (T - 7) // 2, 19), channels last in memory."""
+        x = self.conv1(x).contiguous(memory_format=torch.channels_last)
+        if self.training:
+            # Keeps the first layer's gradient within the range of half precision.
+            x = self.balancer1(scale_grad(x, 0.2))
+        x = self.conv2(swoosh_r(x))
+        if self.training:
+            x = self.balancer2(x)
+        x = self.conv3(swoosh_r(x))
+        if self.training:
+            x = self.balancer3(x)
+        return swoosh_r(x).contiguous(memory_format=torch.channels_last)
+
+    def init_state(self, batch_size: int, device=None, dtype=None) -> Tensor:
+        """(N, 3, F, C) zeros."""
+        channels = self.conv3.out_channels
+        return torch.zeros(
+            batch_size, LOOKAHEAD, self.out_width, channels, device=device, dtype=dtype
+        )
+
+
+def all_full(lengths: Tensor, frames: int) -> bool:
+    """Whether no sequence is shorter than ``frames``; not asked of a GPU, which would wait."""
+    return lengths.device.type == "cpu" and bool((lengths >= frames).all())

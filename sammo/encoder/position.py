@@ -1,0 +1,46 @@
+"""Relative positional encoding (Zipformer paper, section 3.2, as in its published code).
+
+Offsets are compressed logarithmically, mapped to an interval by atan and expanded in a Fourier
+basis of it, so that few dimensions tell near offsets apart exactly and far ones roughly.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=64)
+def relative_positions(
+    frames: int, left: int, dim: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Encodings of the offsets (source - target) from -(left + frames - 1) to frames - 1.
+
+    Returns:
+      (left + 2 * frames - 1, dim).
+    """
+    offsets = torch.arange(-(left + frames - 1), frames, device=device, dtype=torch.float32)
+    compression = dim**0.5
+    compressed = offsets.sign() * compression * ((offsets.abs() / compression) + 1.0).log()
+    angle = (compressed * (2.0 * math.pi / dim)).atan()
+    angles = angle[:, None] * torch.arange(1, dim // 2 + 1, device=device)
+    encoding = torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(1)
+    encoding[:, -1] = 1.0  # a bias in place of the highest sine
+    return encoding.to(dtype)
+
+
+def to_absolute(scores: Tensor, frames: int, left: int) -> Tensor:
+    """(..., Q, left + 2Q - 1) by offset -> (..., Q, left + Q) by source position, as a view.
+
+    Row q needs columns Q - 1 - q and on: one step less for each row, which is what reading the
+    same memory with rows one column shorter gives.
+    """
+    width = left + 2 * frames - 1
+    flat = scores.flatten(-2)
+    if width == 1:
+        return scores
+    flat = flat[..., frames - 1 : frames - 1 + frames * (width - 1)]
+    return flat.unflatten(-1, (frames, width - 1))[..., : left + frames]

@@ -1,0 +1,116 @@
+"""What a stream is remembered by, and the one place that stacks, splits, packs and counts it.
+
+A state is a tree of NamedTuples and tuples whose leaves are tensors; the batch is dimension 0 of
+every leaf. All zeros is the state of a stream that has not begun.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple, Sequence
+
+import torch
+from torch import Tensor
+
+from sammo.encoder.mamba2 import Mamba2State
+
+
+class AttentionState(NamedTuple):
+    """Left context of the attention of one layer, Zipformer only."""
+
+    key: Tensor  # (N, L, heads * query_head_dim)
+    value1: Tensor  # (N, L, heads * value_head_dim)
+    value2: Tensor  # (N, L, heads * value_head_dim)
+
+
+class LayerState(NamedTuple):
+    """Memory of one layer."""
+
+    attention: AttentionState | tuple[()]  # empty where attention stays within the chunk
+    mixer: Tensor | Mamba2State  # NLA's left context (N, L, hidden), or the Mamba-2 state
+    conv1: Tensor  # (N, kernel // 2, C): the last inputs of the first convolution
+    conv2: Tensor  # (N, kernel // 2, C)
+
+
+class EncoderState(NamedTuple):
+    """Memory of an encoder."""
+
+    frontend: Tensor  # (N, 3, F, C): the last inputs of the ConvNeXt block
+    stacks: tuple[tuple[LayerState, ...], ...]
+    # (N,) int64: embed frames the left context really holds, at most its length. It is a counter,
+    # not an activation: state_numel leaves it out. Empty for encoders without left context.
+    seen: Tensor | tuple[()]
+
+
+def map_state(fn: Callable[..., Tensor], *states: Any) -> Any:
+    """Apply ``fn`` to the leaves of one or more states of the same structure."""
+    first = states[0]
+    if isinstance(first, Tensor):
+        return fn(*states)
+    children = [map_state(fn, *leaves) for leaves in zip(*states)]
+    return type(first)(*children) if hasattr(first, "_fields") else tuple(children)
+
+
+def state_leaves(state: Any) -> list[Tensor]:
+    """The tensors of a state in their fixed order."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [leaf for child in state for leaf in state_leaves(child)]
+
+
+def stack_states(states: Sequence[Any]) -> Any:
+    """Join the streams of several states into one batch."""
+    if len(states) == 1:
+        return states[0]
+    return map_state(lambda *leaves: torch.cat(leaves), *states)
+
+
+def split_state(state: Any) -> list[Any]:
+    """One state per stream (N = 1 each), sharing memory with ``state``."""
+    rows = [leaf.split(1) for leaf in state_leaves(state)]
+    return [_rebuild(state, iter(leaves)) for leaves in zip(*rows)]
+
+
+def select_state(state: Any, indices: Sequence[int] | Tensor) -> Any:
+    """The streams at ``indices``, in that order, as a copy."""
+
+    def pick(leaf: Tensor) -> Tensor:
+        return leaf.index_select(0, torch.as_tensor(indices, device=leaf.device))
+
+    return map_state(pick, state)
+
+
+def cast_state(state: Any, dtype: torch.dtype) -> Any:
+    """Floating-point leaves in ``dtype``; counters stay as they are."""
+    return map_state(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, state)
+
+
+def pack_state(state: Any) -> Tensor:
+    """(N, S) with all leaves flattened side by side, counters as floats (exact: they are small)."""
+    leaves = state_leaves(state)
+    dtype = leaves[0].dtype
+    return torch.cat([leaf.reshape(leaf.shape[0], -1).to(dtype) for leaf in leaves], dim=1)
+
+
+def unpack_state(flat: Tensor, like: Any) -> Any:
+    """Undo :func:`pack_state`; ``like`` gives structure, shapes and integer types, at any N."""
+    leaves = state_leaves(like)
+    pieces = flat.split([leaf[:1].numel() for leaf in leaves], dim=1)
+    return _rebuild(
+        like,
+        iter(
+            piece.reshape(flat.shape[0], *leaf.shape[1:]).to(
+                flat.dtype if leaf.is_floating_point() else leaf.dtype
+            )
+            for piece, leaf in zip(pieces, leaves)
+        ),
+    )
+
+
+def state_numel(state: Any) -> int:
+    """Floating-point values per stream."""
+    return sum(leaf[:1].numel() for leaf in state_leaves(state) if leaf.is_floating_point())
+
+
+def _rebuild(like: Any, leaves: Any) -> Any:
+    """The structure of ``like`` around new leaves, taken in order."""
+    return map_state(lambda _: next(leaves), like)

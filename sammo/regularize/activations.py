@@ -1,0 +1,165 @@
+"""SwooshL and SwooshR (Zipformer paper, section 3.4), and the linear layer that follows them.
+
+    SwooshL(x) = log(1 + exp(x - 4)) - 0.08 x - 0.035
+    SwooshR(x) = log(1 + exp(x - 1)) - 0.08 x - 0.313261687
+
+Both keep only their input for the backward pass and compute the derivative from it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sammo.regularize.dropout import shared_dropout_mask
+from sammo.regularize.schedule import FloatLike
+
+SLOPE = 0.08
+# (shift, offset): swoosh(x) = softplus(x - shift) - SLOPE * x - offset
+SWOOSH_L = (4.0, 0.035)
+SWOOSH_R = (1.0, 0.313261687)
+
+
+def _swoosh(x: Tensor, shift: float, offset: float) -> Tensor:
+    """Computed in at least float32, returned in the type of ``x``."""
+    wide = x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
+    shifted = wide - shift
+    y = F.softplus(shifted)
+    # x = shifted + shift: taking the linear part of `shifted` lets one buffer serve both.
+    y.add_(shifted.mul_(SLOPE).add_(SLOPE * shift + offset), alpha=-1.0)
+    return y.to(x.dtype)
+
+
+def _swoosh_and_slope(x: Tensor, shift: float, offset: float) -> tuple[Tensor, Tensor]:
+    """swoosh(x) and its derivative sigmoid(x - shift) - SLOPE, both in at least float32."""
+    wide = x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
+    shifted = wide - shift
+    slope = torch.sigmoid(shifted).sub_(SLOPE)
+    y = F.softplus(shifted)
+    y.add_(shifted.mul_(SLOPE).add_(SLOPE * shift + offset), alpha=-1.0)
+    return y, slope
+
+
+class _Swoosh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, shift: float, offset: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.shift = shift
+        return _swoosh(x, shift, offset)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (x,) = ctx.saved_tensors
+        slope = (x.to(torch.float32) if x.dtype != torch.float64 else x) - ctx.shift
+        slope = slope.sigmoid_().sub_(SLOPE).to(grad.dtype)
+        return slope.mul_(grad), None, None
+
+
+def _apply(x: Tensor, constants: tuple[float, float]) -> Tensor:
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Swoosh.apply(x, *constants)
+    return _swoosh(x, *constants)
+
+
+def swoosh_l(x: Tensor) -> Tensor:
+    """SwooshL of a tensor of any shape."""
+    return _apply(x, SWOOSH_L)
+
+
+def swoosh_r(x: Tensor) -> Tensor:
+    """SwooshR of a tensor of any shape."""
+    return _apply(x, SWOOSH_R)
+
+
+class SwooshL(nn.Module):
+    """:func:`swoosh_l` as a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return swoosh_l(x)
+
+
+class SwooshR(nn.Module):
+    """:func:`swoosh_r` as a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return swoosh_r(x)
+
+
+class _ActivationDropoutLinear(torch.autograd.Function):
+    """linear(swoosh(x) * mask): keeps x and the mask, recomputes the rest in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, mask, shift, offset):
+        ctx.save_for_backward(x, weight, mask)
+        ctx.constants = (shift, offset)
+        ctx.bias_dtype = bias.dtype
+        y = _swoosh(x, shift, offset)
+        if mask is not None:
+            y.mul_(mask)
+        out = F.linear(y, weight, bias)
+        ctx.compute_dtype = out.dtype  # half precision under autocast
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, mask = ctx.saved_tensors
+        y, slope = _swoosh_and_slope(x, *ctx.constants)
+        if mask is not None:
+            y.mul_(mask)
+            slope.mul_(mask)
+        dtype = ctx.compute_dtype
+        flat = grad.reshape(-1, weight.shape[0]).to(dtype)
+        with torch.autocast(grad.device.type, enabled=False):
+            y_grad = (flat @ weight.to(dtype)).view(x.shape)
+            weight_grad = flat.t() @ y.reshape(-1, weight.shape[1]).to(dtype)
+        bias_grad = flat.sum(dim=0, dtype=ctx.bias_dtype)
+        x_grad = slope.mul_(y_grad).to(x.dtype)
+        return x_grad, weight_grad.to(weight.dtype), bias_grad, None, None, None
+
+
+class ActivationDropoutLinear(nn.Module):
+    """Swoosh, dropout with a mask shared over time, and a linear layer, storing only the input.
+
+    Args:
+      in_channels, out_channels: of the linear layer.
+      activation: "SwooshL" or "SwooshR".
+      dropout: rate, may be scheduled.
+      initial_scale: of weight and bias at the start of training.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        activation: str,
+        dropout: FloatLike = 0.0,
+        initial_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.linear = scaled_linear(in_channels, out_channels, initial_scale=initial_scale)
+        self.constants = {"SwooshL": SWOOSH_L, "SwooshR": SWOOSH_R}[activation]
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, T, in_channels) -> (N, T, out_channels)."""
+        if not self.training and not torch.is_grad_enabled():
+            return self.linear(_swoosh(x, *self.constants))
+        mask = None
+        if self.training:
+            mask = shared_dropout_mask(x, float(self.dropout), 1)
+        return _ActivationDropoutLinear.apply(
+            x, self.linear.weight, self.linear.bias, mask, *self.constants
+        )
+
+
+def scaled_linear(
+    in_features: int, out_features: int, bias: bool = True, initial_scale: float = 1.0
+) -> nn.Linear:
+    """A linear layer that starts ``initial_scale`` times as large as PyTorch's."""
+    linear = nn.Linear(in_features, out_features, bias=bias)
+    with torch.no_grad():
+        linear.weight.mul_(initial_scale)
+        if bias:
+            linear.bias.uniform_(-0.1 * initial_scale, 0.1 * initial_scale)
+    return linear
