@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 WIDTH = 256  # values per row: small beside a weight matrix, large beside the one factor per row
-CPU_BLOCK = 2**17  # values per block; the five arrays of a block then stay in the cache
+CPU_BLOCK = 2**19  # values per block; the arrays of a block then stay in the cache
 CUDA_BLOCK = 2**23  # large enough to hide kernel launches, small enough to bound scratch memory
 
 

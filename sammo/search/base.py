@@ -1,0 +1,170 @@
+"""What all searches share: hypotheses, the token log of a stream, and walking a batch frame by frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sammo.errors import UserError
+
+
+@dataclass
+class Hypothesis:
+    """One recognition result.
+
+    Attributes:
+        tokens: token ids, without blanks.
+        timestamps: encoder-output frame (40 ms) at which each token was emitted, from the start of the stream.
+        score: natural-log probability, blanks included, plus what hotwords and the language model add;
+            not normalized by length.
+    """
+
+    tokens: list[int]
+    timestamps: list[int]
+    score: float
+
+
+@dataclass
+class TokenLog:
+    """Tokens that a stream is certain of. Grows in place, yet older logs of the stream stay valid.
+
+    A log sees the first ``size`` entries of lists that it shares with the logs before and after it, so a
+    chunk costs its own tokens, not those of the hours before it.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    timestamps: list[int] = field(default_factory=list)
+    size: int = 0
+
+    def extend(self, tokens: list[int], timestamps: list[int]) -> TokenLog:
+        """The log with more entries."""
+        all_tokens, all_timestamps = self.tokens, self.timestamps
+        if len(all_tokens) != self.size:  # this state was continued before: leave that continuation alone
+            all_tokens, all_timestamps = self.lists()
+        all_tokens.extend(tokens)
+        all_timestamps.extend(timestamps)
+        return TokenLog(all_tokens, all_timestamps, len(all_tokens))
+
+    def lists(self) -> tuple[list[int], list[int]]:
+        """Copies of tokens and time stamps."""
+        return self.tokens[: self.size], self.timestamps[: self.size]
+
+
+SearchState = Any  # each search has its own dataclass; callers only carry it from call to call
+
+
+class Walk(NamedTuple):
+    """A batch made ready to be searched: streams without frames left out, the longest first.
+
+    Attributes:
+        order: indices of the streams into the caller's batch, M of them.
+        frames: (M, T, D) encoder output projected into the joiner's space.
+        lengths: frames to search per stream, descending.
+        positions: per stream the frame number of each frame to search, counted from the chunk's start.
+    """
+
+    order: list[int]
+    frames: Tensor
+    lengths: list[int]
+    positions: list[list[int]]
+
+    def segments(self) -> list[tuple[int, int, int]]:
+        """(start, stop, count): in frames [start, stop) exactly the first ``count`` streams go on."""
+        spans, start = [], 0
+        for count in range(len(self.lengths), 0, -1):
+            stop = self.lengths[count - 1]
+            if stop > start:
+                spans.append((start, stop, count))
+                start = stop
+        return spans
+
+
+class Searcher:
+    """Base of the searches; see :func:`sammo.search.make_searcher`.
+
+    A search emits at most one symbol per frame. Frames whose encoder output is not finite emit nothing.
+
+    Args:
+        model: has ``predictor``, ``joiner`` and ``config`` (``blank_id``, ``context_size``).
+        blank_penalty: subtracted from the blank's logit.
+        temperature: logits are divided by it.
+    """
+
+    def __init__(self, model: nn.Module, blank_penalty: float = 0.0, temperature: float = 1.0) -> None:
+        if not temperature > 0.0:
+            raise UserError(f"temperature must be positive, got {temperature}")
+        self.predictor = model.predictor
+        self.joiner = model.joiner
+        self.blank_id: int = model.config.blank_id
+        self.context_size: int = model.config.context_size
+        self.blank_penalty = blank_penalty
+        self.temperature = temperature
+
+    def start(self) -> SearchState:
+        """State of a stream before its first frame."""
+        raise NotImplementedError
+
+    def advance(self, frames: Tensor, lengths: Tensor, states: list[SearchState]) -> list[SearchState]:
+        """Search one more chunk of every stream.
+
+        Args:
+            frames: (N, T, C) encoder output.
+            lengths: (N,) valid frames of each stream, 0 to T.
+            states: N states; they stay valid, the result does not depend on how streams are batched.
+        """
+        raise NotImplementedError
+
+    def result(self, state: SearchState, nbest: int = 1) -> list[Hypothesis]:
+        """Up to ``nbest`` hypotheses, the best first; may be asked after any chunk."""
+        raise NotImplementedError
+
+    def __call__(self, frames: Tensor, lengths: Tensor, nbest: int = 1) -> list[list[Hypothesis]]:
+        """Search whole utterances: (N, T, C) and (N,) -> N lists of hypotheses."""
+        states = self.advance(frames, lengths, [self.start() for _ in range(frames.shape[0])])
+        return [self.result(state, nbest) for state in states]
+
+    def start_context(self) -> list[int]:
+        """Context before the first symbol; -1 stands for "nothing", as in training."""
+        return [-1] * (self.context_size - 1) + [self.blank_id]
+
+    def prepare(self, frames: Tensor, lengths: Tensor, states: list[SearchState]) -> Walk:
+        """Check, project and sort a batch."""
+        counts = lengths.tolist()
+        if not frames.shape[0] == len(counts) == len(states):
+            raise ValueError(f"{frames.shape[0]} frame sequences, {len(counts)} lengths, {len(states)} states")
+        if counts and not 0 <= min(counts) <= max(counts) <= frames.shape[1]:
+            raise ValueError(f"lengths must lie in [0, {frames.shape[1]}], got {counts}")
+        order = sorted((n for n in range(len(counts)) if counts[n]), key=lambda n: -counts[n])
+        if not order:
+            return Walk([], frames, [], [])
+        projected = self.joiner.encoder_proj(frames[order])
+        positions = [list(range(counts[n])) for n in order]
+        finite = projected.isfinite().all(dim=2)
+        times = torch.arange(frames.shape[1], device=frames.device)
+        padding = times >= torch.tensor([[counts[n]] for n in order], device=frames.device)
+        if not (finite | padding).all():
+            return self._without_bad_frames(order, projected, finite, positions)
+        return Walk(order, projected, [counts[n] for n in order], positions)
+
+    @staticmethod
+    def _without_bad_frames(order: list[int], projected: Tensor, finite: Tensor, positions: list[list[int]]) -> Walk:
+        kept = [[t for t in row if ok[t]] for row, ok in zip(positions, finite.tolist())]
+        compact = projected.clone()
+        for row, source, keep in zip(compact, projected, kept):
+            row[: len(keep)] = source[keep]
+        rank = sorted((i for i in range(len(kept)) if kept[i]), key=lambda i: -len(kept[i]))
+        return Walk([order[i] for i in rank], compact[rank], [len(kept[i]) for i in rank], [kept[i] for i in rank])
+
+    def predict(self, contexts: Tensor) -> Tensor:
+        """Contexts (M, context_size) -> projected predictor output (M, joiner dim)."""
+        return self.joiner.predictor_proj(self.predictor(contexts, pad=False).squeeze(1))
+
+    def logits(self, frames: Tensor, predicted: Tensor) -> Tensor:
+        """Projected frames and predictor output, (M, joiner dim) each -> scaled float logits (M, V)."""
+        logits = self.joiner(frames, predicted, project=False).float()
+        if self.blank_penalty != 0.0:
+            logits[:, self.blank_id] -= self.blank_penalty
+        return logits if self.temperature == 1.0 else logits / self.temperature

@@ -1,0 +1,257 @@
+"""Modified beam search: beam search with at most one symbol per frame, vectorized over streams and beams."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sammo.errors import UserError
+from sammo.search.base import Hypothesis, Searcher, TokenLog, Walk
+from sammo.search.context_graph import ROOT, ContextGraph
+from sammo.search.lm import LanguageModel, LMState, map_tensors, stack_tensors
+
+# Odd constants that mix a symbol into the 64-bit fingerprint of a token sequence (wrapping multiplication).
+_MIX_SYMBOL, _MIX_SEQUENCE = -7046029254386353131, -4658895280553007687
+
+
+class Beam(NamedTuple):
+    """K hypotheses of each of M streams. A slot of score -inf is empty.
+
+    Attributes:
+        score: (M, K) float64 log-probabilities; float32 would lose hours-long streams.
+        prefix: (M, K) int64 fingerprints of the token sequences, equal where the sequences are.
+        context: (M, K, context_size) last symbols.
+        nodes: (M, K) states in the context graph.
+        lm_log_probs: (M, K, V) of the next symbol, None without a language model.
+        lm_state: of the language model, (M, K, ...) tensors.
+    """
+
+    score: Tensor
+    prefix: Tensor
+    context: Tensor
+    nodes: Tensor
+    lm_log_probs: Tensor | None
+    lm_state: LMState
+
+
+@dataclass
+class BeamState:
+    """One stream: its hypotheses (a :class:`Beam` without the stream dimension), their tokens, frames seen.
+
+    ``log`` holds what all hypotheses have in common, ``tails`` per slot the (token, frame) pairs after it.
+    """
+
+    beam: Beam
+    log: TokenLog
+    tails: list[list[tuple[int, int]]]
+    frames: int = 0
+
+
+class ModifiedBeamSearch(Searcher):
+    """Keeps the ``beam_size`` best hypotheses per frame; those of the same tokens are added up.
+
+    Each hypothesis is extended by blank or by one symbol; the best extensions by log-probability are kept,
+    then given the rewards of hotwords and language model for the symbols that they emitted, then merged
+    with those that have the same tokens, the time stamps being those of the better one. The final choice
+    divides by the number of tokens (with the start context counted, as in icefall).
+
+    Args:
+        beam_size: hypotheses kept per frame.
+        context_graph: hotwords.
+        lm, lm_scale: language model and the weight of its log-probabilities; blanks are not scored.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        beam_size: int = 4,
+        blank_penalty: float = 0.0,
+        temperature: float = 1.0,
+        context_graph: ContextGraph | None = None,
+        lm: LanguageModel | None = None,
+        lm_scale: float = 0.0,
+    ) -> None:
+        super().__init__(model, blank_penalty, temperature)
+        if beam_size < 1:
+            raise UserError(f"beam_size must be at least 1, got {beam_size}")
+        self.beam_size = beam_size
+        self.context_graph = context_graph
+        self.lm = lm
+        self.lm_scale = lm_scale
+        self._start_beam: Beam | None = None
+
+    @torch.no_grad()
+    def start(self) -> BeamState:
+        if self._start_beam is None:
+            self._start_beam = self._make_start_beam()
+        return BeamState(self._start_beam, TokenLog(), [[] for _ in range(self.beam_size)])
+
+    def _make_start_beam(self) -> Beam:
+        size, device = self.beam_size, self.joiner.output_linear.weight.device
+        score = torch.full((size,), -math.inf, dtype=torch.float64, device=device)
+        score[0] = 0.0
+        context = torch.tensor(self.start_context(), device=device).expand(size, -1)
+        zeros = torch.zeros(size, dtype=torch.int64, device=device)
+        lm_log_probs, lm_state = None, None
+        if self.lm is not None:
+            one_log_probs, one_state = self.lm.score(torch.tensor([self.lm.sos_id], device=device), None)
+            lm_log_probs = one_log_probs.expand(size, -1)
+            lm_state = map_tensors(lambda x: x.expand(size, *x.shape[1:]), one_state)
+        return Beam(score, zeros, context, torch.full_like(zeros, ROOT), lm_log_probs, lm_state)
+
+    @torch.no_grad()
+    def advance(self, frames: Tensor, lengths: Tensor, states: list[BeamState]) -> list[BeamState]:
+        walk = self.prepare(frames, lengths, states)
+        following = [
+            BeamState(state.beam, state.log, state.tails, state.frames + length)
+            for state, length in zip(states, lengths.tolist())
+        ]
+        if not walk.order:
+            return following
+        beam = Beam(*map(stack_tensors, zip(*(states[n].beam for n in walk.order))))
+        predicted = self.predict(beam.context.flatten(0, 1)).view(*beam.score.shape, -1)
+
+        total, streams = walk.lengths[0], len(walk.order)
+        parents = torch.arange(self.beam_size, device=beam.score.device).repeat(total, streams, 1)
+        symbols = torch.full_like(parents, self.blank_id)
+        finished: list[Beam] = []
+        for start, stop, count in walk.segments():
+            if count < beam.score.shape[0]:
+                finished.append(_rows(beam, slice(count, None)))
+                beam, predicted = _rows(beam, slice(count)), predicted[:count]
+            for t in range(start, stop):
+                beam, predicted, parents[t, :count], symbols[t, :count] = self._step(
+                    walk.frames[:count, t], beam, predicted
+                )
+        beam = Beam(*(map_tensors(lambda *x: torch.cat(x), *parts) for parts in zip(beam, *reversed(finished))))
+        self._collect(walk, beam, parents, symbols, states, following)
+        return following
+
+    def _step(self, frames: Tensor, beam: Beam, predicted: Tensor) -> tuple[Beam, Tensor, Tensor, Tensor]:
+        """One frame (M, D). Returns the next beam and predictor output, and (M, K) parent slots and symbols."""
+        streams, size = beam.score.shape
+        rows = (beam.score.view(-1) > -math.inf).nonzero().squeeze(1)
+        logits = self.logits(frames[rows // size], predicted.flatten(0, 1)[rows])
+        width = min(size, logits.shape[1])
+        best, candidates = logits.topk(width, dim=1)
+        gain = (best - logits.logsumexp(dim=1, keepdim=True)).double()
+
+        scores = beam.score.new_full((streams * size, width), -math.inf)
+        scores[rows] = gain + beam.score.view(-1)[rows, None]
+        tokens = candidates.new_full((streams * size, width), self.blank_id)
+        tokens[rows] = candidates
+        score, index = scores.view(streams, -1).topk(size, dim=1)
+        parent = index // width
+        symbol = tokens.view(streams, -1).gather(1, index)
+        emits = symbol != self.blank_id
+
+        at = (torch.arange(streams, device=parent.device).unsqueeze(1), parent)
+        nodes = beam.nodes[at]
+        if self.context_graph is not None:
+            reward, nodes = self._reward(nodes, symbol, emits)
+            score = score + reward
+        lm_log_probs, lm_state = None, None
+        if self.lm is not None:
+            lm_log_probs, lm_state = beam.lm_log_probs[at], map_tensors(lambda x: x[at], beam.lm_state)
+            gain = lm_log_probs.gather(2, symbol.unsqueeze(2)).squeeze(2)
+            score = torch.where(emits, score + self.lm_scale * gain, score)
+
+        prefix = beam.prefix[at]
+        prefix = torch.where(emits, _extend_prefix(prefix, symbol), prefix)
+        if size > 1:
+            score = _merge(score, prefix)
+        predicted, context = predicted[at], beam.context[at]
+        new = (emits & (score > -math.inf)).nonzero(as_tuple=True)
+        if new[0].numel():
+            last = symbol[new]
+            extended = torch.cat([context[new][:, 1:], last.unsqueeze(1)], dim=1)
+            context[new] = extended
+            predicted[new] = self.predict(extended)
+            if self.lm is not None:
+                rows_log_probs, rows_state = self.lm.score(last, map_tensors(lambda x: x[new], lm_state))
+                lm_log_probs[new] = rows_log_probs
+                lm_state = map_tensors(lambda x, y: x.index_put(new, y), lm_state, rows_state)
+        return Beam(score, prefix, context, nodes, lm_log_probs, lm_state), predicted, parent, symbol
+
+    def _reward(self, nodes: Tensor, symbol: Tensor, emits: Tensor) -> tuple[Tensor, Tensor]:
+        """Hotword rewards (M, K) of this frame's symbols, and the next nodes."""
+        steps = [
+            self.context_graph.step(node, token) if emit else (0.0, node)
+            for node, token, emit in zip(*(x.flatten().tolist() for x in (nodes, symbol, emits)))
+        ]
+        reward = torch.tensor([r for r, _ in steps], dtype=torch.float64, device=nodes.device)
+        following = torch.tensor([n for _, n in steps], device=nodes.device)
+        return reward.view_as(nodes), following.view_as(nodes)
+
+    def _collect(
+        self,
+        walk: Walk,
+        beam: Beam,
+        parents: Tensor,
+        symbols: Tensor,
+        states: list[BeamState],
+        following: list[BeamState],
+    ) -> None:
+        """Follow the back-pointers and put the symbols of this chunk into the next states."""
+        slot = torch.arange(self.beam_size, device=parents.device).expand(parents.shape[1], -1)
+        path = torch.empty_like(symbols)
+        for t in range(parents.shape[0] - 1, -1, -1):
+            path[t] = symbols[t].gather(1, slot)
+            slot = parents[t].gather(1, slot)
+        paths, origins, alive = path.permute(1, 2, 0).tolist(), slot.tolist(), (beam.score > -math.inf).tolist()
+        for row, n in enumerate(walk.order):
+            offset, tails = states[n].frames, []
+            for origin, symbols_of_slot, used in zip(origins[row], paths[row], alive[row]):
+                pairs = zip(symbols_of_slot, walk.positions[row])
+                added = [(s, offset + t) for s, t in pairs if s != self.blank_id] if used else []
+                tails.append(states[n].tails[origin] + added if used else [])
+            common = _common_length([tail for tail, used in zip(tails, alive[row]) if used])
+            if common:
+                sure = next(tail for tail, used in zip(tails, alive[row]) if used)[:common]
+                following[n].log = states[n].log.extend([s for s, _ in sure], [t for _, t in sure])
+            following[n].tails = [tail[common:] for tail in tails]
+            following[n].beam = _rows(beam, row)
+
+    def result(self, state: BeamState, nbest: int = 1) -> list[Hypothesis]:
+        tokens, timestamps = state.log.lists()
+        found = []
+        for score, node, tail in zip(state.beam.score.tolist(), state.beam.nodes.tolist(), state.tails):
+            if score == -math.inf:
+                continue
+            if self.context_graph is not None:
+                score += self.context_graph.finalize(node)
+            found.append(Hypothesis(tokens + [s for s, _ in tail], timestamps + [t for _, t in tail], score))
+        found.sort(key=lambda hyp: -hyp.score / (len(hyp.tokens) + self.context_size))
+        return found[:nbest]
+
+
+def _rows(beam: Beam, rows: slice | int) -> Beam:
+    return Beam(*(map_tensors(lambda x: x[rows], part) for part in beam))
+
+
+def _extend_prefix(prefix: Tensor, symbol: Tensor) -> Tensor:
+    """Fingerprints after one more symbol; different sequences collide with probability 2^-64."""
+    mixed = (prefix ^ ((symbol + 1) * _MIX_SYMBOL)) * _MIX_SEQUENCE
+    return mixed ^ (mixed >> 32)
+
+
+def _merge(score: Tensor, prefix: Tensor) -> Tensor:
+    """Add up (M, K) scores of equal prefixes in their first slot, and empty the others."""
+    used = score > -math.inf
+    same = (prefix.unsqueeze(2) == prefix.unsqueeze(1)) & used.unsqueeze(2) & used.unsqueeze(1)
+    again = same.tril(diagonal=-1).any(dim=2)
+    total = score.unsqueeze(1).masked_fill(~same, -math.inf).logsumexp(dim=2)
+    return total.masked_fill(again, -math.inf)
+
+
+def _common_length(tails: list[list[tuple[int, int]]]) -> int:
+    """Length of the longest common start."""
+    shortest, longest = min(tails), max(tails)  # all lists lie between these two in lexicographic order
+    for index, pair in enumerate(shortest):
+        if pair != longest[index]:
+            return index
+    return len(shortest)

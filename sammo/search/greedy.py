@@ -1,0 +1,65 @@
+"""Greedy search: the most likely symbol of every frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sammo.search.base import Hypothesis, Searcher, TokenLog
+
+
+@dataclass
+class GreedyState:
+    """One stream: its context (context_size,), log-probability () in float64, tokens, and frames seen."""
+
+    context: Tensor
+    score: Tensor
+    log: TokenLog
+    frames: int = 0
+
+
+class GreedySearch(Searcher):
+    """At most one symbol per frame; the predictor runs only for streams that emitted one."""
+
+    def start(self) -> GreedyState:
+        device = self.joiner.output_linear.weight.device
+        context = torch.tensor(self.start_context(), device=device)
+        return GreedyState(context, torch.zeros((), dtype=torch.float64, device=device), TokenLog())
+
+    @torch.no_grad()
+    def advance(self, frames: Tensor, lengths: Tensor, states: list[GreedyState]) -> list[GreedyState]:
+        walk = self.prepare(frames, lengths, states)
+        following = [
+            GreedyState(state.context, state.score, state.log, state.frames + length)
+            for state, length in zip(states, lengths.tolist())
+        ]
+        if not walk.order:
+            return following
+        contexts = torch.stack([states[n].context for n in walk.order])
+        scores = torch.stack([states[n].score for n in walk.order])
+        predicted = self.predict(contexts)
+        emitted = torch.full((walk.lengths[0], len(walk.order)), self.blank_id, device=contexts.device)
+        for start, stop, count in walk.segments():
+            for t in range(start, stop):
+                logits = self.logits(walk.frames[:count, t], predicted[:count])
+                best, symbols = logits.max(dim=1)
+                scores[:count] += best - logits.logsumexp(dim=1)
+                emitted[t, :count] = symbols
+                rows = (symbols != self.blank_id).nonzero().squeeze(1)
+                if rows.numel():
+                    contexts[rows] = torch.cat([contexts[rows, 1:], symbols[rows, None]], dim=1)
+                    predicted[rows] = self.predict(contexts[rows])
+
+        for row, n, symbols in zip(range(len(walk.order)), walk.order, emitted.t().tolist()):
+            offset, positions = states[n].frames, walk.positions[row]
+            found = [(s, offset + t) for s, t in zip(symbols, positions) if s != self.blank_id]
+            following[n].context, following[n].score = contexts[row], scores[row]
+            if found:
+                following[n].log = states[n].log.extend([s for s, _ in found], [t for _, t in found])
+        return following
+
+    def result(self, state: GreedyState, nbest: int = 1) -> list[Hypothesis]:
+        tokens, timestamps = state.log.lists()
+        return [Hypothesis(tokens, timestamps, state.score.item())]

@@ -1,0 +1,47 @@
+"""The language model that modified beam search can be fused with."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Protocol, Sequence
+
+import torch
+from torch import Tensor
+
+LMState = Any  # None, a tensor, or a (nested) tuple of tensors; the batch is dim 0 of every tensor
+
+
+class LanguageModel(Protocol):
+    """A model of the next token.
+
+    Attributes:
+        sos_id: token that starts a sentence.
+    """
+
+    sos_id: int
+
+    def score(self, tokens: Tensor, state: LMState) -> tuple[Tensor, LMState]:
+        """Read one token per sequence.
+
+        Args:
+            tokens: (M,) int64.
+            state: of M sequences; None before ``sos_id``.
+
+        Returns:
+            Log-probabilities (M, V) of the token that follows, and the state after ``tokens``.
+        """
+        ...
+
+
+def map_tensors(fn: Callable[..., Tensor], *states: LMState) -> LMState:
+    """Apply ``fn`` to the corresponding tensors of states of one structure."""
+    first = states[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return fn(*states)
+    return tuple(map_tensors(fn, *parts) for parts in zip(*states))
+
+
+def stack_tensors(states: Sequence[LMState]) -> LMState:
+    """Stack states along a new first dimension."""
+    return map_tensors(lambda *tensors: torch.stack(tensors), *states)
