@@ -129,7 +129,8 @@ esac
 for size in $vocab_sizes; do
   [[ $size =~ ^[0-9]+$ ]] || die "--vocab-sizes must be numbers, got '$size'"
 done
-"$python" -c 'import lhotse, torch, sentencepiece, lilcom' 2>/dev/null ||
+find_packages='from importlib.util import find_spec as f; import sys; sys.exit(not all(map(f, sys.argv[1:])))'
+"$python" -c "$find_packages" lhotse torch sentencepiece lilcom ||
   die "$python lacks lhotse, torch, sentencepiece or lilcom: pip install -r requirements.txt, or set PYTHON"
 
 mkdir -p "$data_dir"
