@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sammo.encoder import Encoder, build_encoder, encoder_config  # noqa: E402
+from sammo.encoder.config import WINDOW_EXTRA_FRAMES  # noqa: E402
 from sammo.errors import UserError, run_main  # noqa: E402
-from sammo.streaming.recognizer import LOOKAHEAD_FRAMES  # noqa: E402
 
 FLOOR_SHAPE = (32, 512, 1536)
 FLOOR_REPEATS = 40  # products timed together, about 30 ms
@@ -47,7 +47,7 @@ class Step:
     def __init__(self, encoder: Encoder, chunk_size: int, left: int, batch: int):
         self.encoder, self.options = encoder, {"chunk_size": chunk_size, "left_context_frames": left}
         self.state = encoder.init_state(batch, left)
-        self.features = torch.randn(batch, 2 * chunk_size + LOOKAHEAD_FRAMES, 80)
+        self.features = torch.randn(batch, 2 * chunk_size + WINDOW_EXTRA_FRAMES, 80)
         self.lengths = torch.full((batch,), self.features.size(1))
 
     def __call__(self) -> None:

@@ -14,8 +14,8 @@ from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from sammo.data.features import LOG_EPS, NUM_MEL_BINS
-from sammo.encoder.config import TAIL_PADDING_FRAMES
+from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
+from sammo.encoder.config import LOG_EPS, TAIL_PADDING_FRAMES
 from sammo.streaming.features import make_fbank, num_frames
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
 
@@ -57,7 +57,7 @@ def decode_simulated(
     lengths = [num_frames(samples.numel()) + TAIL_PADDING_FRAMES for samples in audio]
     features = torch.full((len(audio), max(lengths), NUM_MEL_BINS), LOG_EPS, device=device)
     for row, samples, length in zip(features, audio, lengths):
-        row[: length - TAIL_PADDING_FRAMES] = fbank.extract(samples.to(device), 16000)
+        row[: length - TAIL_PADDING_FRAMES] = fbank.extract(samples.to(device), SAMPLING_RATE)
     with torch.inference_mode():
         output = model.encoder(
             features,

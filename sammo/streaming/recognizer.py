@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sammo.data.features import FRAME_SHIFT, NUM_MEL_BINS, SAMPLING_RATE
-from sammo.encoder.config import LOG_EPS, TAIL_PADDING_FRAMES
+from sammo.encoder.config import LOG_EPS, TAIL_PADDING_FRAMES, WINDOW_EXTRA_FRAMES
 from sammo.encoder.state import pack_state, unpack_state
 from sammo.errors import UserError
 from sammo.search import Hypothesis
@@ -24,7 +24,6 @@ from sammo.streaming.features import OnlineFbank, samples_for_frames
 from sammo.streaming.states import StateStore
 
 OUTPUT_FRAME = 0.04  # seconds between encoder outputs, the unit of time stamps
-LOOKAHEAD_FRAMES = 13  # feature frames that a window needs beyond the 2 of each embed frame
 
 
 @dataclasses.dataclass(eq=False)
@@ -133,7 +132,7 @@ class StreamingRecognizer:
         self.chunk_size = chunk_size
         self.left_context_frames = left_context_frames
         self.device = next(model.parameters()).device
-        self.window = 2 * chunk_size + LOOKAHEAD_FRAMES
+        self.window = 2 * chunk_size + WINDOW_EXTRA_FRAMES
         self._on_frames = on_frames
         self._states = StateStore(self._init_state, state_dtype)
         self._streams: list[Stream] = []
