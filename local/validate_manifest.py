@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sammo.data.features import FRAME_SHIFT, NUM_MEL_BINS, num_frames
+from sammo.data.frames import FRAME_SHIFT, NUM_MEL_BINS, num_frames
 from sammo.data.manifests import read_json_lines, scan_manifests
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.errors import UserError, run_main

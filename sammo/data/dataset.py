@@ -10,7 +10,8 @@ from lhotse import CutSet, Fbank
 from torch.utils.data import DataLoader, Dataset
 
 from sammo.data.augmentation import NoiseMixer, seeded
-from sammo.data.features import collate_on_the_fly, collate_precomputed, num_frames
+from sammo.data.features import collate_on_the_fly, collate_precomputed
+from sammo.data.frames import num_frames
 from sammo.data.tokens import Tokenizer
 from sammo.data.transcripts import transcript
 from sammo.errors import UserError

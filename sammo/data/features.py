@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from lhotse import CutSet, Fbank, FbankConfig
 from lhotse.cut import Cut
 
+from sammo.data.frames import LOG_EPS, NUM_MEL_BINS, SAMPLING_RATE
 from sammo.errors import UserError
-
-NUM_MEL_BINS = 80
-SAMPLING_RATE = 16000
-FRAME_SHIFT = 0.01  # seconds
-LOG_EPS = math.log(1e-10)  # a silent bin; what padding is filled with
-
 
 def make_extractor() -> Fbank:
     """lhotse's Fbank as the whole recipe uses it: 80 bins, 16 kHz, 25 ms windows every 10 ms."""
     return Fbank(FbankConfig(sampling_rate=SAMPLING_RATE, num_mel_bins=NUM_MEL_BINS))
-
-
-def num_frames(duration: float) -> int:
-    """Feature frames of ``duration`` seconds of audio (100 a second, rounded half up)."""
-    # Counted in samples, as the extractor does: 0.145 / 0.01 is 14.499... and would lose a frame.
-    hop = round(FRAME_SHIFT * SAMPLING_RATE)
-    return (round(duration * SAMPLING_RATE) + hop // 2) // hop
-
-
-def num_encoder_frames(frames: int) -> int:
-    """Encoder-output frames of ``frames`` feature frames: the front-end's (T - 7) // 2, then halved."""
-    return max(0, ((frames - 7) // 2 + 1) // 2)
 
 
 def collate_precomputed(cuts: CutSet) -> tuple[torch.Tensor, torch.Tensor]:

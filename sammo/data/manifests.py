@@ -9,16 +9,17 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import TYPE_CHECKING, Iterable, Iterator
 
 import numpy as np
-from lhotse import CutSet
-from lhotse.cut import Cut
 
-from sammo.data.features import num_encoder_frames, num_frames
+from sammo.data.frames import num_encoder_frames, num_frames
 from sammo.data.tokens import Tokenizer
 from sammo.data.transcripts import select
 from sammo.errors import UserError
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
 
 NO_TEXT = "no text"
 TOO_SHORT = "fewer than 9 feature frames"
@@ -121,6 +122,8 @@ class ManifestCuts:
         self.left_out = frozenset(left_out)
 
     def __iter__(self) -> Iterator[Cut]:
+        from lhotse import CutSet  # seconds to load; scanning does without
+
         streams = [iter(CutSet.from_file(path)) for path in self.paths]
         while streams:
             for stream in list(streams):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from lhotse.cut import Cut
+from typing import TYPE_CHECKING, Any
 
 from sammo.errors import UserError
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
 
 MODES = ("fluent", "disfluent", "number")
 
