@@ -30,6 +30,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--voices", type=Path, help="directory with further .htsvoice files")
     parser.add_argument("--musan-out", type=Path, help="also write a MUSAN-shaped noise set here")
     parser.add_argument("--eval-minutes", type=float, default=7.0, help=argparse.SUPPRESS)  # speech in each of eval1-3
+    parser.add_argument("--musan-minutes", type=float, default=5.0, help=argparse.SUPPRESS)
     return parser
 
 
@@ -57,6 +58,8 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"--hours must be above 0 and at most 1000, not {args.hours}")
     if not 0 < args.eval_minutes <= 600:
         raise UserError(f"--eval-minutes must be above 0 and at most 600, not {args.eval_minutes}")
+    if not 0 < args.musan_minutes <= 600:
+        raise UserError(f"--musan-minutes must be above 0 and at most 600, not {args.musan_minutes}")
     if args.nj < 1:
         raise UserError(f"--nj must be at least 1, not {args.nj}")
 
@@ -79,9 +82,10 @@ def main() -> int:
         jobs = [(talk, build.build_talk, (args.out, talk, settings)) for talk in plan]
         reports = build.run_jobs(jobs, args.nj, "mini-CSJ talks")
         if args.musan_out is not None:
-            build.claim(args.musan_out, {"set": "musan", **common})
-            musan.write_texts(args.musan_out)
-            jobs = [(item, musan.build_item, (args.musan_out, item, settings)) for item in musan.plan_musan()]
+            items = musan.plan_musan(args.musan_minutes)
+            build.claim(args.musan_out, {"set": "musan", "minutes": args.musan_minutes, **common})
+            musan.write_texts(args.musan_out, items)
+            jobs = [(item, musan.build_item, (args.musan_out, item, settings)) for item in items]
             noise = build.run_jobs(jobs, args.nj, "noise set")
             logging.info("noise set: %d files, %.1f minutes, in %s", len(noise), sum(noise.values()) / 60, args.musan_out)
     except OSError as error:

@@ -27,7 +27,11 @@ class Mark(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Text spoken in one go.  slip is "" for fluent text, else the CSJ tag F, D, D2, R or L around all of it."""
+    """Text spoken in one go.
+
+    slip is "" for fluent text, else a CSJ tag: F, D2 or L around all of it, R for its first word, D for the beginning
+    of its first word, where the speaker breaks off.
+    """
 
     text: str
     marks: tuple[Mark, ...] = ()
@@ -264,7 +268,7 @@ class Grammar:
                 out.append(Run(rng.choice(lexicon.FILLERS), slip="F"))
             roll = rng.random()
             if roll < 0.03:
-                out.append(Run(run.text[:3], slip="D"))  # the voice turns it into the first morae of the word
+                out.append(run._replace(slip="D"))  # only the first morae of its first word will be heard
                 out.append(run)
             elif roll < 0.05 and "を" in run.text[2:]:
                 out += _split_repair(run, rng)

@@ -1,4 +1,4 @@
-"""A noise set in the layout of MUSAN: music, noise and babble, all synthetic, about five minutes."""
+"""A noise set in the layout of MUSAN: music, noise and babble, all synthetic, five minutes by default."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from .grammar import Grammar
 from .lexicon import TOPICS
 from .talks import stream
 
-SECONDS = 15.0
 COUNTS = {"music": 6, "noise": 8, "speech": 6}
 SUBSET = "synthetic"
-TALKERS = 4  # voices in one babble
+TALKERS = 3  # voices in one babble
 _NOISES = ("white", "pink", "brown", "hum")
 LICENSE = """\
 Everything in this directory was computed by local/make_mini_csj.py; nothing was recorded.
@@ -29,28 +28,31 @@ Department of Computer Science, released by the MMDAgent Project Team under Crea
 
 
 class Item(NamedTuple):
-    """One file: the part (music, noise, speech) and its number."""
+    """One file: the part (music, noise, speech), its number and its length in seconds."""
 
     part: str
     number: int
+    seconds: float
 
     @property
     def name(self) -> str:
         return f"{self.part}-{SUBSET}-{self.number:04d}"
 
 
-def plan_musan() -> list[Item]:
-    return [Item(part, number) for part, count in COUNTS.items() for number in range(count)]
+def plan_musan(minutes: float) -> list[Item]:
+    """All files, of equal length, minutes in all."""
+    seconds = round(60 * minutes / sum(COUNTS.values()), 3)
+    return [Item(part, number, seconds) for part, count in COUNTS.items() for number in range(count)]
 
 
 def item_path(root: Path, item: Item) -> Path:
     return root / item.part / SUBSET / f"{item.name}.wav"
 
 
-def write_texts(root: Path) -> None:
+def write_texts(root: Path, plan: list[Item]) -> None:
     """The LICENSE and ANNOTATIONS files; lhotse reads those of music: id, genres, vocals, musician."""
-    for part, count in COUNTS.items():
-        items = [Item(part, number) for number in range(count)]
+    for part in COUNTS:
+        items = [item for item in plan if item.part == part]
         rows = {
             "music": [f"{item.name} electronic N synthetic" for item in items],
             "noise": [f"{item.name} {_NOISES[item.number % len(_NOISES)]}" for item in items],
@@ -104,9 +106,9 @@ def _babble(rng: np.random.Generator, text_rng: random.Random, count: int, setti
 
 def build_item(root: Path, item: Item, settings: Settings) -> float:
     """Write one file unless it is there; its duration in seconds."""
-    path, count = item_path(root, item), int(SECONDS * acoustics.RATE)
+    path, count = item_path(root, item), int(item.seconds * acoustics.RATE)
     if path.is_file() and path.stat().st_size == 44 + 2 * count:
-        return SECONDS
+        return item.seconds
     rng = np.random.default_rng(stream(settings.seed, "musan", item.name))
     if item.part == "music":
         sound = _music(rng, count)
@@ -116,4 +118,4 @@ def build_item(root: Path, item: Item, settings: Settings) -> float:
         text_rng = random.Random(stream(settings.seed, "musan", item.name, "text"))
         sound = _babble(rng, text_rng, count, settings)
     write_bytes(path, acoustics.wav_bytes(0.5 * sound / np.abs(sound).max()))
-    return SECONDS
+    return item.seconds

@@ -75,7 +75,7 @@ def _one_word(text: str, pron: str) -> dict[str, Any]:
 
 def _slip_words(run: Run) -> list[Word]:
     tag = run.slip
-    if tag == "D":
+    if tag == "D":  # up to two morae, written in katakana
         pron = "".join(morae(clean(analyze(run.text)[0]["pron"]))[:2])
         pron = pron.rstrip("ーッン") or pron
         return [Word(_one_word(pron, pron), f"(D {pron})", f"(D {pron})", pron, "言いよどみ")]
