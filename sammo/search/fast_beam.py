@@ -24,6 +24,30 @@ def import_k2() -> Any:
     return k2
 
 
+class BestPaths:
+    """Best paths of the streams of one k2.RnntDecodingStreams as it was left, computed when first asked for.
+
+    k2 can format only the group of streams that it has advanced, not a stream by itself.
+    """
+
+    def __init__(self, k2: Any, streams: Any, frame_counts: list[int]) -> None:
+        self.k2 = k2
+        self.streams = streams
+        self.frame_counts = frame_counts
+        self._paths: list[tuple[list[int], float]] | None = None
+
+    def __getitem__(self, index: int) -> tuple[list[int], float]:
+        """One label per searched frame (0: blank), and the path's log-probability."""
+        if self._paths is None:
+            lattice = self.streams.format_output(self.frame_counts)
+            best = self.k2.shortest_path(lattice, use_double_scores=True)
+            scores = best.get_tot_scores(use_double_scores=True, log_semiring=False).tolist()
+            # -1 labels the arc into the final state.
+            labels = [[x for x in best[i].labels.tolist() if x >= 0] for i in range(len(scores))]
+            self._paths = list(zip(labels, scores))
+        return self._paths[index]
+
+
 @dataclass
 class FastBeamState:
     """One stream: k2's decoding stream, which k2 changes in place, and the frames seen.
@@ -32,11 +56,14 @@ class FastBeamState:
         stream: k2.RnntDecodingStream.
         positions: frame numbers that were searched; frames that are not finite are missing.
         frames: frames seen.
+        paths, index: where to find the best path; None before the first frame.
     """
 
     stream: Any
     positions: list[int]
     frames: int = 0
+    paths: BestPaths | None = None
+    index: int = 0
 
 
 class FastBeamSearch(Searcher):
@@ -77,6 +104,12 @@ class FastBeamSearch(Searcher):
     @torch.no_grad()
     def advance(self, frames: Tensor, lengths: Tensor, states: list[FastBeamState]) -> list[FastBeamState]:
         walk = self.prepare(frames, lengths, states)
+        following = [
+            replace(state, frames=state.frames + length) for state, length in zip(states, lengths.tolist())
+        ]
+        for row, n in enumerate(walk.order):
+            searched = [states[n].frames + t for t in walk.positions[row]]
+            following[n].positions = states[n].positions + searched
         for start, stop, count in walk.segments():
             # One object per segment: k2 advances all of its streams together.
             streams = self.k2.RnntDecodingStreams([states[n].stream for n in walk.order[:count]], self.config)
@@ -86,23 +119,15 @@ class FastBeamSearch(Searcher):
                 rows = walk.frames[:count, t][shape.row_ids(1).to(torch.int64)]
                 streams.advance(self.logits(rows, predicted).log_softmax(dim=-1))
             streams.terminate_and_flush_to_streams()
-        following = [
-            replace(state, frames=state.frames + length) for state, length in zip(states, lengths.tolist())
-        ]
-        for row, n in enumerate(walk.order):
-            searched = [states[n].frames + t for t in walk.positions[row]]
-            following[n].positions = states[n].positions + searched
+            paths = BestPaths(self.k2, streams, [len(states[n].positions) + stop for n in walk.order[:count]])
+            for row, n in enumerate(walk.order[:count]):
+                following[n].paths, following[n].index = paths, row
         return following
 
     @torch.no_grad()
     def result(self, state: FastBeamState, nbest: int = 1) -> list[Hypothesis]:
-        if not state.positions:
+        if state.paths is None:
             return [Hypothesis([], [], 0.0)]
-        streams = self.k2.RnntDecodingStreams([state.stream], self.config)
-        lattice = streams.format_output([len(state.positions)])
-        path = self.k2.shortest_path(lattice, use_double_scores=True)
-        # One label per frame, 0 for blank; the -1 before the final state is dropped.
-        labels = [label for label in path.labels.tolist() if label >= 0]
-        found = [(label, state.positions[t]) for t, label in enumerate(labels) if label > 0]
-        score = path.get_tot_scores(use_double_scores=True, log_semiring=False).sum().item()
+        labels, score = state.paths[state.index]
+        found = [(label, t) for label, t in zip(labels, state.positions) if label > 0]
         return [Hypothesis([label for label, _ in found], [t for _, t in found], score)]
