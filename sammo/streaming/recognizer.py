@@ -14,7 +14,7 @@ from typing import Any, Callable, Hashable, Iterable, Iterator, NamedTuple
 import torch
 from torch import Tensor
 
-from sammo.data.features import FRAME_SHIFT, NUM_MEL_BINS, SAMPLING_RATE
+from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
 from sammo.encoder.config import LOG_EPS, TAIL_PADDING_FRAMES, WINDOW_EXTRA_FRAMES
 from sammo.encoder.state import pack_state, unpack_state
 from sammo.errors import UserError
@@ -23,6 +23,7 @@ from sammo.streaming.audio import check_samples
 from sammo.streaming.features import OnlineFbank, samples_for_frames
 from sammo.streaming.states import StateStore
 
+FRAME_RATE = 100  # feature frames a second
 OUTPUT_FRAME = 0.04  # seconds between encoder outputs, the unit of time stamps
 
 
@@ -200,7 +201,7 @@ class StreamingRecognizer:
             if sound[index]:
                 healthy.append(index)
             else:
-                stream.fail(f"after {stream.consumed * FRAME_SHIFT:.2f} s: the encoder's output is not finite")
+                stream.fail(f"after {stream.consumed / FRAME_RATE:.2f} s: the encoder's output is not finite")
         if self._on_frames is not None:
             for stream, frames, length in zip(batch, output.frames, output.lengths.tolist()):
                 self._on_frames(stream, frames[:length])
