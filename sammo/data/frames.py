@@ -12,7 +12,9 @@ LOG_EPS = math.log(1e-10)  # a silent bin; what padding is filled with
 
 def num_frames(duration: float) -> int:
     """Feature frames of ``duration`` seconds of audio (100 a second, rounded half up)."""
-    return int(duration / FRAME_SHIFT + 0.5)
+    # Counted in samples, as the extractor does: 0.145 / 0.01 is 14.499... and would lose a frame.
+    hop = round(FRAME_SHIFT * SAMPLING_RATE)
+    return (round(duration * SAMPLING_RATE) + hop // 2) // hop
 
 
 def num_encoder_frames(frames: int) -> int:
