@@ -32,7 +32,12 @@ def make_cuts(directory: Path, name: str, count: int, seed: int) -> CutSet:
         recording = make_recording(directory / f"{cut_id}.wav", seconds, seed + index)
         text = "".join(rng.choice(list(ALPHABET), size=int(seconds * 3)))
         supervision = SupervisionSegment(
-            id=cut_id, recording_id=recording.id, start=0.0, duration=seconds, text=text, speaker=name,
+            id=cut_id,
+            recording_id=recording.id,
+            start=0.0,
+            duration=seconds,
+            text=text,
+            speaker=name,
             custom={"fluent": text, "disfluent": "え" + text, "number": text, "raw": text},
         )
         cuts.append(
@@ -50,8 +55,8 @@ def make_corpus(directory: Path, train: int = 40, valid: int = 6) -> Path:
     make_cuts(fbank, "train", train, seed=1).to_file(fbank / "csj_cuts_train.jsonl.gz")
     for offset, part in enumerate(("valid", "eval1")):
         make_cuts(fbank, part, valid, seed=1000 + 100 * offset).to_file(fbank / f"csj_cuts_{part}.jsonl.gz")
-    noise = make_cuts(fbank, "musan", 4, seed=5000).map(lambda cut: cut.drop_supervisions())
-    noise.to_file(fbank / "musan_cuts.jsonl.gz")
+    noise = [cut.drop_supervisions() for cut in make_cuts(fbank, "musan", 4, seed=5000)]
+    CutSet(noise).to_file(fbank / "musan_cuts.jsonl.gz")
     lang = directory / "lang_char"
     lang.mkdir()
     (lang / "tokens.txt").write_text(format_token_table(character_table([ALPHABET])), encoding="utf-8")

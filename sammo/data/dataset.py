@@ -103,6 +103,8 @@ class BatchLoader:
             batch_size=None,
             num_workers=self.num_workers,
             prefetch_factor=4 if self.num_workers else None,
+            # Without one of its own it draws from the process's generator, and a resumed run would go astray.
+            generator=torch.Generator(),
         )
         for batch in loader:
             if isinstance(batch, UserError):
