@@ -69,7 +69,7 @@ def main() -> int:
     check(args)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     try:
-        from mini_csj import build, musan, talks
+        from mini_csj import build, musan, talks, voices
     except ImportError as error:
         raise UserError(f"cannot load the speech synthesizer ({error}); run: pip install pyopenjtalk-plus") from error
 
@@ -79,6 +79,7 @@ def main() -> int:
     plan = talks.plan_corpus(args.hours, args.eval_minutes, args.seed)
     try:
         build.claim(args.out, {"hours": args.hours, "eval_minutes": args.eval_minutes, **common})
+        build.write_bytes(args.out / "LICENSE", voices.NOTICE.encode())
         jobs = [(talk, build.build_talk, (args.out, talk, settings)) for talk in plan]
         reports = build.run_jobs(jobs, args.nj, "mini-CSJ talks")
         if args.musan_out is not None:

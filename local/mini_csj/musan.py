@@ -18,13 +18,6 @@ COUNTS = {"music": 6, "noise": 8, "speech": 6}
 SUBSET = "synthetic"
 TALKERS = 3  # voices in one babble
 _NOISES = ("white", "pink", "brown", "hum")
-LICENSE = """\
-Everything in this directory was computed by local/make_mini_csj.py; nothing was recorded.
-The files below music/ and noise/ are in the public domain (CC0 1.0).
-The files below speech/ were synthesized with the HTS voice "Mei", copyright (c) 2009-2013 Nagoya Institute of Technology,
-Department of Computer Science, released by the MMDAgent Project Team under Creative Commons Attribution 3.0
-(https://creativecommons.org/licenses/by/3.0/), unless further voices were given with --voices.
-"""
 
 
 class Item(NamedTuple):
@@ -59,7 +52,7 @@ def write_texts(root: Path, plan: list[Item]) -> None:
             "speech": [f"{item.name} - japanese" for item in items],
         }[part]
         write_bytes(root / part / SUBSET / "ANNOTATIONS", ("\n".join(rows) + "\n").encode())
-        write_bytes(root / part / SUBSET / "LICENSE", LICENSE.encode())
+        write_bytes(root / part / SUBSET / "LICENSE", voices.NOTICE.encode())
 
 
 def _music(rng: np.random.Generator, count: int) -> np.ndarray:

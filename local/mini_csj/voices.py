@@ -14,6 +14,16 @@ from .words import Word, labels_of, pyopenjtalk
 
 from pyopenjtalk.htsengine import HTSEngine  # noqa: E402  (the import above keeps its notices quiet)
 
+NOTICE = """\
+Everything in this directory was computed by local/make_mini_csj.py; nothing was recorded.
+
+Speech (talks, babble): synthesized by Open JTalk, modified BSD license, as packaged in pyopenjtalk-plus, MIT license, with
+the HTS voice "Mei", copyright (c) 2009-2013 Nagoya Institute of Technology, Department of Computer Science, released by the
+MMDAgent Project Team under Creative Commons Attribution 3.0 (https://creativecommons.org/licenses/by/3.0/), and with
+whatever voices were given by --voices, under their own terms.  The voice was changed in pitch, rate, formants and room.
+
+Music and noise: public domain (CC0 1.0).
+"""
 PEAK = 32768.0  # the synthesizer's full scale
 
 

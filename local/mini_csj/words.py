@@ -17,12 +17,7 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.St
     import pyopenjtalk  # says that an optional model is missing; no word of the lexicon needs it
 
 _SMALL_KANA = "ァィゥェォャュョヮー"
-_VOWELS = dict(
-    zip(
-        "アカサタナハマヤラワガザダバパイキシチニヒミリギジビピウクスツヌフムユルグズブプエケセテネヘメレゲゼデベペオコソトノホモヨロゴゾドボポ",
-        "ア" * 15 + "イ" * 12 + "ウ" * 13 + "エ" * 13 + "オ" * 15,
-    )
-)
+_LENGTHENED = "ワガノニデトモテネ"  # particles that speakers draw out
 
 
 class Word(NamedTuple):
@@ -120,7 +115,7 @@ def _reduce(feature: dict[str, Any], surface: str, pron: str, rng: random.Random
     """Now and then: a lengthened particle <H>, a shortened final vowel (W heard;meant), an uncertain word (?)."""
     roll = rng.random()
     count = len(morae(pron))
-    if feature["pos"] == "助詞" and count == 1 and roll < 0.02 and pron in _VOWELS:
+    if feature["pos"] == "助詞" and pron in _LENGTHENED and roll < 0.02:
         feature.update(pron=pron + "ー", mora_size=2)
         return feature, surface, pron + "<H>"
     if feature["pos"] == "名詞" and count >= 4 and pron.endswith("ー") and roll < 0.03:
