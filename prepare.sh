@@ -89,7 +89,8 @@ while [ $# -gt 0 ]; do
       continue
       ;;
     --stage | --stop-stage | --nj | --corpus | --csj-dir | --musan-dir | --data-dir | --perturb-speed | --mode-files | \
-      --transcript-mode | --lang-type | --vocab-sizes | --shar | --shard-size | --hours | --eval-minutes | --seed | --voices)
+      --transcript-mode | --lang-type | --vocab-sizes | --shar | --shard-size | \
+      --hours | --eval-minutes | --seed | --voices)
       [ $# -gt 1 ] || die "$1 needs a value; see --help"
       name=${1#--}
       printf -v "${name//-/_}" '%s' "$2"
@@ -167,7 +168,8 @@ if [ "$corpus" = mini ]; then
   corpus_key="mini hours=$hours eval-minutes=$eval_minutes seed=$seed voices=$voices"
   corpus_key+=" code=$(checksum "$local/make_mini_csj.py" "$local"/mini_csj/*.py)"
   musan_key=$corpus_key
-  mini=("$python" "$local/make_mini_csj.py" --out "$csj_dir" --musan-out "$musan_dir" --hours "$hours" --seed "$seed" --nj "$nj")
+  mini=("$python" "$local/make_mini_csj.py" --out "$csj_dir" --musan-out "$musan_dir" --hours "$hours" --seed "$seed")
+  mini+=(--nj "$nj")
   [ -z "$eval_minutes" ] || mini+=(--eval-minutes "$eval_minutes")
   [ -z "$voices" ] || mini+=(--voices "$voices")
   run_stage 0 "Make the small corpus in $csj_dir" "" "$data_dir/.mini.done" "$corpus_key" "${mini[@]}"
@@ -232,7 +234,8 @@ checked=("${cuts[@]}")
 if [ -n "$musan_dir" ]; then checked+=("$fbank/musan_cuts.jsonl.gz"); fi
 units=()
 if [[ " $lang_type " == *" char "* ]]; then units=(--lang "$data_dir/lang_char"); fi
-run_stage 8 "Validate the manifests" "$fbank/.modes.done" "$fbank/.validated.done" "$modes_key $musan_key mode=$transcript_mode ${units[*]}" \
+validation_key="$modes_key $musan_key mode=$transcript_mode ${units[*]}"
+run_stage 8 "Validate the manifests" "$fbank/.modes.done" "$fbank/.validated.done" "$validation_key" \
   "$python" "$local/validate_manifest.py" "${checked[@]}" "${units[@]}" --mode "$transcript_mode"
 
 run_stage 9 "Show statistics" "$fbank/.modes.done" "$fbank/.statistics.done" "$modes_key mode=$transcript_mode" \
@@ -240,6 +243,7 @@ run_stage 9 "Show statistics" "$fbank/.modes.done" "$fbank/.statistics.done" "$m
 
 if [ "$shar" = true ]; then
   run_stage 10 "Write Shar shards" "$fbank/.modes.done" "$data_dir/shar/.done" "$modes_key shard-size=$shard_size" \
-    "$python" "$local/make_shar.py" --manifests "${train[@]}" --shar-dir "$data_dir/shar" --shard-size "$shard_size" --nj "$nj"
+    "$python" "$local/make_shar.py" --manifests "${train[@]}" --shar-dir "$data_dir/shar" --shard-size "$shard_size" \
+    --nj "$nj"
 fi
 log "Done up to stage $((stop_stage < 10 ? stop_stage : 10)): $data_dir"

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Adds the transcripts of the given modes to cut manifests, as custom fields of their supervisions.
 
-Usage: local/add_transcript_mode.py --config local/conf/fluent.ini ... --manifests data/fbank/csj_cuts_train.jsonl.gz ...
-    [--nj N]
+Usage: local/add_transcript_mode.py --config local/conf/fluent.ini ... --manifests data/fbank/csj_cuts_*.jsonl.gz
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from lhotse import CutSet
 from lhotse.recipes.csj import CSJSDBParser
 from transcript_modes import read_modes
 
+from sammo.data.problems import brief
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_path
 from sammo.progress import progress
@@ -33,7 +33,7 @@ def add_modes(manifest: Path, modes: dict[str, dict[str, int]]) -> Counter | str
             try:
                 custom[name] = parser.parse(custom["raw"])
             except Exception as error:  # lhotse raises bare ones
-                return f"{manifest}: transcript of {cut.id} in mode {name}: {error}: {custom['raw']!r}"
+                return f"{manifest}: transcript of {cut.id} in mode {name}: {brief(error)}: {custom['raw']!r}"
             empty[name] += not custom[name]
         cuts.append(cut)
     with atomic_path(manifest) as path:

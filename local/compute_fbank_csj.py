@@ -57,10 +57,12 @@ def utterances(manifest_dir: Path, sources: tuple[str, ...]) -> list[MonoCut]:
 
 def compute_part(part: str, cuts: list[MonoCut], fbank_dir: Path, nj: int) -> None:
     """Writes csj_cuts_PART.jsonl.gz, and its features below feats_PART."""
+    manifest = fbank_dir / f"csj_cuts_{part}.jsonl.gz"
+    manifest.unlink(missing_ok=True)  # it may point at features that are about to be replaced
     done = compute_features(cuts, fbank_dir / f"feats_{part}", nj, f"Fbank {part}")
     if part.startswith("train"):
         random.Random(0).shuffle(done)
-    with atomic_path(fbank_dir / f"csj_cuts_{part}.jsonl.gz") as path:
+    with atomic_path(manifest) as path:
         CutSet(done).to_file(path)
 
 

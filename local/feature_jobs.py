@@ -20,6 +20,7 @@ from lhotse import CutSet, LilcomChunkyWriter
 from lhotse.cut import MonoCut
 
 from sammo.data.features import make_extractor
+from sammo.data.problems import brief
 from sammo.errors import UserError
 from sammo.progress import progress
 
@@ -97,7 +98,7 @@ def _compute_piece(number: int, cuts: list[MonoCut], directory: Path) -> str | N
             try:
                 cut = cut.compute_and_store_features(extractor, writer)
             except Exception as error:  # lhotse's audio back-ends have no common error
-                return f"the audio of cut {cut.id} ({cut.recording.sources[0].source}) cannot be read: {error}"
+                return f"the audio of cut {cut.id} ({cut.recording.sources[0].source}) cannot be read: {brief(error)}"
             cut.features.storage_path = str(archive)
             done.append(cut)
     os.replace(scratch, archive)

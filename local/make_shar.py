@@ -23,6 +23,7 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 from lhotse.shar import SharWriter
 
+from sammo.data.problems import brief
 from sammo.data.shar import INDEX
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_write
@@ -50,7 +51,7 @@ def write_shard(job: tuple[int, list[Cut]], shar_dir: Path, field: str) -> dict 
             try:
                 writer.write(cut.drop_recording() if field == "features" else cut.drop_features())
             except Exception as error:  # lilcom, libsndfile and file errors have no common base
-                return f"the {field} of cut {cut.id} cannot be written: {error!r}"
+                return f"the {field} of cut {cut.id} cannot be written: {brief(error)}"
     for name in (entry[field], entry["cuts"]):
         os.replace(scratch / name, shar_dir / name)
     scratch.rmdir()

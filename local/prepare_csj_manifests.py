@@ -16,6 +16,7 @@ from check_csj import check_corpus
 from lhotse.recipes.csj import prepare_csj
 
 from sammo.data.manifests import read_json_lines
+from sammo.data.problems import brief
 from sammo.errors import UserError, run_main
 
 PARTS = ("eval1", "eval2", "eval3", "excluded", "valid", "core", "noncore")
@@ -33,7 +34,7 @@ def prepare(csj_dir: Path, transcript_dir: Path, manifest_dir: Path, nj: int) ->
         try:
             prepare_csj(csj_dir, transcript_dir.resolve(), scratch, nj=nj)
         except Exception as error:  # lhotse's recipe raises bare ones, asserts and decoding errors
-            raise UserError(f"lhotse prepare csj cannot read {csj_dir}: {type(error).__name__}: {error}") from error
+            raise UserError(f"lhotse prepare csj cannot read {csj_dir}: {brief(error)}") from error
         counts = {}
         for part in PARTS:
             path = Path(scratch) / f"csj_supervisions_{part}.jsonl.gz"

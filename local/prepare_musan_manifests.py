@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lhotse.recipes.musan import prepare_musan
 
+from sammo.data.problems import brief
 from sammo.errors import UserError, run_main
 
 PARTS = ("music", "speech", "noise")
@@ -29,7 +30,7 @@ def prepare(musan_dir: Path, manifest_dir: Path) -> None:
         try:
             prepare_musan(musan_dir, scratch, PARTS)
         except Exception as error:  # unreadable audio, malformed ANNOTATIONS
-            raise UserError(f"lhotse prepare musan cannot read {musan_dir}: {type(error).__name__}: {error}") from error
+            raise UserError(f"lhotse prepare musan cannot read {musan_dir}: {brief(error)}") from error
         for path in Path(scratch).iterdir():
             os.replace(path, manifest_dir / path.name)
 

@@ -46,7 +46,8 @@ def prepared(corpus: Path, options: list[str]) -> Path:
 
 def test_parts_modes_and_speed_copies(prepared):
     train = {cut.supervisions[0].id: cut for cut in CutSet.from_file(prepared / "fbank/csj_cuts_train.jsonl.gz")}
-    assert {name.split("_")[0] for name in train} == {"A01F0200", "D01F0300-L", "D01F0300-R", "S00F0400", "A02M0500"}
+    talks = {"A01F0200", "D01F0300-L", "D01F0300-R", "S00F0400", "A02M0500"}
+    assert {name.split("_")[0] for name in train} == talks
     assert max(cut.duration for cut in train.values()) < 10.0
     for speed in (0.9, 1.1):
         copies = CutSet.from_file(prepared / f"fbank/csj_cuts_train_sp{speed}.jsonl.gz")

@@ -7,6 +7,7 @@ from lhotse import CutSet, Fbank, FbankConfig
 from lhotse.cut import Cut
 
 from sammo.data.frames import LOG_EPS, NUM_MEL_BINS, SAMPLING_RATE
+from sammo.data.problems import brief
 from sammo.errors import UserError
 
 def make_extractor() -> Fbank:
@@ -34,7 +35,7 @@ def _load(cut: Cut):
         return cut.load_features()
     except Exception as error:  # lilcom, tar and file errors have no common base
         raise UserError(
-            f"the features of cut {cut.id} cannot be read from {_source(cut)} ({error!r}); "
+            f"the features of cut {cut.id} cannot be read from {_source(cut)} ({brief(error)}); "
             "remove that file and run prepare.sh again"
         ) from error
 
@@ -45,7 +46,7 @@ def _compute(cut: Cut, extractor: Fbank):
     try:
         samples = cut.load_audio()
     except Exception as error:
-        raise UserError(f"the audio of cut {cut.id} cannot be read from {_source(cut)} ({error!r})") from error
+        raise UserError(f"the audio of cut {cut.id} cannot be read from {_source(cut)} ({brief(error)})") from error
     return extractor.extract(samples, cut.sampling_rate)
 
 

@@ -45,7 +45,7 @@ class TrainSampler(Sampler[BatchRequest]):
         rank: int = 0,
         world_size: int = 1,
     ):
-        """max_duration: seconds of audio in a batch of one rank; num_buckets: an upper bound, see README of data."""
+        """max_duration: seconds of audio in a batch of one rank; num_buckets: an upper bound."""
         self.epoch = epoch
         self.batches = 0
         self._start = 0

@@ -11,6 +11,7 @@ from typing import Any, Iterable, Iterator
 from lhotse.cut import Cut
 from lhotse.shar import LazySharIterator
 
+from sammo.data.problems import brief
 from sammo.errors import UserError
 
 INDEX = "index.json"  # written last by local/make_shar.py: {"shards": [{"cuts", FIELD, "count"}], ...}
@@ -61,7 +62,7 @@ class SharCuts:
                     if cut.id not in self.left_out:
                         yield cut
             except (tarfile.TarError, OSError, EOFError, ValueError, RuntimeError, AssertionError) as error:
-                problem = f"cannot be read after cut {count} of {shard['count']} ({error})"
+                problem = f"cannot be read after cut {count} of {shard['count']} ({brief(error)})"
                 raise UserError(f"shard {shard['cuts']} in {self.shar_dir} {problem}; write it again") from error
             if count != shard["count"]:
                 # lhotse stops at the shorter of manifest and data without a word.
