@@ -21,7 +21,8 @@ WINDOW_EXTRA_FRAMES = 13
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Everything that rebuilds an encoder. Tuples have one entry per stack.
+    """Everything that rebuilds an encoder. Tuples have one entry per stack; where a single number
+    is given for the head dimensions, it stands for all stacks.
 
     Lengths of chunks and left context are in embed frames (50 Hz); -1 means without bound.
     """
@@ -34,9 +35,9 @@ class EncoderConfig:
     feedforward_dim: tuple[int, ...]
     num_heads: tuple[int, ...]
     conv_kernel: tuple[int, ...]
-    query_head_dim: int = 32
-    pos_head_dim: int = 4
-    value_head_dim: int = 12
+    query_head_dim: tuple[int, ...] = (32,)
+    pos_head_dim: tuple[int, ...] = (4,)
+    value_head_dim: tuple[int, ...] = (12,)
     pos_dim: int = 48
     output_downsampling: int = 2
     feature_dim: int = 80
@@ -58,6 +59,10 @@ class EncoderConfig:
         if self.name not in NAMES:
             raise UserError(f"unknown encoder {self.name!r}: choose {' or '.join(NAMES)}")
         stacks = len(self.downsampling)
+        for field in ("query_head_dim", "pos_head_dim", "value_head_dim"):
+            values = getattr(self, field)
+            values = values if isinstance(values, tuple) else (values,)
+            object.__setattr__(self, field, values * stacks if len(values) == 1 else values)
         for field in PER_STACK:
             values = getattr(self, field)
             if len(values) != stacks or any(value < 1 for value in values):
@@ -137,6 +142,9 @@ PER_STACK = (
     "feedforward_dim",
     "num_heads",
     "conv_kernel",
+    "query_head_dim",
+    "pos_head_dim",
+    "value_head_dim",
 )
 
 # medium is the paper's (and icefall's Zipformer-M). small is icefall's Zipformer-S. tiny is for

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sammo.encoder.config import WINDOW_EXTRA_FRAMES, EncoderConfig
-from sammo.encoder.frontend import Frontend, all_full
+from sammo.encoder.frontend import LOOKAHEAD, Frontend, all_full
 from sammo.encoder.plan import Plan, make_plan, tile_mask
 from sammo.encoder.resample import Downsample
 from sammo.encoder.state import AttentionState, EncoderState, LayerState
@@ -22,7 +22,7 @@ from sammo.encoder.zipformer import Stack
 from sammo.errors import UserError
 
 FEATURE_MASK_PROB = 0.125
-MIN_FEATURE_FRAMES = 9  # what the front-end needs for one embed frame
+FRONTEND_FRAMES = 7  # what the front-end's convolutions use up, before each embed frame takes 2
 
 
 class EncoderOutput(NamedTuple):
@@ -78,18 +78,20 @@ class Encoder(nn.Module):
           UserError: the model cannot do this chunk size, or T does not fit it.
         """
         config = self.config
+        frames = max(0, (features.shape[1] - FRONTEND_FRAMES) // 2)
         if state is None:
             chunk, left = self._draw_chunk(chunk_size, left_context_frames)
-            features = F.pad(features, (0, 0, 0, max(0, MIN_FEATURE_FRAMES - features.shape[1])))
+            if frames == 0:
+                features = F.pad(features, (0, 0, 0, FRONTEND_FRAMES + 2 - features.shape[1]))
         else:
             chunk, left = self._window_chunk(features.shape[1], chunk_size, state)
+            frames -= LOOKAHEAD
         x, lengths, past = self.frontend(features, lengths, None if state is None else state.frontend)
-        frames = x.shape[1]
         if not config.mask_padding and chunk > frames:
             chunk = -1
         masks = self._feature_masks(x) if self.training else None
-        if chunk > 0 and frames % chunk:
-            x = F.pad(x, (0, 0, 0, -frames % chunk))
+        if chunk > 0 and x.shape[1] % chunk:
+            x = F.pad(x, (0, 0, 0, -x.shape[1] % chunk))
         padded = x.shape[1]
         valid = None if all_full(lengths, padded) else lengths
         ends = valid
@@ -141,15 +143,16 @@ class Encoder(nn.Module):
             return torch.zeros(batch_size, *shape, device=device, dtype=dtype)
 
         stacks = []
-        for stack, heads, kernel in zip(self.stacks, config.num_heads, config.conv_kernel):
+        for index, stack in enumerate(self.stacks):
+            heads, kernel = config.num_heads[index], config.conv_kernel[index]
             left = left_context_frames // stack.factor
             layers = []
             for layer in stack.layers:
                 attention, mixer = (), None
                 if zipformer:
-                    values = heads * config.value_head_dim
+                    values = heads * config.value_head_dim[index]
                     attention = AttentionState(
-                        zeros(left, heads * config.query_head_dim),
+                        zeros(left, heads * config.query_head_dim[index]),
                         zeros(left, values),
                         zeros(left, values),
                     )

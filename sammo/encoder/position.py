@@ -38,9 +38,8 @@ def to_absolute(scores: Tensor, frames: int, left: int) -> Tensor:
     Row q needs columns Q - 1 - q and on: one step less for each row, which is what reading the
     same memory with rows one column shorter gives.
     """
-    width = left + 2 * frames - 1
-    flat = scores.flatten(-2)
-    if width == 1:
+    if frames == 1:
         return scores
-    flat = flat[..., frames - 1 : frames - 1 + frames * (width - 1)]
+    width = left + 2 * frames - 1
+    flat = scores.flatten(-2)[..., frames - 1 : frames - 1 + frames * (width - 1)]
     return flat.unflatten(-1, (frames, width - 1))[..., : left + frames]

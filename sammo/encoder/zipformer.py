@@ -47,11 +47,12 @@ class EncoderLayer(nn.Module):
         super().__init__()
         dim, heads = config.encoder_dim[stack], config.num_heads[stack]
         hidden, kernel = config.feedforward_dim[stack], config.conv_kernel[stack]
+        value_dim = config.value_head_dim[stack]
         self.attention_weights = AttentionWeights(
-            dim, heads, config.query_head_dim, config.pos_head_dim, config.pos_dim
+            dim, heads, config.query_head_dim[stack], config.pos_head_dim[stack], config.pos_dim
         )
-        self.attention1 = SelfAttention(dim, heads, config.value_head_dim)
-        self.attention2 = SelfAttention(dim, heads, config.value_head_dim)
+        self.attention1 = SelfAttention(dim, heads, value_dim)
+        self.attention2 = SelfAttention(dim, heads, value_dim)
         self.feedforward1 = FeedForward(dim, hidden * 3 // 4, dropout_schedule())
         self.feedforward2 = FeedForward(dim, hidden, dropout_schedule())
         self.feedforward3 = FeedForward(dim, hidden * 5 // 4, dropout_schedule())

@@ -24,21 +24,15 @@ SWOOSH_R = (1.0, 0.313261687)
 def _swoosh(x: Tensor, shift: float, offset: float) -> Tensor:
     """Computed in at least float32, returned in the type of ``x``."""
     wide = x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
-    shifted = wide - shift
-    y = F.softplus(shifted)
-    # x = shifted + shift: taking the linear part of `shifted` lets one buffer serve both.
-    y.add_(shifted.mul_(SLOPE).add_(SLOPE * shift + offset), alpha=-1.0)
-    return y.to(x.dtype)
+    return F.softplus(wide - shift).sub_(wide, alpha=SLOPE).sub_(offset).to(x.dtype)
 
 
 def _swoosh_and_slope(x: Tensor, shift: float, offset: float) -> tuple[Tensor, Tensor]:
     """swoosh(x) and its derivative sigmoid(x - shift) - SLOPE, both in at least float32."""
     wide = x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
     shifted = wide - shift
-    slope = torch.sigmoid(shifted).sub_(SLOPE)
-    y = F.softplus(shifted)
-    y.add_(shifted.mul_(SLOPE).add_(SLOPE * shift + offset), alpha=-1.0)
-    return y, slope
+    y = F.softplus(shifted).sub_(wide, alpha=SLOPE).sub_(offset)
+    return y, shifted.sigmoid_().sub_(SLOPE)
 
 
 class _Swoosh(torch.autograd.Function):

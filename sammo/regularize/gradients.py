@@ -96,43 +96,43 @@ class _Balance(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         channel_dim, limits, grad_scale = ctx.settings
         with torch.autocast(grad.device.type, enabled=False):
-            offset, factor = _balance_direction(x.float(), channel_dim, limits, grad_scale)
-            direction = torch.addcmul(offset, x.float(), factor)
+            direction = _balance_direction(x.float(), channel_dim, limits, grad_scale)
             edited = torch.addcmul(grad.float(), grad.float().abs(), direction)
         return edited.to(grad.dtype), None, None, None
 
 
 def _balance_direction(
     x: Tensor, channel_dim: int, limits: tuple[float, float, float, float], grad_scale: float
-) -> tuple[Tensor, Tensor]:
-    """(offset, factor), each of size 1 but along channels, of the direction offset + factor * x.
+) -> Tensor:
+    """The gradient, scaled to root mean square ``grad_scale`` in each channel, of
 
-    It is the gradient, scaled to root mean square ``grad_scale`` in each channel, of
-    |m - clamp(m)| + |log(clamp(rms) / rms)| with m = mean / standard deviation; both terms are
-    affine in x within a channel, so that no second pass over x is needed.
+        |m - clamp(m)| + |log(clamp(rms) / rms)|,    m = mean / standard deviation.
+
+    Both terms are affine in x within a channel: base + slope * (x - mean).
     """
     min_mean, max_mean, min_rms, max_rms = limits
     dims = [dim for dim in range(x.ndim) if dim != channel_dim]
     mean = x.mean(dim=dims, keepdim=True)
-    square = x.square().mean(dim=dims, keepdim=True)
-    var = square - mean * mean
+    centered = x - mean
+    var = centered.square().mean(dim=dims, keepdim=True)
+    square = var + mean * mean
     std = var.clamp(min=TINY).sqrt()
     rms = square.clamp(min=TINY).sqrt()
     ratio = mean / std
     side = (ratio - ratio.clamp(min_mean, max_mean)).sign()
     size = (rms.clamp(min_rms, max_rms) / rms).log().sign()
-    # Derivatives times the number of elements, written around the mean: base + slope * (x - mean).
+    # Derivatives times the number of elements.
     # Where a clamp holds a channel's spread or size, its derivative through it is zero.
     slope = torch.where(var > TINY, -side * ratio / std.square(), 0.0)
     base = side / std
     shrink = torch.where(square > TINY, -size / rms.square(), 0.0)
     slope = slope + shrink
     base = base + shrink * mean
-    length = torch.sqrt(base.square() + slope.square() * var.clamp(min=0.0))
+    length = torch.sqrt(base.square() + slope.square() * var)
     # The original clamps the length of the gradient itself, which is this over the element count.
     count = x.numel() // x.shape[channel_dim]
     scale = grad_scale / (length / count).clamp(min=TINY) / count
-    return (base - slope * mean) * scale, slope * scale
+    return torch.addcmul(base * scale, centered, slope * scale)
 
 
 # ------------------------------------------------------------------------------------ Whiten
