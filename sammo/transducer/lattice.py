@@ -1,0 +1,177 @@
+"""The sum over all alignments: a recursion over the lattice of (symbols, frames).
+
+With p[s, t] the log-probability of having emitted s symbols before frame t,
+
+    p[0, 0] = 0
+    p[s, t] = log(exp(p[s-1, t] + px[s-1, t]) + exp(p[s, t-1] + py[s, t-1]))
+
+(Graves, "Sequence transduction with recurrent neural networks", 2012, eq. 16; written as in k2).
+The gradient of p[S, T] is the probability that an alignment uses a transition.
+
+The native engine goes over anti-diagonals s + t, whose cells do not depend on each other. All
+utterances are walked from the first corner to the last of the batch's lattice: outside its own
+boundary an utterance has one path, which costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sammo.transducer.engines import resolve_engine
+
+INF = float("inf")
+
+
+class Occupation(NamedTuple):
+    """Probability of each transition over all alignments: the gradients of the score."""
+
+    px: Tensor  # (N, S, T + 1)
+    py: Tensor  # (N, S + 1, T)
+
+
+def mutual_information(
+    px: Tensor, py: Tensor, boundary: Tensor | None = None, engine: str = "auto"
+) -> tuple[Tensor, Occupation]:
+    """Log-probability of each utterance, summed over its alignments.
+
+    Args:
+      px: (N, S, T + 1) log-probability of emitting symbol s (of S) in frame t. There is one frame
+        more than there are, where a transducer may not emit: -inf there is the caller's matter.
+      py: (N, S + 1, T) log-probability of going from frame t to the next after s symbols.
+      boundary: (N, 4) int64, each utterance's first symbol, first frame, end of symbols, end of
+        frames: [0, 0, S, T] if None.
+      engine: "auto", "k2", "triton" or "native".
+
+    Returns:
+      scores (N,), differentiable, and the occupation, a constant. An utterance without any
+      alignment has the score -inf and no occupation.
+    """
+    batch, symbols, _ = px.shape
+    frames = py.shape[-1]
+    if px.shape != (batch, symbols, frames + 1) or py.shape != (batch, symbols + 1, frames):
+        raise ValueError(f"px {tuple(px.shape)} must be (N, S, T + 1) and py {tuple(py.shape)} (N, S + 1, T)")
+    if boundary is not None and boundary.shape != (batch, 4):
+        raise ValueError(f"boundary {tuple(boundary.shape)} must be (N, 4)")
+    scores, occupied_x, occupied_y = _Recursion.apply(px, py, boundary, resolve_engine(engine, px.device))
+    return scores, Occupation(occupied_x, occupied_y)
+
+
+class _Recursion(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, px, py, boundary, engine):
+        scores, grad_x, grad_y = RECURSIONS[engine](px, py, boundary)
+        possible = (scores > -INF)[:, None, None]
+        grad_x, grad_y = grad_x.mul_(possible), grad_y.mul_(possible)
+        ctx.save_for_backward(grad_x, grad_y)
+        ctx.mark_non_differentiable(grad_x, grad_y)
+        return scores, grad_x, grad_y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, *_):
+        grad_x, grad_y = ctx.saved_tensors
+        return grad_x * grad[:, None, None], grad_y * grad[:, None, None], None, None
+
+
+# ------------------------------------------------------------------------------------ native
+
+
+def _recursion_native(px: Tensor, py: Tensor, boundary: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(scores, gradient of px, gradient of py) by anti-diagonals.
+
+    ``steps[d, 0, n, s]`` holds the transition into cell (s, d - s) from its left in s, ``[d, 1]``
+    from its left in t.
+    """
+    batch, symbols, width = px.shape
+    frames, cells, diagonals = width - 1, symbols + 1, symbols + width
+    steps = px.new_full((diagonals, 2, batch, cells), -INF)
+    valid_x, valid_y = None, None
+    if boundary is None:
+        _edge_view(steps, 0, 1, 0, symbols, width).copy_(px)
+        _edge_view(steps, 1, 0, 1, cells, frames).copy_(py)
+    else:
+        (valid_x, free_x), (valid_y, free_y) = _paths(boundary, symbols, frames)
+        outside_x = torch.where(free_x, px.new_zeros(()), -INF)
+        outside_y = torch.where(free_y, py.new_zeros(()), -INF)
+        _edge_view(steps, 0, 1, 0, symbols, width).copy_(torch.where(valid_x, px, outside_x))
+        _edge_view(steps, 1, 0, 1, cells, frames).copy_(torch.where(valid_y, py, outside_y))
+
+    # Column 0 stays -inf, so that [s - 1, s] of one diagonal is one strided view of two planes.
+    p = px.new_full((diagonals, batch, cells + 1), -INF)
+    p[0, :, 1] = 0.0
+    before = p.as_strided((diagonals, 2, batch, cells), (batch * (cells + 1), 1, cells + 1, 1))
+    sums = torch.empty_like(steps[0])
+    left, below = sums
+    for previous, step, now in zip(before.unbind(), steps.unbind()[1:], p[:, :, 1:].unbind()[1:]):
+        torch.add(previous, step, out=sums)
+        torch.logaddexp(left, below, out=now)
+    scores = p[-1, :, -1].clone()
+
+    # How a cell's probability splits between its two incoming transitions. Written as k2 does:
+    # the shares add to one exactly, so that no probability is lost on the way back.
+    here = p[1:, :, 1:]
+    share = steps[1:, 0].add_(before[:-1, 0]).sub_(here).exp_()
+    share.nan_to_num_(nan=0.0)  # cells that no path reaches
+    torch.sub(1.0, share, out=steps[1:, 1])
+
+    occupation = px.new_zeros(diagonals, batch, cells)
+    occupation[-1, :, -1] = 1.0
+    padded = px.new_zeros(diagonals, 2, batch, cells + 1)
+    used = padded[..., :cells].unbind()
+    from_left, from_below = padded[:, 0, :, 1:].unbind(), padded[:, 1, :, :cells].unbind()
+    shares, occupied = steps.unbind(), occupation.unbind()
+    for d in range(diagonals - 1, 0, -1):
+        torch.mul(shares[d], occupied[d], out=used[d])
+        torch.add(from_left[d], from_below[d], out=occupied[d - 1])
+    grad_x = _edge_view(padded, 0, 1, 0, symbols, width)
+    grad_y = _edge_view(padded, 1, 0, 1, cells, frames)
+    if boundary is None:
+        return scores, grad_x.contiguous(), grad_y.contiguous()
+    return scores, grad_x * valid_x, grad_y * valid_y
+
+
+def _edge_view(steps: Tensor, kind: int, s: int, t: int, rows: int, columns: int) -> Tensor:
+    """(N, rows, columns) of the transitions of a kind into cells from (s, t) on, out of their
+    anti-diagonals: element [n, i, j] is steps[s + i + t + j, kind, n, s + i]."""
+    diagonal, plane, batch, cell = steps.stride()
+    start = steps.storage_offset() + (s + t) * diagonal + kind * plane + s * cell
+    return steps.as_strided((steps.shape[2], rows, columns), (batch, diagonal + cell, diagonal), start)
+
+
+def _paths(boundary: Tensor, symbols: int, frames: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """For transitions over a symbol (N, S, T + 1) and over a frame (N, S + 1, T): which lie within
+    the boundary, and which lead from the lattice's first corner to it and on to the last corner."""
+    s_begin, t_begin, s_end, t_end = boundary[:, :, None, None].unbind(1)
+    s = torch.arange(symbols + 1, device=boundary.device)[:, None]
+    t = torch.arange(frames + 1, device=boundary.device)
+    in_s, in_t = (s >= s_begin) & (s < s_end), (t >= t_begin) & (t < t_end)
+    valid_x = in_s & (in_t | (t == t_end))
+    valid_y = (in_s | (s == s_end)) & in_t
+    free_x = ((t == 0) & (s < s_begin)) | ((t == frames) & (s >= s_end))
+    free_y = ((s == s_begin) & (t < t_begin)) | ((s == s_end) & (t >= t_end))
+    return (valid_x[:, :-1], free_x[:, :-1]), (valid_y[:, :, :-1], free_y[:, :, :-1])
+
+
+# ------------------------------------------------------------------------------------ others
+
+
+def _recursion_k2(px: Tensor, py: Tensor, boundary: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    import k2
+
+    scores, (grad_x, grad_y) = k2.mutual_information_recursion(
+        px.detach(), py.detach(), boundary, return_grad=True
+    )
+    return scores, grad_x, grad_y
+
+
+def _recursion_triton(px: Tensor, py: Tensor, boundary: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    from sammo.transducer.lattice_triton import recursion
+
+    return recursion(px, py, boundary)
+
+
+RECURSIONS = {"native": _recursion_native, "k2": _recursion_k2, "triton": _recursion_triton}

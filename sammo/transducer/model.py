@@ -1,0 +1,122 @@
+"""The whole model, and its training loss on a batch of utterances."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sammo.encoder import build_encoder
+from sammo.errors import UserError
+from sammo.transducer.config import ModelConfig
+from sammo.transducer.joiner import Joiner, scaled_linear
+from sammo.transducer.loss import prune, prune_ranges, pruned_loss, smoothed_loss
+from sammo.transducer.predictor import Predictor
+
+
+class TransducerLoss(NamedTuple):
+    """Negative log-probabilities of each utterance's symbols; an utterance that cannot be aligned
+    (no frames but symbols) has an infinite loss and no gradient."""
+
+    simple: Tensor  # (N,) of the additive joiner that chooses what to prune
+    pruned: Tensor  # (N,) of the real joiner, on what was not pruned
+    frames: Tensor  # (N,) encoder frames
+
+
+class Transducer(nn.Module):
+    """Encoder, predictor and joiner, trained with the pruned transducer loss.
+
+    Kuang et al., "Pruned RNN-T for fast, memory-efficient ASR training" (Interspeech 2022): a
+    joiner that only adds gives posteriors cheaply; around them the real joiner is computed for
+    ``prune_range`` positions per frame.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build_encoder(config.encoder)
+        vocab, dim, width = config.vocab_size, self.encoder.out_dim, config.predictor_dim
+        self.predictor = Predictor(vocab, width, config.blank_id, config.context_size)
+        self.joiner = Joiner(dim, width, config.joiner_dim, vocab)
+        self.simple_am_proj = scaled_linear(dim, vocab, scale=0.25)
+        self.simple_lm_proj = scaled_linear(width, vocab, scale=0.25)
+
+    def forward(
+        self,
+        features: Tensor,
+        lengths: Tensor,
+        tokens: list[list[int]],
+        *,
+        prune_range: int = 5,
+        am_scale: float = 0.0,
+        lm_scale: float = 0.25,
+        chunk_size: int | None = None,
+        left_context_frames: int | None = None,
+        loss_engine: str = "auto",
+    ) -> TransducerLoss:
+        """Both losses of each utterance, not reduced.
+
+        Args:
+          features: (N, T, 80) at 100 Hz.
+          lengths: (N,) valid feature frames.
+          tokens: N lists of symbols, without blank; lists may be empty.
+          prune_range: positions per frame for which the real joiner is computed. Raised for the
+            batch where an utterance has so many symbols per frame that no path would survive.
+          am_scale, lm_scale: shares of the acoustic-only and of the label-only loss in the simple loss.
+          chunk_size, left_context_frames: see the encoder; None draws them in training.
+          loss_engine: "auto", "k2", "triton" or "native".
+        """
+        if len(tokens) != features.shape[0]:
+            raise UserError(f"{len(tokens)} token lists for a batch of {features.shape[0]} utterances")
+        encoded = self.encoder(
+            features, lengths, chunk_size=chunk_size, left_context_frames=left_context_frames
+        )
+        return self.loss(encoded.frames, encoded.lengths, tokens, prune_range, am_scale, lm_scale, loss_engine)
+
+    def loss(
+        self,
+        frames: Tensor,
+        lengths: Tensor,
+        tokens: list[list[int]],
+        prune_range: int = 5,
+        am_scale: float = 0.0,
+        lm_scale: float = 0.25,
+        engine: str = "auto",
+    ) -> TransducerLoss:
+        """The losses from the encoder's output: frames (N, T, C), lengths (N,)."""
+        blank = self.config.blank_id
+        symbols, boundary = _targets(tokens, lengths, blank)
+        contexts = torch.cat([symbols.new_full((len(tokens), 1), blank), symbols], dim=1)
+        predicted = self.predictor(contexts)
+
+        simple, occupation = smoothed_loss(
+            self.simple_lm_proj(predicted),
+            self.simple_am_proj(frames),
+            symbols,
+            boundary,
+            blank_id=blank,
+            lm_scale=lm_scale,
+            am_scale=am_scale,
+            engine=engine,
+        )
+        ranges = prune_ranges(*occupation, boundary, prune_range)
+        enc, pred = prune(self.joiner.encoder_proj(frames), self.joiner.predictor_proj(predicted), ranges)
+        logits = self.joiner(enc, pred, project=False)
+        # Nothing else reads these logits, so that their gradient may take their place.
+        pruned = pruned_loss(
+            logits, symbols, ranges, boundary, blank_id=blank, engine=engine, overwrite_logits=True
+        )
+        return TransducerLoss(simple, pruned, lengths)
+
+
+def _targets(tokens: list[list[int]], lengths: Tensor, blank_id: int) -> tuple[Tensor, Tensor]:
+    """Symbols (N, S), padded with blank, and the boundary (N, 4) of each utterance's lattice."""
+    counts = [len(utterance) for utterance in tokens]
+    width = max(counts, default=0)
+    rows = [list(utterance) + [blank_id] * (width - len(utterance)) for utterance in tokens]
+    symbols = torch.tensor(rows, dtype=torch.int64).reshape(len(tokens), width).to(lengths.device)
+    boundary = torch.zeros(len(tokens), 4, dtype=torch.int64, device=lengths.device)
+    boundary[:, 2] = torch.tensor(counts, dtype=torch.int64).to(lengths.device)
+    boundary[:, 3] = lengths
+    return symbols, boundary
