@@ -239,7 +239,8 @@ run_stage 8 "Validate the manifests" "$fbank/.modes.done" "$fbank/.validated.don
   "$python" "$local/validate_manifest.py" "${checked[@]}" "${units[@]}" --mode "$transcript_mode"
 
 run_stage 9 "Show statistics" "$fbank/.modes.done" "$fbank/.statistics.done" "$modes_key mode=$transcript_mode" \
-  "$python" "$local/display_manifest_statistics.py" --manifest-dir "$fbank" --mode "$transcript_mode"
+  "$python" "$local/display_manifest_statistics.py" --manifest-dir "$fbank" --supervision-dir "$manifests" \
+  --mode "$transcript_mode"
 
 if [ "$shar" = true ]; then
   run_stage 10 "Write Shar shards" "$fbank/.modes.done" "$data_dir/shar/.done" "$modes_key shard-size=$shard_size" \

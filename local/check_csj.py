@@ -66,7 +66,8 @@ def check_sdb(path: Path) -> str | None:
         return f"{path}, line {data.count(b'%c' % 10, 0, error.start) + 1}: not Shift-JIS ({error.reason})"
     if not text.strip():
         return f"{path} is empty"
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines: like lhotse, which takes only these for line ends.
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
         problem = _check_line(line, path.stem)
         if problem:
             return f"{path}, line {number}: {problem}"
@@ -77,15 +78,15 @@ def _check_line(line: str, name: str) -> str | None:
     if not line:
         return None
     columns = line.strip().split("\t")
-    if len(columns) <= SURFACE:
-        return f"{len(columns)} columns, expected tab-separated morphology with the surface form in column 6"
+    if len(columns) <= TIME:
+        return f"{len(columns)} columns, expected tab-separated morphology with times in column 4"
     if not TIME_FIELD.match(columns[TIME]):
         return f"column 4 is {columns[TIME]!r}, expected 'SEGMENT START-END CHANNEL:...'"
     if not columns[SPEAKER]:
         return "column 3 (speaker id) is empty"
     if name.startswith("D") and "L:" not in columns[TIME] and "R:" not in line:
         return f"a dialogue needs channel L: or R:, column 4 is {columns[TIME]!r}"
-    surface = columns[SURFACE]
+    surface = columns[SURFACE] if len(columns) > SURFACE else ""
     if "(" in surface:
         for noise in csj._REPLACEMENTS:
             surface = surface.replace(noise, "")

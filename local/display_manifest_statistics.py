@@ -3,7 +3,7 @@
 
 Writes the same as manifest_statistics.txt and statistics.json into the manifest directory.
 
-Usage: local/display_manifest_statistics.py --manifest-dir data/fbank [--mode fluent]
+Usage: local/display_manifest_statistics.py --manifest-dir data/fbank --supervision-dir data/manifests [--mode fluent]
 """
 
 from __future__ import annotations
@@ -41,27 +41,31 @@ def part_statistics(cuts: list[dict], texts: list[str]) -> dict[str, float]:
     }
 
 
-def overlap(texts: list[str], train: list[str]) -> dict[str, float]:
-    """How many of ``texts`` of 10 characters or more are a training text, or are inside of one.
+def overlap(segments: list[str], train_segments: list[str]) -> dict[str, float]:
+    """How many of ``segments`` of 10 characters or more are a training segment, or are inside of one.
 
-    Also the characters of ``texts`` that training never saw.
+    Segments are lhotse's, before they are joined into utterances: a joined text hides that its parts were seen.
     """
-    sentences = [text for text in texts if len(text) >= MIN_SENTENCE]
-    seen = set(train)
-    everything = "\n".join(train)
-    same = sum(text in seen for text in sentences)
+    sentences = [text for text in segments if len(text) >= MIN_SENTENCE]
+    seen = set(train_segments)
+    everything = "\n".join(train_segments)
     inside = sum(text in everything for text in sentences)
-    unseen = set("".join(texts)) - set(everything)
     return {
         "sentences": len(sentences),
-        "same_as_training": same,
+        "same_as_training": sum(text in seen for text in sentences),
         "inside_of_training": inside,
         "share_inside": inside / len(sentences) if sentences else 0.0,
-        "unseen_characters": len(unseen),
     }
 
 
-def collect(manifest_dir: Path, mode: str) -> dict:
+def segment_texts(supervision_dir: Path, part: str) -> list[str]:
+    """The texts of lhotse's segments of ``part`` (train: core and noncore), disfluent as lhotse reads them."""
+    names = ("core", "noncore") if part == "train" else (part,)
+    paths = [supervision_dir / f"csj_supervisions_{name}.jsonl.gz" for name in names]
+    return [segment["text"] for path in paths for segment in read_json_lines(path)]
+
+
+def collect(manifest_dir: Path, supervision_dir: Path, mode: str) -> dict:
     """Statistics of all parts in ``manifest_dir``; UserError where the training part is missing."""
     parts, texts = {}, {}
     for part in PARTS:
@@ -76,7 +80,12 @@ def collect(manifest_dir: Path, mode: str) -> dict:
             for cut in cuts
         ]
         parts[part] = part_statistics(cuts, texts[part])
-    overlaps = {part: overlap(texts[part], texts["train"]) for part in parts if part not in ("train", "excluded")}
+    train_segments, train_characters = segment_texts(supervision_dir, "train"), set("".join(texts["train"]))
+    overlaps = {}
+    for part in parts:
+        if part not in ("train", "excluded"):
+            overlaps[part] = overlap(segment_texts(supervision_dir, part), train_segments)
+            overlaps[part]["unseen_characters"] = len(set("".join(texts[part])) - train_characters)
     return {"mode": mode, "parts": parts, "overlap_with_training": overlaps}
 
 
@@ -88,8 +97,8 @@ def render(statistics: dict) -> str:
     rows = [header]
     for part, values in statistics["parts"].items():
         rows.append([part, *(f"{values[n]:.2f}" if isinstance(values[n], float) else str(values[n]) for n in names)])
-    lines += _table(rows) + ["", f"text seen in training (texts of at least {MIN_SENTENCE} characters)", ""]
-    rows = [["part", "texts", "same as one", "inside of one", "share", "characters unseen"]]
+    lines += _table(rows) + ["", f"sentences seen in training (segments of at least {MIN_SENTENCE} characters)", ""]
+    rows = [["part", "sentences", "same as one", "inside of one", "share", "characters unseen"]]
     for part, values in statistics["overlap_with_training"].items():
         counts = [str(values[name]) for name in ("sentences", "same_as_training", "inside_of_training")]
         rows.append([part, *counts, f"{100 * values['share_inside']:.1f} %", str(values["unseen_characters"])])
@@ -104,9 +113,10 @@ def _table(rows: list[list[str]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--manifest-dir", type=Path, required=True)
+    parser.add_argument("--supervision-dir", type=Path, required=True, help="lhotse's manifests of CSJ.")
     parser.add_argument("--mode", default="fluent")
     args = parser.parse_args()
-    statistics = collect(args.manifest_dir, args.mode)
+    statistics = collect(args.manifest_dir, args.supervision_dir, args.mode)
     text = render(statistics)
     with atomic_write(args.manifest_dir / "manifest_statistics.txt") as file:
         file.write(text)

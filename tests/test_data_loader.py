@@ -211,6 +211,16 @@ def test_missing_features_name_cut_and_file(module, corpus, tmp_path, workers):
     assert "\n" not in str(error.value)
 
 
+def test_missing_audio_names_cut_and_file(module, corpus, tmp_path):
+    def move(cut):
+        cut.recording.sources[0].source = str(tmp_path / "gone.wav")
+        return cut
+
+    loader = module(manifest_dir=damaged(corpus, tmp_path, move), musan_dir=corpus, on_the_fly_feats=True)
+    with pytest.raises(UserError, match=r"the audio of cut train-\d+ cannot be read from .*gone.wav"):
+        list(loader.train_dataloader(1))
+
+
 def test_too_little_data_for_one_batch(module):
     with pytest.raises(UserError, match="do not fill one batch"):
         list(module(drop_last=True, max_duration=1000.0).train_dataloader(1))

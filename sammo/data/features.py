@@ -35,7 +35,7 @@ def _load(cut: Cut):
         return cut.load_features()
     except Exception as error:  # lilcom, tar and file errors have no common base
         raise UserError(
-            f"the features of cut {cut.id} cannot be read from {_source(cut)} ({brief(error)}); "
+            f"the features of cut {cut.id} cannot be read from {_source(cut, audio=False)} ({brief(error)}); "
             "remove that file and run prepare.sh again"
         ) from error
 
@@ -46,17 +46,15 @@ def _compute(cut: Cut, extractor: Fbank):
     try:
         samples = cut.load_audio()
     except Exception as error:
-        raise UserError(f"the audio of cut {cut.id} cannot be read from {_source(cut)} ({brief(error)})") from error
+        raise UserError(f"the audio of cut {cut.id} cannot be read from {_source(cut, audio=True)} ({brief(error)})") from error
     return extractor.extract(samples, cut.sampling_rate)
 
 
-def _source(cut: Cut) -> str:
+def _source(cut: Cut, audio: bool) -> str:
     first = cut.tracks[0].cut if hasattr(cut, "tracks") else cut
     if getattr(first, "shard_origin", None) is not None:
         return f"the shard of {first.shard_origin}"
-    if first.has_features:
-        return str(first.features.storage_path)
-    return str(first.recording.sources[0].source) if first.has_recording else "nowhere"
+    return str(first.recording.sources[0].source if audio else first.features.storage_path)
 
 
 def _pad(matrices: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
