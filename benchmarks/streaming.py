@@ -6,7 +6,8 @@
 One step takes one chunk of every stream of the batch through front-end and encoder, from features and the carried
 state to encoder outputs and the next state. The floor is the time that the step's FLOPs (counted by
 torch.utils.flop_counter) would take at the rate of a (32 x 512) x (512 x 1536) product, which is measured between the
-steps, in the same seconds. Random weights; one thread; medians.
+steps, in the same seconds. Random weights; one thread, its processor time (what a clock shows on an idle machine);
+medians.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ def floor_rate() -> float:
     """FLOP/s of the reference product now."""
     m, k, n = FLOOR_SHAPE
     a, b = torch.randn(m, k), torch.randn(k, n)
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(FLOOR_REPEATS):
         torch.mm(a, b)
-    return FLOOR_REPEATS * 2 * m * k * n / (time.perf_counter() - start)
+    return FLOOR_REPEATS * 2 * m * k * n / (time.thread_time() - start)
 
 
 class Step:
@@ -68,9 +69,9 @@ def measure(step: Step, seconds: float) -> tuple[float, float, int]:
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 7:
         rates.append(floor_rate())
-        start = time.perf_counter()
+        start = time.thread_time()
         step()
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     return statistics.median(times), statistics.median(rates), flops
 
 
