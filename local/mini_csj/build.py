@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import random
+import threading
 import wave
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -132,13 +134,19 @@ def build_talk(root: Path, talk: Talk, settings: Settings) -> Report:
     return Report(sum(segment.end - segment.start for segment in segments), seconds, len(segments), made=True)
 
 
+def _end_with_parent() -> None:
+    """Workers of a killed run would otherwise wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
 def run_jobs(jobs: Iterable[tuple[Any, Callable[..., Any], tuple[Any, ...]]], nj: int, desc: str) -> dict[Any, Any]:
     """{key: function(*arguments)} of (key, function, arguments) jobs in nj processes, with a progress bar."""
     jobs = list(jobs)
     if nj == 1 or len(jobs) < 2:
         return {key: function(*arguments) for key, function, arguments in progress(jobs, len(jobs), desc)}
     # spawn: a fresh interpreter per process, the same on every system
-    with ProcessPoolExecutor(nj, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(nj, multiprocessing.get_context("spawn"), initializer=_end_with_parent) as pool:
         futures = {pool.submit(function, *arguments): key for key, function, arguments in jobs}
         try:
             return {futures[done]: done.result() for done in progress(as_completed(futures), len(futures), desc)}

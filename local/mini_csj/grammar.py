@@ -236,7 +236,7 @@ class Grammar:
 
     # utterances ----------------------------------------------------------------------------------------------------
 
-    def utterance(self, most: int = 10) -> list[Run]:
+    def utterance(self, most: int = 12) -> list[Run]:
         """The runs between two pauses: usually one or two clauses (2-8 s), rarely a noun (1 s) or a long chain (30 s).
 
         most: largest number of clauses allowed.
@@ -246,7 +246,7 @@ class Grammar:
         if kind < 0.05:
             runs = [self.short()]
         else:
-            count = 1 if kind < 0.42 else 2 if kind < 0.85 else 3 if kind < 0.97 else 4 if kind < 0.985 else rng.randint(6, 10)
+            count = 1 if kind < 0.42 else 2 if kind < 0.85 else 3 if kind < 0.97 else 4 if kind < 0.99 else rng.randint(7, 12)
             count = min(count, most)
             runs = [self.clause(final=i == count - 1) for i in range(count)]
             if count == 1 and rng.random() < 0.03:
