@@ -1,0 +1,48 @@
+"""The command ``sammo``: each subcommand is a module with ``add_arguments(parser)`` and ``run(args)``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+
+from sammo import __version__
+from sammo.errors import run_main
+
+# Loaded only when asked for: `sammo report` needs no torch.
+COMMANDS = {
+    "info": ("sammo.encoder.info", "parameters, state size and cost of a model"),
+    "report": ("sammo.scoring.report", "table and figures from the results of decode.py"),
+    "parity": ("sammo.streaming.parity", "compare simulated with chunk-by-chunk decoding"),
+    "transcribe": ("sammo.streaming.transcribe", "transcribe audio files as a stream"),
+    "doctor": ("sammo.doctor", "list engines and try each against its reference"),
+    "import-icefall": ("sammo.export.icefall", "turn a Zipformer checkpoint of icefall into one of ours"),
+}
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The options of the one subcommand that is named; its module is the only one loaded."""
+    parser = argparse.ArgumentParser(
+        prog="sammo", description="Streaming speech recognition with a constant-size memory."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    named = next((word for word in arguments if not word.startswith("-")), None)
+    for name, (module, help) in COMMANDS.items():
+        command = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        if name == named:
+            loaded = importlib.import_module(module)
+            loaded.add_arguments(command)
+            command.set_defaults(run=loaded.run)
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    run_main(lambda: (lambda args: args.run(args))(parse(sys.argv[1:])))
+
+
+if __name__ == "__main__":
+    main()
