@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# The main job: the paper's experiment, small, on a corpus that is made here. See --help.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
+
+hours=2
+eval_minutes=
+epochs=
+preset=tiny
+device=auto
+work_dir=work
+nj=$(nproc 2>/dev/null || echo 2)
+smoke=false
+
+usage() {
+  cat <<END
+Usage: ./run.sh [options]
+
+Makes a small Japanese corpus in the layout of CSJ, prepares it, trains Sammo and its Zipformer baseline for the same
+number of epochs, decodes both over chunk widths, and writes a table and figures of character error rates. Interrupted,
+it goes on where it stopped. On 2 CPU cores it takes about 40 minutes.
+
+  --hours H        hours of training speech (default: $hours)
+  --epochs N       epochs for each of the two models (default: what fits the time)
+  --preset P       tiny, small or medium (default: $preset)
+  --device D       auto, cpu or cuda (default: $device)
+  --work-dir DIR   everything is written below it (default: $work_dir)
+  --nj N           processes (default: the number of cores, here $nj)
+  --smoke          every stage on next to no data, in less than 5 minutes; the error rates mean nothing
+END
+}
+
+die() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --help | -h) usage && exit 0 ;;
+    --smoke) smoke=true && shift && continue ;;
+    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
+    --hours | --epochs | --preset | --device | --work-dir | --nj)
+      [ $# -gt 1 ] || die "$1 needs a value; see --help"
+      name=${1#--}
+      printf -v "${name//-/_}" '%s' "$2"
+      shift 2
+      ;;
+    *) die "unknown option $1; see --help" ;;
+  esac
+done
+[[ $preset =~ ^(tiny|small|medium)$ ]] || die "--preset must be tiny, small or medium, got '$preset'"
+[[ $hours =~ ^[0-9]*\.?[0-9]+$ ]] || die "--hours must be a number, got '$hours'"
+[[ -z $epochs || $epochs =~ ^[1-9][0-9]*$ ]] || die "--epochs must be a whole number above 0, got '$epochs'"
+
+chunks=16,32,64,128
+lefts=64,128,256
+parts=valid,eval1,eval2,eval3
+max_duration=60
+if $smoke; then
+  hours=0.03 eval_minutes=0.3 epochs=${epochs:-1} chunks=16,64 lefts=128 max_duration=30
+  [ "$work_dir" != work ] || work_dir=work/smoke
+fi
+epochs=${epochs:-10}
+
+. local/venv.sh
+make_venv "$PWD"
+export PYTHON PYTHONUTF8=1 PATH="$PWD/.venv/bin:$PATH"
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+mkdir -p "$work_dir"
+data=$work_dir/data
+recipe=egs/csj/ASR/sammo
+began=$SECONDS
+
+stage() {
+  echo
+  echo "== $1"
+}
+
+took() {
+  printf '   (%d min %02d s, %d min in all)\n' $(((SECONDS - $1) / 60)) $(((SECONDS - $1) % 60)) $(((SECONDS - began) / 60))
+}
+
+t=$SECONDS
+stage "Corpus, manifests and features in $data"
+./prepare.sh --corpus mini --data-dir "$data" --nj "$nj" --hours "$hours" --perturb-speed false \
+  ${eval_minutes:+--eval-minutes "$eval_minutes"} > "$work_dir/prepare.log" ||
+  die "preparation failed; see the end of $work_dir/prepare.log"
+took "$t"
+
+for encoder in sammo zipformer; do
+  t=$SECONDS
+  stage "Training $encoder ($preset, $epochs epochs) in $work_dir/exp/$encoder-$preset"
+  "$PYTHON" $recipe/train.py --encoder "$encoder" --preset "$preset" --exp-dir "$work_dir/exp/$encoder-$preset" \
+    --manifest-dir "$data/fbank" --lang "$data/lang_char" --num-epochs "$epochs" --max-duration "$max_duration" \
+    --device "$device"
+  took "$t"
+done
+
+for encoder in sammo zipformer; do
+  t=$SECONDS
+  stage "Decoding with $encoder, chunks of $chunks frames of 20 ms"
+  exp=$work_dir/exp/$encoder-$preset
+  left=()
+  [ "$encoder" = sammo ] || left=(--left-context-frames "$lefts")
+  "$PYTHON" $recipe/decode.py --exp-dir "$exp" --epoch "$epochs" --avg 1 --use-averaged-model true \
+    --manifest-dir "$data/fbank" --lang "$data/lang_char" --decoding-method modified_beam_search --beam-size 4 \
+    --chunk-size "$chunks" "${left[@]}" --parts "$parts" --res-dir "$exp/results" --device "$device"
+  took "$t"
+done
+
+stage "Report"
+sammo report "$work_dir/exp/sammo-$preset/results" "$work_dir/exp/zipformer-$preset/results" \
+  --out-dir "$work_dir/report" --statistics "$data/fbank/statistics.json"
+took "$began"
