@@ -23,18 +23,17 @@ PARTS = ("train", "valid", "eval1", "eval2", "eval3", "excluded")
 MIN_SENTENCE = 10  # characters; shorter ones, such as back-channels, occur in any two talks
 
 
-def part_statistics(cuts: list[dict], texts: list[str]) -> dict[str, float]:
+def part_statistics(durations: np.ndarray, speakers: set[str], texts: list[str]) -> dict[str, float]:
     """Sizes of one part: cuts, hours, quantiles of duration (seconds), speakers, characters."""
-    durations = np.array([cut["duration"] for cut in cuts])
     return {
-        "cuts": len(cuts),
+        "cuts": len(durations),
         "hours": float(durations.sum() / 3600),
         "min": float(durations.min()),
         "mean": float(durations.mean()),
         "median": float(np.median(durations)),
         "p99": float(np.quantile(durations, 0.99)),
         "max": float(durations.max()),
-        "speakers": len({cut["supervisions"][0].get("speaker") for cut in cuts}),
+        "speakers": len(speakers),
         "characters": sum(map(len, texts)),
         "different_characters": len(set("".join(texts))),
         "cuts_without_text": sum(not text for text in texts),
@@ -72,14 +71,15 @@ def collect(manifest_dir: Path, supervision_dir: Path, mode: str) -> dict:
         path = manifest_dir / f"csj_cuts_{part}.jsonl.gz"
         if part != "train" and not path.is_file():
             continue
-        cuts = list(read_json_lines(path))
-        if not cuts:
+        durations, speakers, texts[part] = [], set(), []
+        for cut in read_json_lines(path):
+            supervision = cut["supervisions"][0]
+            durations.append(cut["duration"])
+            speakers.add(supervision.get("speaker"))
+            texts[part].append(select(supervision.get("text"), supervision.get("custom"), mode, cut["id"]))
+        if not durations:
             raise UserError(f"{path} is empty")
-        texts[part] = [
-            select(cut["supervisions"][0].get("text"), cut["supervisions"][0].get("custom"), mode, cut["id"])
-            for cut in cuts
-        ]
-        parts[part] = part_statistics(cuts, texts[part])
+        parts[part] = part_statistics(np.array(durations), speakers, texts[part])
     train_segments, train_characters = segment_texts(supervision_dir, "train"), set("".join(texts["train"]))
     overlaps = {}
     for part in parts:
