@@ -22,6 +22,7 @@ setup(
         "torchaudio",
         "lhotse",
         "urllib3",
+        "lilcom",
         "sentencepiece",
         "kaldialign",
         "tensorboard",
