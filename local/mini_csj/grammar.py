@@ -103,8 +103,8 @@ class Grammar:
     def _noun(self) -> str:
         return self._draw(self.topic.nouns)
 
-    def _action(self) -> str:
-        return self._draw(self.topic.actions if self.rng.random() < 0.84 else lexicon.GENERAL_ACTIONS)
+    def _topic_action(self) -> str:
+        return self._draw(self.topic.actions)
 
     def _adjective(self) -> tuple[str, str]:
         """(form before a noun, form before です)."""
@@ -119,14 +119,14 @@ class Grammar:
         if kind < 0.22:
             self._joined(out, "の", self._noun())
         elif kind < 0.40:
-            self._joined(out, "の", self._action())
+            self._joined(out, "の", self._topic_action())
         elif kind < 0.55:
             self._joined(out, "と", self._noun())
         elif kind < 0.71:
             out.add(self._adjective()[0])
             out.word(self._noun())
         elif kind < 0.88:
-            out.word(self._noun() if self.rng.random() < 0.5 else self._action())
+            out.word(self._noun() if self.rng.random() < 0.5 else self._topic_action())
             out.add("の" + self._draw(lexicon.GENERAL_NOUNS))
         else:
             out.word(self._noun())
@@ -136,24 +136,17 @@ class Grammar:
         out.add(particle)
         out.word(second)
 
-    def _predicate(self, out: _Builder, final: bool) -> None:
+    def _predicate(self, out: _Builder, final: bool, action: str = "") -> None:
         rng = self.rng
-        if rng.random() < 0.76:
-            action = self._action()
+        if action or rng.random() < 0.75:
+            action = action or self._topic_action()
             stem, plain, past, te = action + "し", action + "する", action + "した", action + "して"
         else:
-            verb = rng.choice(lexicon.VERBS)
-            for _ in range(3):  # prefer a verb that this talk has used less
-                other = rng.choice(lexicon.VERBS)
-                verb = min(verb, other, key=lambda v: self.uses[v.plain])
-            self._drawn.append(verb.plain)
-            stem, plain, past, te = verb
-        if final:
-            forms = (stem + "ました", stem + "ます", te + "います", stem + "ません", stem + "たいと思います")
-            out.add(rng.choices(forms, (5, 4, 3, 1, 1))[0])
-        else:
-            forms = (te, past + "ので", stem + "ながら", plain + "ために", stem + "ましたが", plain + "と")
-            out.add(rng.choices(forms, (4, 3, 2, 2, 2, 1))[0])
+            chosen = self._draw(tuple(verb.plain for verb in lexicon.VERBS))
+            stem, plain, past, te = next(verb for verb in lexicon.VERBS if verb.plain == chosen)
+        endings = lexicon.FINAL_ENDINGS if final else lexicon.LINKING_ENDINGS
+        form, ending = rng.choices([pair for pair, _ in endings], [weight for _, weight in endings])[0]
+        out.add({"stem": stem, "plain": plain, "past": past, "te": te}[form] + ending)
 
     def _number(self, out: _Builder) -> None:
         rng = self.rng
@@ -172,10 +165,14 @@ class Grammar:
         kind = rng.random()
         if rng.random() < 0.12:
             out.add(self._draw(lexicon.TIMES))
-        if kind < 0.38:
+        if kind < 0.26:
             self._noun_phrase(out)
             out.add("を")
             self._predicate(out, final)
+        elif kind < 0.38:
+            self._noun_phrase(out)
+            out.add("について")
+            self._predicate(out, final, self._draw(lexicon.GENERAL_ACTIONS))
         elif kind < 0.60:
             out.word(self._noun())
             out.add("が")
@@ -187,13 +184,13 @@ class Grammar:
             out.add(rng.choice("はが"))
             out.add(self._adjective()[1])
             na = out.text[-1] != "い"
-            endings = ("です", "でした") if final and na else ("です",) if final else ("なので",) if na else ("ので",)
-            out.add(rng.choice(endings))
+            linking = ("なので", "であるために") if na else ("ので", "ために")
+            out.add(rng.choice(("です", "ということです", "ということが分かりました") if final else linking))
         elif kind < 0.84:
             self._noun_phrase(out)
             out.add("が")
             self._number(out)
-            out.add(rng.choice(("あります", "ありました")) if final else "あるので")
+            out.add(rng.choice(("あります", "ありました", "あるということです")) if final else "あるので")
         elif kind < 0.92:
             out.word(self._noun())
             out.add("には")

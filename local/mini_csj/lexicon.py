@@ -107,6 +107,18 @@ I_ADJECTIVES = tuple(
 )
 NA_ADJECTIVES = tuple("重要 静か 便利 複雑 簡単 自由 正確 危険 豊か 適切 有名 特別".split())
 
+# What follows a form of a verb at the end of an utterance, or before its next clause, and how often.  Lectures are full of
+# such phrases; they also give a recognizer something to hold on to before it knows the words.
+FINAL_ENDINGS = (
+    (("stem", "ました"), 5), (("stem", "ます"), 3), (("te", "います"), 2), (("stem", "ません"), 1),
+    (("stem", "たいと思います"), 3), (("plain", "ということが分かりました"), 3), (("plain", "ことができます"), 2),
+    (("past", "ということです"), 2), (("plain", "必要があります"), 2), (("past", "という結果になりました"), 1),
+)  # fmt: skip
+LINKING_ENDINGS = (
+    (("te", ""), 3), (("past", "ので"), 3), (("stem", "ましたが"), 3), (("plain", "ために"), 2),
+    (("plain", "ことによって"), 2), (("te", "いますので"), 2), (("stem", "ながら"), 1),
+)  # fmt: skip
+
 TIMES = tuple("今年は 去年は 昨日は 毎日 現在は 最近は 将来は 今回は 最初は 最後は 午前は 午後は".split())
 OPENERS = tuple("それでは 次に まず また しかし そこで 例えば さらに つまり ところで 一方 その後".split())
 FILLERS = ("えー", "えーと", "あの", "まあ", "あー", "そのー", "うーん")

@@ -56,7 +56,7 @@ def draw_speaker(rng: np.random.Generator, sex: str, voices: tuple[str, ...]) ->
         voice=voices[int(rng.integers(len(voices)))],
         warp=float(warp),
         half_tones=float(half_tones),
-        rate=float(rng.uniform(0.95, 1.12)),
+        rate=float(rng.uniform(1.02, 1.22)),
         tilt=float(rng.uniform(-0.25, 0.3)),
         level_db=float(rng.uniform(-30.0, -20.0)),
         snr_db=float(rng.uniform(25.0, 45.0)),
