@@ -6,7 +6,7 @@ import argparse
 import logging
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
+from typing import IO, Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import torch
 from lhotse.cut import Cut
@@ -15,12 +15,25 @@ from torch import Tensor
 from sammo.data.datamodule import TEST_PARTS
 from sammo.data.features import SAMPLING_RATE
 from sammo.data.manifests import ManifestCuts, scan_manifests
-from sammo.data.tokens import Tokenizer
+from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.data.transcripts import transcript
 from sammo.errors import UserError
+from sammo.files import atomic_write
+from sammo.progress import progress
+from sammo.scoring import has_results, write_results
+from sammo.streaming.options import (
+    STATE_DTYPES,
+    add_model_arguments,
+    add_search_arguments,
+    decode_setting,
+    integers,
+    load_model_for,
+    names,
+    searcher_for,
+    settings,
+)
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
 
-STATE_DTYPES = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PIECE_SECONDS = 0.1  # audio handed over at a time
 
 
@@ -32,22 +45,15 @@ class StreamedUtterance(NamedTuple):
     hypothesis: str
     timestamps: list[float]  # seconds, one a token
     delays: list[float]  # seconds, one a token
+    duration: float  # seconds of audio
     error: str | None
 
 
-def integers(text: str) -> list[int]:
-    """argparse type: "16,32" -> [16, 32]."""
-    try:
-        return [int(item) for item in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected integers separated by commas, got {text!r}") from None
-
-
-def test_cuts(manifest_dir: Path, part: str, mode: str, tokenizer: Tokenizer) -> Iterable[Cut]:
-    """The cuts of ``part`` that decode.py decodes, too; UserError where there are none."""
+def part_cuts(manifest_dir: Path, part: str, mode: str, tokenizer: Tokenizer) -> list[Cut]:
+    """The cuts of ``part`` that decode.py decodes, too, longest first; UserError where there are none."""
     path = Path(manifest_dir) / f"csj_cuts_{part}.jsonl.gz"
     scan = scan_manifests(part, [path], mode, tokenizer, keep_long_texts=True)
-    return ManifestCuts([path], scan.left_out)
+    return sorted(ManifestCuts([path], scan.left_out), key=lambda cut: -cut.duration)
 
 
 def cut_audio(cut: Cut) -> Tensor:
@@ -82,6 +88,7 @@ def stream_cuts(
             tokenizer.decode(stream.result.tokens),
             stream.timestamps,
             stream.delays,
+            stream.duration,
             stream.error,
         )
 
@@ -101,3 +108,90 @@ def delay_summary(delays: Sequence[float]) -> dict[str, float]:
         "p99": highest,
         "max": float(values.max()),
     }
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which utterances, decode.py's names."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--manifest-dir", type=Path, default=Path("data/fbank"), help="(default: data/fbank)")
+    group.add_argument("--parts", type=names, default=list(TEST_PARTS), help=f"(default: {','.join(TEST_PARTS)})")
+    group.add_argument("--transcript-mode", help="Transcript to score against (default: the one trained on).")
+    group.add_argument(
+        "--num-decode-streams", type=int, default=16, help="Utterances decoded at the same time (default: 16)."
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of streaming_decode.py."""
+    add_model_arguments(parser)
+    add_data_arguments(parser)
+    add_search_arguments(parser)
+    parser.add_argument("--chunk-size", type=integers, default=[32], help="Frames of 20 ms; a list: each of them.")
+    parser.add_argument(
+        "--left-context-frames", type=integers, default=[128], help="Of Zipformer; a list: each with each chunk size."
+    )
+    parser.add_argument("--res-dir", type=Path, help="Where results go (default: EXP_DIR/results).")
+    parser.add_argument("--partial-results", action="store_true", help="Write partials-*.txt: the text after each chunk.")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decodes every part at every setting, those that have results left alone; 1 where an utterance was given up."""
+    tokenizer = load_tokenizer(args.lang)
+    model, info = load_model_for(args, tokenizer)
+    res_dir = args.res_dir or (args.exp_dir or args.checkpoint.parent) / "results"
+    mode = args.transcript_mode or info["transcript_mode"]
+    failed = 0
+    for chunk_size, left in settings(model, args.chunk_size, args.left_context_frames):
+        setting = decode_setting(args, model, info, chunk_size, left)
+        for part in args.parts:
+            if has_results(res_dir, setting, part):
+                logging.info(f"{part}: has results at {setting.suffix}")
+                continue
+            recognizer = StreamingRecognizer(
+                model, searcher_for(args, model), chunk_size, left, STATE_DTYPES[args.state_dtype]
+            )
+            cuts = part_cuts(args.manifest_dir, part, mode, tokenizer)
+            started = time.perf_counter()
+            if args.partial_results:
+                res_dir.mkdir(parents=True, exist_ok=True)
+                with atomic_write(res_dir / f"partials-{part}-{setting.suffix}.txt") as file:
+                    results = _decode_part(recognizer, cuts, tokenizer, mode, part, args.num_decode_streams, file)
+            else:
+                results = _decode_part(recognizer, cuts, tokenizer, mode, part, args.num_decode_streams)
+            elapsed = time.perf_counter() - started
+            failed += sum(result.error is not None for result in results)
+            _report(res_dir, setting, part, results, elapsed)
+    if failed:
+        logging.error(f"{failed} utterance(s) were given up; they are scored with what they gave until then")
+    return 1 if failed else 0
+
+
+def _decode_part(
+    recognizer: StreamingRecognizer,
+    cuts: Sequence[Cut],
+    tokenizer: Tokenizer,
+    mode: str,
+    part: str,
+    num_streams: int,
+    partials: IO | None = None,
+) -> list[StreamedUtterance]:
+    def write_partial(stream: Stream) -> None:
+        text = tokenizer.decode(stream.result.tokens)
+        print(f"{stream.key.id}\t{stream.duration:.2f}\t{text}", file=partials)
+
+    on_partial = None if partials is None else write_partial
+    running = stream_cuts(recognizer, cuts, tokenizer, mode, num_streams, on_partial)
+    return list(progress(running, total=len(cuts), desc=part))
+
+
+def _report(res_dir: Path, setting: Any, part: str, results: list[StreamedUtterance], elapsed: float) -> None:
+    """Writes the result files, delays among them, and logs one line."""
+    delays = delay_summary([delay for result in results for delay in result.delays])
+    audio = sum(result.duration for result in results)
+    extra = {"delay_seconds": delays, "audio_seconds": audio, "wall_seconds": elapsed}
+    scored = [(result.cut_id, result.reference, result.hypothesis, result.timestamps) for result in results]
+    summary = write_results(res_dir, setting, part, scored, extra)
+    line = f"{part}, {setting.suffix}: CER {summary.cer:.2f} % ({summary.low:.2f} to {summary.high:.2f})"
+    if delays["tokens"]:
+        line += f", delay {delays['mean']:.2f} s (median {delays['p50']:.2f}, 90 % {delays['p90']:.2f})"
+    logging.info(f"{line}, {audio / max(elapsed, 1e-9):.1f} x real time")

@@ -9,14 +9,31 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
+from functools import partial
 from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
 
 from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
+from sammo.data.tokens import load_tokenizer
+from sammo.data.transcripts import transcript
 from sammo.encoder.config import LOG_EPS, TAIL_PADDING_FRAMES
+from sammo.progress import progress
+from sammo.scoring import count_errors
+from sammo.scoring.cer import error_rate, total
+from sammo.streaming.decoding import add_data_arguments, cut_audio, part_cuts
 from sammo.streaming.features import make_fbank, num_frames
+from sammo.streaming.options import (
+    STATE_DTYPES,
+    add_model_arguments,
+    add_search_arguments,
+    integers,
+    load_model_for,
+    searcher_for,
+    settings,
+)
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
 
 PIECE = 4000  # samples handed to a stream at a time; not a multiple of any chunk, so that pieces straddle them
@@ -43,9 +60,9 @@ class Parity(NamedTuple):
 
     utterances: int
     identical: int  # utterances whose tokens and time stamps agree
-    max_deviation: float  # of any encoder output value
+    max_deviation: float  # of any encoder output value of those
     different: list[str]  # keys of the others
-    texts: list[tuple[str, str, str, str]]  # (reference, simulated, streaming, streaming with the state in 16 bit)
+    cers: tuple[float, float, float]  # percent: simulated, streaming, streaming with the state in 16 bit
 
 
 def decode_simulated(
@@ -117,7 +134,8 @@ def compare(
     Memory holds the audio and the encoder outputs of a few times ``num_streams`` utterances.
     """
     shuffle = random.Random(seed)
-    deviation, different, texts = 0.0, [], []
+    deviation, different = 0.0, []
+    counts: tuple[list, list, list] = ([], [], [])
     for group in _groups(utterances, 4 * num_streams):
         audio = [utterance.load() for utterance in group]
         simulated: list[Decoded] = []
@@ -133,9 +151,12 @@ def compare(
                 different.append(utterance.key)
             elif a.frames.numel():
                 deviation = max(deviation, float((a.frames - b.frames).abs().max()))
-            hypotheses = ("" if isinstance(way, str) else to_text(way.tokens) for way in (a, b, c))
-            texts.append((utterance.reference, *hypotheses))
-    return Parity(len(texts), len(texts) - len(different), deviation, different, texts)
+            for way, counted in zip((a, b, c), counts):
+                text = "" if isinstance(way, str) else to_text(way.tokens)
+                counted.append(count_errors(utterance.reference, text))
+    count = len(counts[0])
+    cers = tuple(error_rate(total(counted)) for counted in counts)
+    return Parity(count, count - len(different), deviation, different, cers)
 
 
 def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -147,3 +168,54 @@ def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
             group = []
     if group:
         yield group
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the subcommand."""
+    add_model_arguments(parser)
+    add_data_arguments(parser)
+    add_search_arguments(parser)
+    parser.set_defaults(state_dtype="float16")
+    parser.add_argument("--chunk-size", type=integers, default=[16, 32, 64, 128], help="(default: 16,32,64,128)")
+    parser.add_argument("--left-context-frames", type=integers, default=[128], help="Of Zipformer (default: 128).")
+    parser.add_argument("--max-utterances", type=int, default=0, help="Of a part; 0: all (default).")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table, a row a part and setting; 1 if any utterance came out differently."""
+    tokenizer = load_tokenizer(args.lang)
+    model, info = load_model_for(args, tokenizer)
+    mode = args.transcript_mode or info["transcript_mode"]
+    half = STATE_DTYPES[args.state_dtype] or torch.float16
+    print(f"{info['encoder']}, {info['checkpoint']}; {args.decoding_method}, {args.num_decode_streams} streams\n")
+    print(
+        "| part | chunk | left context | utterances | identical | max deviation "
+        f"| CER simulated | CER chunk by chunk | CER, state in {str(half).removeprefix('torch.')} |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    different = 0
+    for part in args.parts:
+        cuts = part_cuts(args.manifest_dir, part, mode, tokenizer)
+        cuts = cuts[: args.max_utterances or None]
+        for chunk_size, left in settings(model, args.chunk_size, args.left_context_frames):
+            utterances = (Utterance(cut.id, partial(cut_audio, cut), transcript(cut, mode)) for cut in cuts)
+            found = compare(
+                model,
+                searcher_for(args, model),
+                progress(utterances, len(cuts), f"{part}, chunk {chunk_size}"),
+                tokenizer.decode,
+                chunk_size,
+                left,
+                args.num_decode_streams,
+                half,
+            )
+            different += len(found.different)
+            cers = " | ".join(f"{cer:.2f}" for cer in found.cers)
+            print(
+                f"| {part} | {chunk_size} | {left} | {found.utterances} | {found.identical} "
+                f"| {found.max_deviation:.1e} | {cers} |",
+                flush=True,
+            )
+            for key in found.different[:5]:
+                print(f"different: {part} {key}, chunk {chunk_size}, left context {left}", file=sys.stderr)
+    return 1 if different else 0

@@ -8,7 +8,13 @@ from functools import partial
 
 from sammo.data.tokens import load_tokenizer
 from sammo.streaming.audio import stream_audio
-from sammo.streaming.options import add_model_arguments, add_search_arguments, load_model_for, searcher_for, state_dtype
+from sammo.streaming.options import (
+    STATE_DTYPES,
+    add_model_arguments,
+    add_search_arguments,
+    load_model_for,
+    searcher_for,
+)
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
 
 
@@ -32,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(args.lang)
     model, _ = load_model_for(args, tokenizer)
     recognizer = StreamingRecognizer(
-        model, searcher_for(args, model), args.chunk_size, args.left_context_frames, state_dtype(args.state_dtype)
+        model, searcher_for(args, model), args.chunk_size, args.left_context_frames, STATE_DTYPES[args.state_dtype]
     )
     shown: dict[Stream, str] = {}
 
