@@ -24,14 +24,14 @@ def speech(seconds: float, seed: int) -> torch.Tensor:
     return level * tone + 0.01 * torch.randn(samples, generator=generator)
 
 
-def make_model(name: str) -> Transducer:
+def make_model(name: str, vocab_size: int = VOCAB_SIZE) -> Transducer:
     """A tiny model with generic weights that emits on about a third of the frames.
 
     At initialization the modules hardly add to the residual stream, so that a lost state would go unnoticed: here
     all of them count.
     """
     torch.manual_seed(1)
-    model = Transducer(model_config(name, "tiny", vocab_size=VOCAB_SIZE)).eval()
+    model = Transducer(model_config(name, "tiny", vocab_size=vocab_size)).eval()
     with torch.no_grad():
         for module in model.encoder.modules():
             if isinstance(module, torch.nn.Linear):
