@@ -119,7 +119,7 @@ def read_checkpoint(path: str | Path, lazy: bool = False) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no checkpoint {path}{_listing(path.parent)}")
+        raise UserError(f"no checkpoint {path}{listing(path.parent)}")
     try:
         if not lazy:
             _verify(path)
@@ -173,7 +173,7 @@ def newest_checkpoint(exp_dir: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def _listing(exp_dir: Path, kind: str | None = None) -> str:
+def listing(exp_dir: Path, kind: str | None = None) -> str:
     """For error messages: what is there instead."""
     files = list_checkpoints(exp_dir, kind) if exp_dir.is_dir() else []
     if not files:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sammo.errors import UserError
 from sammo.training.averaging import average_between, average_states
-from sammo.training.checkpoint import _listing, batch_path, epoch_path, list_checkpoints, newest_checkpoint, read_checkpoint
+from sammo.training.checkpoint import listing, batch_path, epoch_path, list_checkpoints, newest_checkpoint, read_checkpoint
 from sammo.transducer import ModelConfig, Transducer
 
 
@@ -104,9 +104,9 @@ def _select(
     if not epoch and not iteration:
         epoch, iteration = _newest(exp_dir)
     if iteration:
-        return _select_batches(exp_dir, iteration, avg)
+        return _select_batches(exp_dir, iteration, avg, use_averaged_model)
     if not epoch_path(exp_dir, epoch).is_file():
-        raise UserError(f"no {epoch_path(exp_dir, epoch)}{_listing(exp_dir)}")
+        raise UserError(f"no {epoch_path(exp_dir, epoch)}{listing(exp_dir)}")
     if avg > epoch:
         raise UserError(f"--avg {avg} goes beyond the beginning of training: with --epoch {epoch} at most {epoch}")
     files = [epoch_path(exp_dir, number) for number in range(epoch - avg + 1, epoch + 1)]
@@ -114,17 +114,23 @@ def _select(
     needed = [before] if use_averaged_model else files
     for file in needed:
         if file is not None and not file.is_file():
-            raise UserError(f"--epoch {epoch} --avg {avg} needs {file.name}, which is not there{_listing(exp_dir)}")
+            raise UserError(f"--epoch {epoch} --avg {avg} needs {file.name}, which is not there{listing(exp_dir)}")
     return files, before
 
 
-def _select_batches(exp_dir: Path, iteration: int, avg: int) -> tuple[list[Path], Path | None]:
+def _select_batches(
+    exp_dir: Path, iteration: int, avg: int, use_averaged_model: bool
+) -> tuple[list[Path], Path | None]:
     if not batch_path(exp_dir, iteration).is_file():
-        raise UserError(f"no {batch_path(exp_dir, iteration)}{_listing(exp_dir)}")
+        raise UserError(f"no {batch_path(exp_dir, iteration)}{listing(exp_dir)}")
     files = [file.path for file in list_checkpoints(exp_dir, "checkpoint") if file.number <= iteration]
-    if avg > len(files):
-        there = _listing(exp_dir, "checkpoint")
-        raise UserError(f"--avg {avg} goes beyond what exists: with --iter {iteration} at most {len(files)}{there}")
+    most = len(files)
+    # The running average needs the checkpoint before, too; in the first epoch that is the start of training.
+    if use_averaged_model and read_checkpoint(files[0], lazy=True)["epoch"] > 1:
+        most -= 1
+    if avg > most:
+        there = listing(exp_dir, "checkpoint")
+        raise UserError(f"--avg {avg} goes beyond what exists: with --iter {iteration} at most {most}{there}")
     return files[-avg:], files[-avg - 1] if avg < len(files) else None
 
 

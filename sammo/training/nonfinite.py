@@ -1,0 +1,117 @@
+"""Losses and gradients that are not finite: keeping the batch, and finding the module that overflowed first."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from sammo.errors import UserError
+from sammo.training.checkpoint import save_checkpoint
+
+
+def save_batch(path: Path, batch: dict[str, Any], **facts: Any) -> None:
+    """Writes a batch with its cut ids and ``facts``, readable by torch.load(weights_only=True)."""
+    content = {
+        "cut_ids": [cut.id for cut in batch["cuts"]],
+        "texts": list(batch["texts"]),
+        "tokens": [list(tokens) for tokens in batch["tokens"]],
+        "features": batch["features"].cpu(),
+        "lengths": batch["lengths"].cpu(),
+        **facts,
+    }
+    try:
+        save_checkpoint(path, content)
+    except UserError as error:  # training can go on without it
+        logging.warning(str(error))
+
+
+class Finding:
+    """The first place where a watched pass was not finite; empty if there was none."""
+
+    def __init__(self) -> None:
+        self.where = ""
+
+    def note(self, where: str) -> None:
+        self.where = self.where or where
+
+
+@contextmanager
+def watch(model: nn.Module, at_once: bool = False) -> Iterator[Finding]:
+    """Looks at the outputs of all modules, and at their gradients, while the body runs the model.
+
+    at_once: raise a UserError where something is not finite, instead of noting the first place.
+    """
+    names = {module: name or "the whole model" for name, module in model.named_modules()}
+    finding = Finding()
+
+    def report(where: str) -> None:
+        finding.note(where)
+        if at_once:
+            raise UserError(f"not finite: {where}")
+
+    def after(module: nn.Module, _: Any, output: Any) -> None:
+        name = names[module]
+        for tensor in _tensors(output):
+            if not _finite(tensor):
+                report(f"the output of {name} ({type(module).__name__})")
+                return
+            if tensor.requires_grad:
+                tensor.register_hook(gradient_check(name, type(module).__name__))
+
+    def gradient_check(name: str, kind: str) -> Callable[[Tensor], None]:
+        def check(gradient: Tensor) -> None:
+            if not _finite(gradient):
+                report(f"the gradient at the output of {name} ({kind})")
+
+        return check
+
+    handles = [module.register_forward_hook(after) for module in names]
+    try:
+        yield finding
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def first_overflow(model: nn.Module, batch: dict[str, Any], run: Callable[[], Tensor]) -> str:
+    """Which value was not finite first: a parameter, the input, or a module's output or gradient.
+
+    run: repeats the forward pass of ``batch`` and returns its loss. Gradients are left empty.
+    """
+    for name, parameter in model.named_parameters():
+        if not _finite(parameter):
+            return f"parameter {name}"
+    for cut, features in zip(batch["cuts"], batch["features"]):
+        if not _finite(features):
+            return f"the features of cut {cut.id}"
+    model.zero_grad(set_to_none=True)
+    with watch(model) as finding:
+        loss = run()
+        if not _finite(loss):
+            finding.note("the loss")
+        loss.backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not _finite(parameter.grad):
+            finding.note(f"the gradient of {name}")
+    model.zero_grad(set_to_none=True)
+    return finding.where or "nothing when the batch was repeated"
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor.detach()).all())
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, (tuple, list)):
+        for item in output:
+            yield from _tensors(item)
+    elif isinstance(output, dict):
+        yield from _tensors(tuple(output.values()))

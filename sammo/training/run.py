@@ -1,0 +1,177 @@
+"""What train.py does: from options to a trained model."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from itertools import islice
+from typing import Any
+
+import torch
+
+from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
+from sammo.data.tokens import Tokenizer, load_tokenizer
+from sammo.errors import UserError
+from sammo.training.checkpoint import (
+    batch_path,
+    epoch_path,
+    list_checkpoints,
+    newest_checkpoint,
+    read_checkpoint,
+    remove_unfinished,
+)
+from sammo.training.config import TrainConfig, add_model_arguments, add_training_arguments, model_config_from_args
+from sammo.training.diagnostics import diagnose
+from sammo.training.distributed import World, launch, lost_connection, started_by_launcher
+from sammo.training.loop import Trainer, check_same_model
+from sammo.training.randomness import seed_everything
+from sammo.training.report import set_up_logging
+from sammo.training.scan import scan_for_out_of_memory
+from sammo.training.signals import StopRequest
+from sammo.transducer import ModelConfig, Transducer
+
+DIAGNOSED_BATCHES = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All options of train.py."""
+    add_model_arguments(parser)
+    add_training_arguments(parser)
+    add_data_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains as the options say. Returns 0, or 130 after Ctrl-C; raises UserError."""
+    config, data_config = TrainConfig.from_args(args), DataConfig.from_args(args)
+    if config.world_size > 1 and not started_by_launcher():
+        logging.basicConfig(format="%(levelname)s %(message)s")
+        return launch(config.world_size, config.master_port)
+    if config.num_threads > 0:
+        torch.set_num_threads(config.num_threads)
+    with StopRequest() as stop:
+        world = World.start(config)
+        name = "train" if world.size == 1 else f"train-rank-{world.rank}"
+        set_up_logging(config.exp_dir / "log", name, console=world.is_main)
+        try:
+            tokenizer = load_tokenizer(config.lang)
+            model_config = model_config_from_args(args, tokenizer.vocab_size, tokenizer.blank_id)
+            data = CsjDataModule(data_config, tokenizer)
+            facts = {"preset": args.preset, "transcript_mode": data_config.transcript_mode}
+            train(config, model_config, data, tokenizer, world, stop, facts, data_config.max_duration)
+        except RuntimeError as error:
+            line = lost_connection(world, error)
+            if line is None:
+                raise
+            raise line from error
+        world.close()
+        if stop.received is not None:
+            logging.info(f"stopped by {stop.received.name}; the same command goes on")
+    return stop.exit_code
+
+
+def train(
+    config: TrainConfig,
+    model_config: ModelConfig,
+    data: Any,
+    tokenizer: Tokenizer,
+    world: World,
+    stop: StopRequest,
+    facts: dict[str, str],
+    batch_seconds: float,
+) -> Trainer:
+    """Trains, from the checkpoint that ``config`` asks for; see :class:`Trainer` for the arguments."""
+    start = time.monotonic()
+    if world.is_main:
+        config.exp_dir.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(config.exp_dir)
+    content = _starting_point(config, world)
+    if content is not None:
+        check_same_model(content, model_config.to_dict(), tokenizer.fingerprint)
+    seed_everything(config.seed)
+    model = Transducer(model_config).to(world.device)
+    trainer = Trainer(config, model, data, tokenizer, world, stop, facts, batch_seconds)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    logging.info(
+        f"{model_config.encoder.name} {facts['preset']}: {count:,} parameters, {tokenizer.vocab_size} output units, "
+        f"{world.size} x {world.device.type}, {trainer.precision.name}, PyTorch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads"
+    )
+    if content is not None:
+        trainer.load(content)
+        place = f"epoch {trainer.epoch}" + ("" if content["epoch_done"] else f" after {trainer.epoch_batches} batches")
+        logging.info(f"going on in {place}, {trainer.batch} batches trained")
+        del content
+        if trainer.finished():
+            logging.info(f"nothing to do: {trainer.finished()}")
+            return trainer
+    elif config.print_diagnostics:
+        logging.info("diagnostics of a new model: resume a trained one to see it instead")
+    if config.print_diagnostics:
+        _print_diagnostics(trainer)
+        return trainer
+    if config.oom_scan == "true" or (config.oom_scan == "auto" and world.device.type == "cuda"):
+        _scan(trainer, data, batch_seconds)
+    logging.info(f"ready after {time.monotonic() - start:.1f} s")
+    trainer.run()
+    if stop.received is None:
+        logging.info(f"training is done: {trainer.finished()}; checkpoints are in {config.exp_dir}")
+    return trainer
+
+
+def _starting_point(config: TrainConfig, world: World) -> dict[str, Any] | None:
+    """The checkpoint to go on from: the same in all processes."""
+    if config.start_epoch == 0 and config.start_batch == 0:
+        found = newest_checkpoint(config.exp_dir) if world.is_main else None
+        path = world.from_main(None if found is None else str(found[0]))
+        if path is None:
+            return None
+        if world.is_main:
+            logging.info(f"found checkpoint {path}")
+        return found[1] if found is not None else read_checkpoint(path)
+    if config.start_batch:
+        content = read_checkpoint(batch_path(config.exp_dir, config.start_batch))
+    elif config.start_epoch > 1:
+        content = read_checkpoint(epoch_path(config.exp_dir, config.start_epoch - 1))
+        content.update(epoch=config.start_epoch - 1, epoch_done=True, sampler=None)
+    else:
+        content = None
+    _refuse_newer(config, 0 if content is None else content["batch_idx_train"])
+    return content
+
+
+def _refuse_newer(config: TrainConfig, batch: int) -> None:
+    """A later automatic resume would take the newest checkpoint, which would not be this run's."""
+    newer = []
+    for file in list_checkpoints(config.exp_dir):
+        try:
+            if read_checkpoint(file.path, lazy=True)["batch_idx_train"] > batch:
+                newer.append(file.path.name)
+        except UserError as error:
+            logging.warning(str(error))
+    if newer:
+        option = "--start-batch" if config.start_batch else "--start-epoch"
+        raise UserError(
+            f"{config.exp_dir} holds {len(newer)} newer checkpoints ({', '.join(newer[:3])}): move them away, or leave "
+            f"{option} out to go on from the newest"
+        )
+
+
+def _scan(trainer: Trainer, data: Any, batch_seconds: float) -> None:
+    from sammo.training.randomness import random_state, set_random_state
+
+    state = random_state(trainer.world.device)
+    scan_for_out_of_memory(trainer, data.train_scan().durations, batch_seconds)
+    set_random_state(state, trainer.world.device)
+
+
+def _print_diagnostics(trainer: Trainer) -> None:
+    world = trainer.world
+    trainer.model.train()
+    loader = trainer.data.train_dataloader(trainer.epoch, None, world.rank, world.size)
+    with diagnose(trainer.model) as found:
+        for batch in islice(loader, DIAGNOSED_BATCHES):
+            loss, _ = trainer.loss(trainer.model, batch)
+            loss.backward()
+    if world.is_main:
+        print("\n".join(found.lines()))

@@ -1,0 +1,53 @@
+"""Trying the largest batches before training starts, so that memory does not run out hours later."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any, Iterator
+
+import numpy as np
+import torch
+
+from sammo.data.frames import num_encoder_frames, num_frames
+from sammo.errors import UserError
+from sammo.training.loop import Trainer, out_of_memory
+
+SYMBOLS_A_SECOND = 12.0  # fast Japanese speech in characters
+
+
+def largest_batches(durations: np.ndarray, max_duration: float, vocab_size: int) -> Iterator[dict[str, Any]]:
+    """Random batches as large as those of cuts of such ``durations`` (seconds) get: of the longest, the shortest and
+    middle ones."""
+    generator = torch.Generator().manual_seed(0)
+    for seconds in sorted({float(np.quantile(durations, share)) for share in (0.0, 0.5, 0.99, 1.0)}, reverse=True):
+        count = max(1, int(max_duration / seconds))
+        frames = max(9, num_frames(seconds))
+        symbols = max(1, min(num_encoder_frames(frames), round(SYMBOLS_A_SECOND * seconds)))
+        yield {
+            "features": torch.randn(count, frames, 80, generator=generator),
+            "lengths": torch.full((count,), frames),
+            "tokens": torch.randint(1, vocab_size, (count, symbols), generator=generator).tolist(),
+            "texts": [""] * count,
+            "cuts": [SimpleNamespace(id="none")] * count,
+        }
+
+
+def scan_for_out_of_memory(trainer: Trainer, durations: np.ndarray, max_duration: float) -> None:
+    """Runs forward and backward, without a step. UserError where a batch does not fit."""
+    model = trainer.model
+    model.train()
+    for batch in largest_batches(durations, max_duration, model.config.vocab_size):
+        shape = batch["features"].shape
+        try:
+            loss, _ = trainer.loss(model, batch)
+            loss.backward()
+        except torch.cuda.OutOfMemoryError as error:
+            raise UserError("before training, " + out_of_memory(shape, 0)) from error
+        finally:
+            model.zero_grad(set_to_none=True)
+    if trainer.world.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(trainer.world.device) / 2**30
+        logging.info(f"the largest batches fit: {peak:.1f} GiB of GPU memory at most, without optimizer state")
+        torch.cuda.reset_peak_memory_stats(trainer.world.device)
+        torch.cuda.empty_cache()
