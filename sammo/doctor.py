@@ -1,0 +1,101 @@
+"""``sammo doctor``: what is installed, which engines "auto" takes, and whether each gives the right numbers."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import platform
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+from sammo.encoder import ssd
+from sammo.transducer import engines as loss_engines
+from sammo.transducer.loss import full_loss
+
+PACKAGES = ("torch", "torchaudio", "lhotse", "k2", "mamba-ssm", "causal-conv1d", "sherpa-onnx", "onnxruntime")
+# Largest deviation from the reference engine, relative to its largest value. The Triton scan
+# multiplies in TF32 on the GPUs that have it.
+TOLERANCE = {"torch": 1e-5, "native": 1e-5, "k2": 1e-4, "triton": 5e-3}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="device to look at (default: cuda if there is one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the findings; 1 if an engine that can run gives wrong numbers or fails."""
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"python {platform.python_version()} on {platform.machine()}, {torch.get_num_threads()} threads")
+    for name in PACKAGES:
+        print(f"{name:15} {_version(name)}")
+    print(f"CUDA            {torch.version.cuda or 'not in this torch'}; {torch.cuda.device_count()} GPUs")
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        print(f"  GPU {index}         {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, sm_{gpu.major}{gpu.minor}")
+    failed = False
+    for title, module, attempt in (("scan", ssd, _scan), ("loss", loss_engines, _loss)):
+        chosen = module.resolve_engine("auto", device)
+        print(f"\n{title} engines on {device}; auto takes {chosen}")
+        reference = None
+        reasons = module.available_engines(device)
+        # The reference runs first: the engine that needs nothing but PyTorch.
+        for engine in sorted(reasons, key=lambda name: name not in ("torch", "native")):
+            if reasons[engine]:
+                print(f"  {engine:8} cannot run: {reasons[engine]}")
+                continue
+            verdict, reference, wrong = _try(attempt, engine, device, reference)
+            failed |= wrong
+            print(f"  {engine:8} {verdict}")
+    return int(failed)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _try(
+    attempt: Callable[[str, str], list[Tensor]], engine: str, device: str, reference: list[Tensor] | None
+) -> tuple[str, list[Tensor] | None, bool]:
+    try:
+        values = attempt(engine, device)
+    except Exception as error:  # whatever an optional engine throws is the finding
+        return f"FAILS: {type(error).__name__}: {' '.join(str(error).split())[:200]}", reference, True
+    if reference is None:
+        return "runs (the reference)", values, False
+    worst = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(values, reference))
+    wrong = not worst <= TOLERANCE[engine]
+    return f"{'WRONG' if wrong else 'runs'}: deviates by {worst:.1e} (at most {TOLERANCE[engine]:.0e})", reference, wrong
+
+
+def _scan(engine: str, device: str) -> list[Tensor]:
+    """Output, state and gradients of a small scan."""
+    draw = torch.Generator().manual_seed(0)
+    num, frames, heads, width, size = 2, 300, 4, 16, 64
+    x = torch.randn(num, frames, heads, width, generator=draw)
+    dt = torch.randn(num, frames, heads, generator=draw)
+    B, C = torch.randn(2, num, frames, 1, size, generator=draw)
+    A = -torch.rand(heads, generator=draw) - 0.5
+    D, bias = torch.randn(2, heads, generator=draw)
+    state = torch.randn(num, heads, width, size, generator=draw)
+    inputs = [t.to(device).detach().requires_grad_() for t in (x, dt, A, B, C, D, bias - 3, state)]
+    y, final = ssd.ssd_scan(*inputs, engine=engine)
+    (y.sin().sum() + final.sum()).backward()
+    return [y.detach(), final.detach(), *(t.grad for t in inputs)]
+
+
+def _loss(engine: str, device: str) -> list[Tensor]:
+    """Loss and gradient of a small lattice."""
+    draw = torch.Generator().manual_seed(0)
+    num, frames, symbols, vocab = 3, 40, 9, 17
+    logits = torch.randn(num, frames, symbols + 1, vocab, generator=draw).to(device).requires_grad_()
+    targets = torch.randint(1, vocab, (num, symbols), generator=draw).to(device)
+    boundary = torch.tensor([[0, 0, 9, 40], [0, 0, 5, 33], [0, 0, 0, 12]], device=device)
+    loss = full_loss(logits, targets, boundary=boundary, engine=engine)
+    loss.sum().backward()
+    return [loss.detach(), logits.grad]
