@@ -70,7 +70,7 @@ def test_bad_hotwords():
 
 def utterances(seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
-    return 2.0 * torch.randn(3, 20, 8, generator=generator), torch.tensor([20, 7, 13])
+    return 2.0 * torch.randn(3, 20, 8, generator=generator, dtype=torch.float64), torch.tensor([20, 7, 13])
 
 
 @pytest.mark.parametrize("beam_size", [1, 4, 8])
@@ -135,7 +135,7 @@ class StatelessLM:
     sos_id = 0
 
     def score(self, tokens, state):
-        return torch.zeros(len(tokens), 12).log_softmax(dim=-1), state
+        return torch.zeros(len(tokens), 12, dtype=torch.float64).log_softmax(dim=-1), state
 
 
 def test_language_model_without_state():

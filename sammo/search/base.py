@@ -1,8 +1,8 @@
-"""What all searches share: hypotheses, the token log of a stream, and walking a batch frame by frame."""
+"""What all searches share: hypotheses, the tokens found so far, and walking a batch frame by frame."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -27,30 +27,31 @@ class Hypothesis:
     score: float
 
 
-@dataclass
-class TokenLog:
-    """Tokens that a stream is certain of. Grows in place, yet older logs of the stream stay valid.
+class Trail(NamedTuple):
+    """Tokens found so far, as a chain of pieces, one per chunk that had any, the newest first.
 
-    A log sees the first ``size`` entries of lists that it shares with the logs before and after it, so a
-    chunk costs its own tokens, not those of the hours before it.
+    Hypotheses and states share their common past, so a chunk costs its own tokens, not those of the hours
+    before it. The empty trail is None.
     """
 
-    tokens: list[int] = field(default_factory=list)
-    timestamps: list[int] = field(default_factory=list)
-    size: int = 0
+    before: Trail | None
+    tokens: list[int]
+    timestamps: list[int]
 
-    def extend(self, tokens: list[int], timestamps: list[int]) -> TokenLog:
-        """The log with more entries."""
-        all_tokens, all_timestamps = self.tokens, self.timestamps
-        if len(all_tokens) != self.size:  # this state was continued before: leave that continuation alone
-            all_tokens, all_timestamps = self.lists()
-        all_tokens.extend(tokens)
-        all_timestamps.extend(timestamps)
-        return TokenLog(all_tokens, all_timestamps, len(all_tokens))
 
-    def lists(self) -> tuple[list[int], list[int]]:
-        """Copies of tokens and time stamps."""
-        return self.tokens[: self.size], self.timestamps[: self.size]
+def extend_trail(trail: Trail | None, tokens: list[int], timestamps: list[int]) -> Trail | None:
+    """The trail with more tokens."""
+    return Trail(trail, tokens, timestamps) if tokens else trail
+
+
+def read_trail(trail: Trail | None) -> tuple[list[int], list[int]]:
+    """All tokens and time stamps, the oldest first."""
+    pieces = []
+    while trail is not None:
+        pieces.append(trail)
+        trail = trail.before
+    tokens = [token for piece in reversed(pieces) for token in piece.tokens]
+    return tokens, [time for piece in reversed(pieces) for time in piece.timestamps]
 
 
 SearchState = Any  # each search has its own dataclass; callers only carry it from call to call
@@ -163,8 +164,9 @@ class Searcher:
         return self.joiner.predictor_proj(self.predictor(contexts, pad=False).squeeze(1))
 
     def logits(self, frames: Tensor, predicted: Tensor) -> Tensor:
-        """Projected frames and predictor output, (M, joiner dim) each -> scaled float logits (M, V)."""
-        logits = self.joiner(frames, predicted, project=False).float()
+        """Projected frames and predictor output, (M, joiner dim) each -> scaled logits (M, V), at least float32."""
+        logits = self.joiner(frames, predicted, project=False)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.blank_penalty != 0.0:
             logits[:, self.blank_id] -= self.blank_penalty
         return logits if self.temperature == 1.0 else logits / self.temperature

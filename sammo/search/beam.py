@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sammo.errors import UserError
-from sammo.search.base import Hypothesis, Searcher, TokenLog, Walk
+from sammo.search.base import Hypothesis, Searcher, Trail, Walk, extend_trail, read_trail
 from sammo.search.context_graph import ROOT, ContextGraph
 from sammo.search.lm import LanguageModel, LMState, map_tensors, stack_tensors
 
@@ -40,14 +40,10 @@ class Beam(NamedTuple):
 
 @dataclass
 class BeamState:
-    """One stream: its hypotheses (a :class:`Beam` without the stream dimension), their tokens, frames seen.
-
-    ``log`` holds what all hypotheses have in common, ``tails`` per slot the (token, frame) pairs after it.
-    """
+    """One stream: its hypotheses (a :class:`Beam` without the stream dimension), their tokens, frames seen."""
 
     beam: Beam
-    log: TokenLog
-    tails: list[list[tuple[int, int]]]
+    trails: list[Trail | None]
     frames: int = 0
 
 
@@ -88,7 +84,7 @@ class ModifiedBeamSearch(Searcher):
     def start(self) -> BeamState:
         if self._start_beam is None:
             self._start_beam = self._make_start_beam()
-        return BeamState(self._start_beam, TokenLog(), [[] for _ in range(self.beam_size)])
+        return BeamState(self._start_beam, [None] * self.beam_size)
 
     def _make_start_beam(self) -> Beam:
         size, device = self.beam_size, self.joiner.output_linear.weight.device
@@ -107,7 +103,7 @@ class ModifiedBeamSearch(Searcher):
     def advance(self, frames: Tensor, lengths: Tensor, states: list[BeamState]) -> list[BeamState]:
         walk = self.prepare(frames, lengths, states)
         following = [
-            BeamState(state.beam, state.log, state.tails, state.frames + length)
+            BeamState(state.beam, state.trails, state.frames + length)
             for state, length in zip(states, lengths.tolist())
         ]
         if not walk.order:
@@ -204,27 +200,25 @@ class ModifiedBeamSearch(Searcher):
             slot = parents[t].gather(1, slot)
         paths, origins, alive = path.permute(1, 2, 0).tolist(), slot.tolist(), (beam.score > -math.inf).tolist()
         for row, n in enumerate(walk.order):
-            offset, tails = states[n].frames, []
+            offset, trails = states[n].frames, []
             for origin, symbols_of_slot, used in zip(origins[row], paths[row], alive[row]):
                 pairs = zip(symbols_of_slot, walk.positions[row])
-                added = [(s, offset + t) for s, t in pairs if s != self.blank_id] if used else []
-                tails.append(states[n].tails[origin] + added if used else [])
-            common = _common_length([tail for tail, used in zip(tails, alive[row]) if used])
-            if common:
-                sure = next(tail for tail, used in zip(tails, alive[row]) if used)[:common]
-                following[n].log = states[n].log.extend([s for s, _ in sure], [t for _, t in sure])
-            following[n].tails = [tail[common:] for tail in tails]
+                found = [(s, offset + t) for s, t in pairs if s != self.blank_id] if used else []
+                before = states[n].trails[origin] if used else None
+                trails.append(extend_trail(before, [s for s, _ in found], [t for _, t in found]))
+            following[n].trails = trails
             following[n].beam = _rows(beam, row)
 
     def result(self, state: BeamState, nbest: int = 1) -> list[Hypothesis]:
-        tokens, timestamps = state.log.lists()
         found = []
-        for score, node, tail in zip(state.beam.score.tolist(), state.beam.nodes.tolist(), state.tails):
+        for score, node, trail in zip(state.beam.score.tolist(), state.beam.nodes.tolist(), state.trails):
             if score == -math.inf:
                 continue
             if self.context_graph is not None:
                 score += self.context_graph.finalize(node)
-            found.append(Hypothesis(tokens + [s for s, _ in tail], timestamps + [t for _, t in tail], score))
+            found.append(Hypothesis(*read_trail(trail), score))
+        if not found:  # logits beyond what the model's precision can hold
+            return [Hypothesis([], [], -math.inf)]
         found.sort(key=lambda hyp: -hyp.score / (len(hyp.tokens) + self.context_size))
         return found[:nbest]
 
@@ -246,12 +240,3 @@ def _merge(score: Tensor, prefix: Tensor) -> Tensor:
     again = same.tril(diagonal=-1).any(dim=2)
     total = score.unsqueeze(1).masked_fill(~same, -math.inf).logsumexp(dim=2)
     return total.masked_fill(again, -math.inf)
-
-
-def _common_length(tails: list[list[tuple[int, int]]]) -> int:
-    """Length of the longest common start."""
-    shortest, longest = min(tails), max(tails)  # all lists lie between these two in lexicographic order
-    for index, pair in enumerate(shortest):
-        if pair != longest[index]:
-            return index
-    return len(shortest)

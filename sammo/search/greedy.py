@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sammo.search.base import Hypothesis, Searcher, TokenLog
+from sammo.search.base import Hypothesis, Searcher, Trail, extend_trail, read_trail
 
 
 @dataclass
@@ -16,7 +16,7 @@ class GreedyState:
 
     context: Tensor
     score: Tensor
-    log: TokenLog
+    trail: Trail | None = None
     frames: int = 0
 
 
@@ -26,13 +26,13 @@ class GreedySearch(Searcher):
     def start(self) -> GreedyState:
         device = self.joiner.output_linear.weight.device
         context = torch.tensor(self.start_context(), device=device)
-        return GreedyState(context, torch.zeros((), dtype=torch.float64, device=device), TokenLog())
+        return GreedyState(context, torch.zeros((), dtype=torch.float64, device=device))
 
     @torch.no_grad()
     def advance(self, frames: Tensor, lengths: Tensor, states: list[GreedyState]) -> list[GreedyState]:
         walk = self.prepare(frames, lengths, states)
         following = [
-            GreedyState(state.context, state.score, state.log, state.frames + length)
+            GreedyState(state.context, state.score, state.trail, state.frames + length)
             for state, length in zip(states, lengths.tolist())
         ]
         if not walk.order:
@@ -56,10 +56,9 @@ class GreedySearch(Searcher):
             offset, positions = states[n].frames, walk.positions[row]
             found = [(s, offset + t) for s, t in zip(symbols, positions) if s != self.blank_id]
             following[n].context, following[n].score = contexts[row], scores[row]
-            if found:
-                following[n].log = states[n].log.extend([s for s, _ in found], [t for _, t in found])
+            following[n].trail = extend_trail(states[n].trail, [s for s, _ in found], [t for _, t in found])
         return following
 
     def result(self, state: GreedyState, nbest: int = 1) -> list[Hypothesis]:
-        tokens, timestamps = state.log.lists()
+        tokens, timestamps = read_trail(state.trail)
         return [Hypothesis(tokens, timestamps, state.score.item())]
