@@ -83,63 +83,71 @@ class _Recursion(torch.autograd.Function):
 def _recursion_native(px: Tensor, py: Tensor, boundary: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """(scores, gradient of px, gradient of py) by anti-diagonals.
 
-    ``steps[d, 0, n, s]`` holds the transition into cell (s, d - s) from its left in s, ``[d, 1]``
-    from its left in t.
+    An anti-diagonal of the whole batch is one contiguous row: the positions of all utterances one
+    after another, each utterance with one lane before it that no path enters. Coming by a frame
+    stays in the lane; coming by a symbol moves up by one. So what came before an anti-diagonal is
+    the row before it seen twice, shifted by one: a view, and a step takes two operations.
     """
     batch, symbols, width = px.shape
     frames, cells, diagonals = width - 1, symbols + 1, symbols + width
-    steps = px.new_full((diagonals, 2, batch, cells), -INF)
+    lanes = batch * (cells + 1)
+
+    steps = px.new_full((diagonals, 2, lanes), -INF)  # into each cell, by a symbol and by a frame
+    into_x = _into(steps, 0, px.shape, symbol=1, frame=0)
+    into_y = _into(steps, 1, py.shape, symbol=0, frame=1)
     valid_x, valid_y = None, None
     if boundary is None:
-        _edge_view(steps, 0, 1, 0, symbols, width).copy_(px)
-        _edge_view(steps, 1, 0, 1, cells, frames).copy_(py)
+        into_x.copy_(px)
+        into_y.copy_(py)
     else:
         (valid_x, free_x), (valid_y, free_y) = _paths(boundary, symbols, frames)
-        outside_x = torch.where(free_x, px.new_zeros(()), -INF)
-        outside_y = torch.where(free_y, py.new_zeros(()), -INF)
-        _edge_view(steps, 0, 1, 0, symbols, width).copy_(torch.where(valid_x, px, outside_x))
-        _edge_view(steps, 1, 0, 1, cells, frames).copy_(torch.where(valid_y, py, outside_y))
+        into_x.copy_(torch.where(valid_x, px, torch.where(free_x, px.new_zeros(()), -INF)))
+        into_y.copy_(torch.where(valid_y, py, torch.where(free_y, py.new_zeros(()), -INF)))
 
-    # Column 0 stays -inf, so that [s - 1, s] of one diagonal is one strided view of two planes.
-    p = px.new_full((diagonals, batch, cells + 1), -INF)
-    p[0, :, 1] = 0.0
-    before = p.as_strided((diagonals, 2, batch, cells), (batch * (cells + 1), 1, cells + 1, 1))
+    p = px.new_full((diagonals, 1 + lanes), -INF)
+    here = p[:, 1:]
+    here[0, 1 :: cells + 1] = 0.0
+    before = p.as_strided((diagonals, 2, lanes), (1 + lanes, 1, 1))
     sums = torch.empty_like(steps[0])
-    left, below = sums
-    for previous, step, now in zip(before.unbind(), steps.unbind()[1:], p[:, :, 1:].unbind()[1:]):
+    by_symbol, by_frame = sums
+    for previous, step, now in zip(before.unbind(), steps.unbind()[1:], here.unbind()[1:]):
         torch.add(previous, step, out=sums)
-        torch.logaddexp(left, below, out=now)
-    scores = p[-1, :, -1].clone()
+        torch.logaddexp(by_symbol, by_frame, out=now)
+    scores = here[-1, cells :: cells + 1].clone()
 
-    # How a cell's probability splits between its two incoming transitions. Written as k2 does:
-    # the shares add to one exactly, so that no probability is lost on the way back.
-    here = p[1:, :, 1:]
-    share = steps[1:, 0].add_(before[:-1, 0]).sub_(here).exp_()
-    share.nan_to_num_(nan=0.0)  # cells that no path reaches
-    torch.sub(1.0, share, out=steps[1:, 1])
+    # How a cell's probability splits between its two incoming transitions, by a frame and by a
+    # symbol. Written as k2 does: the two add to one, so that no probability is lost on the way.
+    shares = px.new_zeros(diagonals, 2, lanes + 1)
+    by_frame, by_symbol = shares[1:, 0, :lanes], shares[1:, 1, :lanes]
+    torch.add(steps[1:, 0], before[:-1, 0], out=by_symbol)
+    by_symbol.sub_(here[1:]).exp_().nan_to_num_(nan=0.0)  # nan: no path reaches the cell
+    torch.sub(1.0, by_symbol, out=by_frame)
 
-    occupation = px.new_zeros(diagonals, batch, cells)
-    occupation[-1, :, -1] = 1.0
-    padded = px.new_zeros(diagonals, 2, batch, cells + 1)
-    used = padded[..., :cells].unbind()
-    from_left, from_below = padded[:, 0, :, 1:].unbind(), padded[:, 1, :, :cells].unbind()
-    shares, occupied = steps.unbind(), occupation.unbind()
-    for d in range(diagonals - 1, 0, -1):
-        torch.mul(shares[d], occupied[d], out=used[d])
-        torch.add(from_left[d], from_below[d], out=occupied[d - 1])
-    grad_x = _edge_view(padded, 0, 1, 0, symbols, width)
-    grad_y = _edge_view(padded, 1, 0, 1, cells, frames)
+    occupation = px.new_zeros(diagonals, lanes + 1)
+    occupation[-1, cells :: cells + 1] = 1.0
+    leaving = shares.as_strided((diagonals, 2, lanes), (2 * (lanes + 1), lanes + 2, 1))
+    after = occupation.as_strided((diagonals, 2, lanes), (lanes + 1, 1, 1))
+    by_frame, by_symbol = sums
+    rows = zip(leaving.unbind()[:0:-1], after.unbind()[:0:-1], occupation[:, :lanes].unbind()[-2::-1])
+    for leave, later, now in rows:
+        torch.mul(leave, later, out=sums)
+        torch.add(by_frame, by_symbol, out=now)
+    used = shares.mul_(occupation[:, None])
+    grad_x = _into(used, 1, px.shape, symbol=1, frame=0)
+    grad_y = _into(used, 0, py.shape, symbol=0, frame=1)
     if boundary is None:
         return scores, grad_x.contiguous(), grad_y.contiguous()
     return scores, grad_x * valid_x, grad_y * valid_y
 
 
-def _edge_view(steps: Tensor, kind: int, s: int, t: int, rows: int, columns: int) -> Tensor:
-    """(N, rows, columns) of the transitions of a kind into cells from (s, t) on, out of their
-    anti-diagonals: element [n, i, j] is steps[s + i + t + j, kind, n, s + i]."""
-    diagonal, plane, batch, cell = steps.stride()
-    start = steps.storage_offset() + (s + t) * diagonal + kind * plane + s * cell
-    return steps.as_strided((steps.shape[2], rows, columns), (batch, diagonal + cell, diagonal), start)
+def _into(rows: Tensor, plane: int, shape: torch.Size, symbol: int, frame: int) -> Tensor:
+    """View of anti-diagonals (D, 2, lanes) as transitions (N, S', T'), of which the first leads into
+    position ``symbol`` and frame ``frame``: [n, i, j] is in row symbol + i + frame + j."""
+    batch, symbols, frames = shape
+    diagonal, width, lane = rows.stride()
+    cells = rows.shape[2] // batch if batch else 0
+    start = rows.storage_offset() + plane * width + (symbol + frame) * diagonal + (1 + symbol) * lane
+    return rows.as_strided(shape, (cells * lane, diagonal + lane, diagonal), start)
 
 
 def _paths(boundary: Tensor, symbols: int, frames: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
