@@ -19,8 +19,10 @@ make_venv() {
     return 0
   fi
   echo "Making the virtual environment .venv with $("$base" --version) (a few minutes, once)"
-  rm -rf "$root/.venv"
-  if ! "$base" -m venv "$root/.venv"; then
+  if ! "$PYTHON" -m pip --version > /dev/null 2>&1; then
+    rm -rf "$root/.venv"
+  fi
+  if [ ! -d "$root/.venv" ] && ! "$base" -m venv "$root/.venv"; then
     rm -rf "$root/.venv"
     echo "error: '$base -m venv' failed; install the venv module (on Debian: apt-get install python3-venv)" >&2
     return 1
