@@ -1,0 +1,1 @@
+"""Models in and out: icefall checkpoints, ONNX, sherpa-onnx."""
