@@ -21,18 +21,14 @@ SWOOSH_L = (4.0, 0.035)
 SWOOSH_R = (1.0, 0.313261687)
 
 
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _swoosh(x: Tensor, shift: float, offset: float) -> Tensor:
     """Computed in at least float32, returned in the type of ``x``."""
-    wide = x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
+    wide = _wide(x)
     return F.softplus(wide - shift).sub_(wide, alpha=SLOPE).sub_(offset).to(x.dtype)
-
-
-def _swoosh_and_slope(x: Tensor, shift: float, offset: float) -> tuple[Tensor, Tensor]:
-    """swoosh(x) and its derivative sigmoid(x - shift) - SLOPE, both in at least float32."""
-    wide = x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
-    shifted = wide - shift
-    y = F.softplus(shifted).sub_(wide, alpha=SLOPE).sub_(offset)
-    return y, shifted.sigmoid_().sub_(SLOPE)
 
 
 class _Swoosh(torch.autograd.Function):
@@ -45,8 +41,7 @@ class _Swoosh(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         (x,) = ctx.saved_tensors
-        slope = (x.to(torch.float32) if x.dtype != torch.float64 else x) - ctx.shift
-        slope = slope.sigmoid_().sub_(SLOPE).to(grad.dtype)
+        slope = (_wide(x) - ctx.shift).sigmoid_().sub_(SLOPE).to(grad.dtype)
         return slope.mul_(grad), None, None
 
 
@@ -81,26 +76,31 @@ class SwooshR(nn.Module):
 
 
 class _ActivationDropoutLinear(torch.autograd.Function):
-    """linear(swoosh(x) * mask): keeps x and the mask, recomputes the rest in the backward pass."""
+    """linear(swoosh(x) * mask): keeps x and the mask, and recomputes the rest in the backward pass,
+    except on a CPU, where memory is not what training runs out of."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, mask, shift, offset):
-        ctx.save_for_backward(x, weight, mask)
         ctx.constants = (shift, offset)
         ctx.bias_dtype = bias.dtype
         y = _swoosh(x, shift, offset)
         if mask is not None:
             y.mul_(mask)
+        ctx.save_for_backward(x, weight, mask, y if x.device.type == "cpu" else None)
         out = F.linear(y, weight, bias)
         ctx.compute_dtype = out.dtype  # half precision under autocast
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        x, weight, mask = ctx.saved_tensors
-        y, slope = _swoosh_and_slope(x, *ctx.constants)
+        x, weight, mask, y = ctx.saved_tensors
+        shift, offset = ctx.constants
+        slope = (_wide(x) - shift).sigmoid_().sub_(SLOPE)
+        if y is None:
+            y = _swoosh(x, shift, offset)
+            if mask is not None:
+                y.mul_(mask)
         if mask is not None:
-            y.mul_(mask)
             slope.mul_(mask)
         dtype = ctx.compute_dtype
         flat = grad.reshape(-1, weight.shape[0]).to(dtype)
