@@ -88,6 +88,23 @@ class Lane:
         self.outputs[self.start_frame + stream.consumed] = frames.clone()
 
 
+def make_model(args: argparse.Namespace) -> Transducer:
+    """Random weights, with the blank so likely that a token comes out on one frame in ten, as in speech."""
+    torch.manual_seed(0)
+    model = Transducer(model_config(args.encoder, args.preset, vocab_size=VOCAB_SIZE)).eval()
+    lane = Lane(model, args)
+    frames: list[Tensor] = []
+    for second in range(20):
+        lane.feed(speech_like(second))
+        frames += lane.outputs.values()
+    joiner = model.joiner
+    with torch.no_grad():
+        logits = joiner.output_linear(torch.tanh(joiner.encoder_proj(torch.cat(frames))))
+        gap = logits[:, 1:].max(dim=1).values - logits[:, 0]
+        joiner.output_linear.bias[0] += torch.quantile(gap, 0.9)
+    return model
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=3.0)
@@ -99,8 +116,7 @@ def main() -> int:
     parser.add_argument("--max-growth-mb", type=float, default=8.0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = Transducer(model_config(args.encoder, args.preset, vocab_size=VOCAB_SIZE)).eval()
+    model = make_model(args)
     lanes = [Lane(model, args)]
     state_values = state_numel(lanes[0].recognizer.encoder.init_state(1, args.left_context_frames))
     seconds = round(args.hours * 3600)

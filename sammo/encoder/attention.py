@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sammo.encoder.derived import DerivedWeights
+from sammo.encoder.linear import linear
 from sammo.encoder.plan import Plan
 from sammo.encoder.position import to_absolute
 from sammo.regularize import Balancer, ScheduledFloat, Whiten, penalize_abs_values_gt
@@ -92,7 +93,7 @@ class AttentionWeights(nn.Module):
         """x (N, T, C), positions (left + 2 rows - 1, pos_dim), past keys (N, left, D) ->
         weights (B, heads, rows, left + rows) that sum to 1 over the last dimension, next past."""
         heads, width = self.num_heads, self.query_head_dim
-        projected = self.in_proj(x)
+        projected = linear(x, self.in_proj.weight, self.in_proj.bias)
         blocks = projected.view(-1, plan.rows, projected.shape[-1])
         batch = blocks.shape[0]
         size = heads * width
@@ -150,11 +151,12 @@ class SelfAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """x (N, T, C), weights (B, heads, rows, left + rows), past values (N, left, D) ->
         (N, T, C), next past."""
-        value, past = with_left_context(self.in_proj(x), plan, past)
+        value, past = with_left_context(linear(x, self.in_proj.weight, self.in_proj.bias), plan, past)
         value = value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         value = torch.bmm(weights.flatten(0, 1), value.reshape(-1, value.shape[2], value.shape[3]))
         value = value.view(weights.shape[0], self.num_heads, plan.rows, -1).transpose(1, 2)
-        out = self.out_proj(value.reshape(x.shape[0], x.shape[1], -1))
+        value = value.reshape(x.shape[0], x.shape[1], -1)
+        out = linear(value, self.out_proj.weight, self.out_proj.bias)
         return (self.whiten(out) if self.training else out), past
 
 
@@ -186,11 +188,11 @@ class NonlinAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """x (N, T, C), weights (B, rows, left + rows), past (N, left, hidden) ->
         (N, T, C), next past."""
-        gate, value, scale = self.in_proj(x).chunk(3, dim=-1)
+        gate, value, scale = linear(x, self.in_proj.weight, self.in_proj.bias).chunk(3, dim=-1)
         if self.training:
             gate = self.balancer(gate)
             value = self.whiten1(value)
         value, past = with_left_context(value * torch.tanh(gate), plan, past)
         value = torch.bmm(weights, value).view(scale.shape)
-        out = self.out_proj(value * scale)
+        out = linear(value * scale, self.out_proj.weight, self.out_proj.bias)
         return (self.whiten2(out) if self.training else out), past

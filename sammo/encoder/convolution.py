@@ -11,10 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sammo.encoder.derived import DerivedWeights
+from sammo.encoder.linear import is_recording, linear
 from sammo.encoder.plan import Plan
 from sammo.regularize import ActivationDropoutLinear, Balancer, ScheduledFloat, Whiten
 from sammo.regularize.activations import SLOPE, SWOOSH_R
 from sammo.regularize.schedule import whitening_schedule
+
+# Products of one convolution below which ChunkCausalConv computes them one by one.
+FEW_PRODUCTS = 400_000
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int = 0) -> Tensor:
@@ -102,6 +106,9 @@ class ChunkCausalConv(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """x (N, T, C), past (N, K // 2, C) -> (N, T, C) minus ``shift``, next past."""
         num, frames, channels = x.shape
+        if plan.chunk == frames and plan.ends is None and not torch.is_grad_enabled():
+            if x.numel() * (frames + self.past_frames) <= FEW_PRODUCTS and not is_recording():
+                return self._one_chunk(x, past, shift)
         if past is None:
             padded = F.pad(x, (0, 0, self.past_frames, 0))
         else:
@@ -118,6 +125,40 @@ class ChunkCausalConv(nn.Module):
         scale = self._derived(plan.chunk, lambda: self._scale(plan.chunk), self.edge_scale)
         out = torch.addcmul(causal.view(within.shape), within, scale)
         return out.view(num, frames, channels), past
+
+    def _one_chunk(
+        self, x: Tensor, past: Tensor | None, shift: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same for so little input that starting two convolutions would take longer than one
+        sum of products over all frames that are there."""
+        frames, reach = x.shape[1], self.past_frames
+        weight, bias = self._derived(
+            ("one chunk", frames, shift),
+            lambda: self._one_chunk_weights(frames, shift),
+            self.causal.weight,
+            self.causal.bias,
+            self.within.weight,
+            self.within.bias,
+            self.edge_scale,
+        )
+        before = x.new_zeros(x.shape[0], reach, x.shape[2]) if past is None else past
+        sources = torch.cat([before, x], dim=1)
+        out = (sources.unsqueeze(1) * weight).sum(dim=2).add_(bias)
+        return out, None if past is None else sources[:, frames:]
+
+    def _one_chunk_weights(self, frames: int, shift: float) -> tuple[Tensor, Tensor]:
+        """Weights (target T, source K // 2 + T, C) and biases (T, C) of both convolutions."""
+        scale = self._scale(frames)
+        target = torch.arange(frames, device=scale.device)[:, None]
+        source = torch.arange(-self.past_frames, frames, device=scale.device)
+        tap = source - target + self.past_frames  # of the kernel that is centered on the target
+        inside = (tap >= 0) & (tap < self.kernel) & (source >= 0)
+        before = (tap >= 0) & (tap <= self.past_frames)
+        # The row that is added to each kernel stands for the frames that it does not see.
+        within = F.pad(self.within.weight[:, 0].t(), (0, 0, 0, 1))[tap.where(inside, -1)]
+        causal = F.pad(self.causal.weight[:, 0].t(), (0, 0, 0, 1))[tap.where(before, -1)]
+        weight = within * scale[:, None] + causal
+        return weight, self.within.bias * scale + self.causal.bias - shift
 
     def _scale(self, chunk: int) -> Tensor:
         """(chunk, C)."""
@@ -174,7 +215,7 @@ class ConvModule(nn.Module):
         self, x: Tensor, plan: Plan, past: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """x (N, T, C), past (N, K // 2, C) -> (N, T, C), next past."""
-        x = self.in_proj(x)
+        x = linear(x, self.in_proj.weight, self.in_proj.bias)
         if self.training:
             value, gate = x.chunk(2, dim=-1)
             x = value * torch.sigmoid(self.balancer1(gate))
@@ -195,4 +236,4 @@ class ConvModule(nn.Module):
             outer.weight,
             outer.bias,
         )
-        return F.linear(F.softplus(x).sub_(x, alpha=SLOPE), outer.weight, bias), past
+        return linear(F.softplus(x).sub_(x, alpha=SLOPE), outer.weight, bias), past

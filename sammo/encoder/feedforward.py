@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sammo.encoder.derived import DerivedWeights
+from sammo.encoder.linear import linear
 from sammo.regularize import ActivationDropoutLinear, Balancer, FloatLike, Whiten
 from sammo.regularize.activations import SLOPE, SWOOSH_L
 from sammo.regularize.schedule import whitening_schedule
@@ -48,5 +49,5 @@ class FeedForward(nn.Module):
             outer.weight,
             outer.bias,
         )
-        hidden = F.linear(x, inner.weight, in_bias)
-        return F.linear(F.softplus(hidden).sub_(hidden, alpha=SLOPE), outer.weight, out_bias)
+        hidden = linear(x, inner.weight, in_bias)
+        return linear(F.softplus(hidden).sub_(hidden, alpha=SLOPE), outer.weight, out_bias)

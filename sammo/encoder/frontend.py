@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sammo.encoder.derived import DerivedWeights
+from sammo.encoder.linear import linear
 from sammo.regularize import (
     ActivationDropoutLinear,
     Balancer,
@@ -96,8 +97,8 @@ class ConvNeXt(nn.Module):
             outer.weight,
             outer.bias,
         )
-        hidden = F.linear(y, inner.weight, in_bias)
-        return F.linear(torch.sub(F.softplus(hidden), hidden, alpha=SLOPE), outer.weight, out_bias)
+        hidden = linear(y, inner.weight, in_bias)
+        return linear(torch.sub(F.softplus(hidden), hidden, alpha=SLOPE), outer.weight, out_bias)
 
 
 class Frontend(nn.Module):
@@ -156,7 +157,7 @@ class Frontend(nn.Module):
         x, past = self.convnext(x, past)
         if past is not None:
             lengths = lengths.clamp(max=x.shape[1])
-        x = self.out(x.flatten(2))
+        x = linear(x.flatten(2), self.out.weight, self.out.bias)
         if self.training:
             x = self.dropout(self.norm(self.whiten(x)))
         else:

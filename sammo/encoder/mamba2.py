@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sammo.encoder.linear import linear
 from sammo.encoder.ssd import ssd_scan
 
 # Step sizes at the start of training are spread log-uniformly over this range, decay rates
@@ -76,7 +77,7 @@ class Mamba2(nn.Module):
     def forward(self, u: Tensor, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
         """u (N, T, d_model) -> (N, T, d_model) and the state after the last frame."""
         heads = self.d_inner // self.head_dim
-        z, xbc, dt = self.in_proj(u).split(
+        z, xbc, dt = linear(u, self.in_proj.weight).split(
             [self.d_inner, self.conv1d.weight.shape[0], heads], dim=-1
         )
         xbc, conv_state = self._convolve(xbc, None if state is None else state.conv)
@@ -92,7 +93,7 @@ class Mamba2(nn.Module):
             None if state is None else state.ssm,
             self.engine,
         )
-        out = self.out_proj(self.norm(y.flatten(-2), z))
+        out = linear(self.norm(y.flatten(-2), z), self.out_proj.weight)
         return out, Mamba2State(conv_state, ssm_state)
 
     def _convolve(self, xbc: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
