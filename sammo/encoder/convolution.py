@@ -63,10 +63,10 @@ class _DepthwiseConv(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         taps, padding = weight.shape[-1], ctx.padding
-        grad = grad.contiguous()
+        grad = grad.contiguous().to(weight.dtype)  # half precision under autocast
         x_grad = None
         if ctx.needs_input_grad[0]:
-            x_grad = _channels_last_conv(grad, weight.flip(-1), None, taps - 1 - padding)
+            x_grad = _channels_last_conv(grad, weight.flip(-1), None, taps - 1 - padding).to(x.dtype)
         padded = F.pad(x, (0, 0, padding, padding)) if padding else x
         frames = grad.shape[1]
         product = torch.empty_like(grad)
