@@ -388,8 +388,7 @@ def out_of_memory(shape: torch.Size | tuple[int, ...], batch: int) -> str:
 
 def check_same_model(content: dict[str, Any], model_config: dict[str, Any], fingerprint: str) -> None:
     """UserError naming the first difference between a checkpoint's model and the one asked for."""
-    saved, wanted = dict(content["model_config"]), dict(model_config)
-    saved, wanted = {**saved, **saved.pop("encoder")}, {**wanted, **wanted.pop("encoder")}
+    saved, wanted = _flat(content["model_config"]), _flat(model_config)
     different = [name for name in wanted if saved.get(name) != wanted[name]]
     advice = "use another --exp-dir or the options it was trained with"
     if content["tokenizer"] != fingerprint:
@@ -403,3 +402,8 @@ def check_same_model(content: dict[str, Any], model_config: dict[str, Any], fing
         raise UserError(
             f"the checkpoint is of another model: {name} is {saved.get(name)} there and {wanted[name]} here{more}; {advice}"
         )
+
+
+def _flat(model_config: dict[str, Any]) -> dict[str, Any]:
+    others = {name: value for name, value in model_config.items() if name != "encoder"}
+    return {**model_config["encoder"], **others}
