@@ -194,7 +194,8 @@ def main() -> None:
         f"forward and backward, float32; {machine(args)}"
     )
     for vocab_size in args.vocab_sizes:
-        print(f"\n| V = {vocab_size} | ms | of torchaudio | of k2 | added at peak, MB |\n|---|---:|---:|---:|---:|")
+        print(f"\n| V = {vocab_size} | ms | of torchaudio | of k2 | added at peak, MB |")
+        print("|---|---:|---:|---:|---:|")
         results = {}
         for row in args.rows:
             needs, title = ROWS[row]

@@ -38,7 +38,11 @@ def batch(seed, n=3, t=12, s=6, v=10, scale=1.0, dtype=torch.float32):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.integers(0, 10**6), st.integers(1, 20), st.integers(0, 20), st.integers(2, 8), st.sampled_from([0.1, 1.0, 10.0])
+    st.integers(0, 10**6),
+    st.integers(1, 20),
+    st.integers(0, 20),
+    st.integers(2, 8),
+    st.sampled_from([0.1, 1.0, 10.0]),
 )
 def test_ranges_always_leave_an_alignment(seed, t, s, size, scale):
     lm, am, symbols, boundary = batch(seed, t=t, s=s, scale=scale)

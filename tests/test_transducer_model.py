@@ -121,7 +121,8 @@ def test_unpruned_model_loss_is_the_full_loss(model):
 def test_every_parameter_gets_a_finite_gradient(model, tokens):
     """Without symbols, with one, and with more symbols than frames."""
     model.zero_grad()
-    loss = model(torch.randn(2, 60, 80), torch.tensor([60, 45]), tokens, prune_range=4, lm_scale=0.3, am_scale=0.1)
+    features, lengths = torch.randn(2, 60, 80), torch.tensor([60, 45])
+    loss = model(features, lengths, tokens, prune_range=4, lm_scale=0.3, am_scale=0.1)
     assert torch.isfinite(loss.simple).all() and torch.isfinite(loss.pruned).all()
     (0.5 * loss.simple + loss.pruned).sum().backward()
     for name, parameter in model.named_parameters():

@@ -28,7 +28,7 @@ class ModelConfig:
                 raise UserError(f"model option {name} is {value!r}: give a positive whole number")
         if not 0 <= self.blank_id < self.vocab_size:
             raise UserError(
-                f"blank_id {self.blank_id} is not among the {self.vocab_size} symbols (0 to {self.vocab_size - 1})"
+                f"blank_id {self.blank_id} is not among the symbols 0 to {self.vocab_size - 1}"
             )
         if self.context_size > 1 and self.predictor_dim % 4:
             raise UserError(

@@ -8,9 +8,9 @@ With p[s, t] the log-probability of having emitted s symbols before frame t,
 (Graves, "Sequence transduction with recurrent neural networks", 2012, eq. 16; written as in k2).
 The gradient of p[S, T] is the probability that an alignment uses a transition.
 
-The native engine goes over anti-diagonals s + t, whose cells do not depend on each other. All
-utterances are walked from the first corner to the last of the batch's lattice: outside its own
-boundary an utterance has one path, which costs nothing.
+The native engine goes over anti-diagonals s + t, whose cells do not depend on each other. Every
+utterance is walked from the first corner of the batch's lattice to the last: outside its own
+boundary it has one path, of probability one.
 """
 
 from __future__ import annotations

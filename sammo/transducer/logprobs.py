@@ -7,9 +7,13 @@ inputs), whatever the type of the logits.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+INF = float("inf")
 
 # Logits per block: on a CPU what stays in its cache, on a GPU what bounds the memory.
 BLOCK_CPU = 2**19
@@ -87,7 +91,8 @@ def simple_logprobs(
     (1 - lm_scale - am_scale) * log_softmax(lm + am) + lm_scale * log_softmax(lm)
     + am_scale * log_softmax(am + u), with u the log of the mean of softmax(lm) over the batch.
     (Kuang et al., "Pruned RNN-T", 2022, eqs. 5-11, as k2 computes it: the normalizer of lm + am is
-    one matrix product of exponentials.)
+    one matrix product of exponentials. Where that underflows k2 puts the smallest float; here the
+    normalizer is then computed from the sums of logits.)
 
     Args:
       lm: (N, S + 1, V) logits of each context.
@@ -108,14 +113,9 @@ def simple_logprobs(
 
 def _am_only_logprobs(lm: Tensor, am: Tensor, symbols: Tensor, blank_id: int) -> tuple[Tensor, Tensor]:
     """log_softmax(am + u) of symbols (N, S, T) and of blank (N, 1, T)."""
-    unigram = torch.softmax(lm, dim=2).mean(dim=(0, 1)) + torch.finfo(lm.dtype).tiny
-    # In this order the exponentials are not kept for the normalizer of every u.
-    top = am.detach().amax(dim=2, keepdim=True)
-    normalizer = ((am - top).exp() @ unigram + torch.finfo(am.dtype).tiny).log() + top.squeeze(2)
-    unigram = unigram.log()
-    px = _of_symbols(am, symbols) + unigram[symbols][:, :, None] - normalizer[:, None]
-    py = am[:, None, :, blank_id] + unigram[blank_id] - normalizer[:, None]
-    return px, py
+    unigram = lm.log_softmax(dim=2).logsumexp(dim=(0, 1)) - math.log(lm.shape[0] * lm.shape[1])
+    logprobs = (am + unigram).log_softmax(dim=2)
+    return _of_symbols(logprobs, symbols), logprobs[:, None, :, blank_id]
 
 
 def _of_symbols(am: Tensor, symbols: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class _SimpleLogProbs(torch.autograd.Function):
         if len(lost):
             n, s, t = lost.unbind(1)
             for rows in _cell_blocks(lost, lm):
-                cell = rows_of(lm, n[rows], s[rows]) + rows_of(am, n[rows], t[rows])
+                cell = _rows_of(lm, n[rows], s[rows]) + _rows_of(am, n[rows], t[rows])
                 normalizer[n[rows], s[rows], t[rows]] = cell.logsumexp(1)
             product[n, s, t] = INF  # no share of these cells in the matrix products of backward
             cells = (lost, lm, am)
@@ -190,10 +190,7 @@ class _SimpleLogProbs(torch.autograd.Function):
         return grad_lm, grad_am, None, None, None, None
 
 
-INF = float("inf")
-
-
-def rows_of(x: Tensor, n: Tensor, i: Tensor) -> Tensor:
+def _rows_of(x: Tensor, n: Tensor, i: Tensor) -> Tensor:
     """x[n, i]: (M, V)."""
     return x.flatten(0, 1).index_select(0, n * x.shape[1] + i)
 
@@ -204,9 +201,11 @@ def _cell_blocks(cells: Tensor, logits: Tensor) -> list[slice]:
     return [slice(start, start + count) for start in range(0, len(cells), count)]
 
 
-def _add_lost_cells(grad_lm: Tensor, grad_am: Tensor, weight: Tensor, rows: slice, lost: Tensor, lm: Tensor, am: Tensor) -> None:
+def _add_lost_cells(
+    grad_lm: Tensor, grad_am: Tensor, weight: Tensor, rows: slice, lost: Tensor, lm: Tensor, am: Tensor
+) -> None:
     """Add the gradient through the normalizers of cells of which the products underflowed."""
     n, s, t = lost[rows].unbind(1)
-    share = torch.softmax(rows_of(lm, n, s) + rows_of(am, n, t), dim=1) * weight[n, s, t][:, None]
+    share = torch.softmax(_rows_of(lm, n, s) + _rows_of(am, n, t), dim=1) * weight[n, s, t][:, None]
     grad_lm.flatten(0, 1).index_add_(0, n * lm.shape[1] + s, share)
     grad_am.flatten(0, 1).index_add_(0, n * am.shape[1] + t, share)
