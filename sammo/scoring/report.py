@@ -157,8 +157,9 @@ def markdown(table: Table, notes: Sequence[str] = (), corpus: str = "") -> str:
         rows = []
         for system, row in table.items():
             cells = [pooled(row.get(chunk, {}), tests) for chunk in chunks]
-            state = next((cell.state_bytes for cell in cells if cell), 0)
-            rows.append([system.label, system.decoding, f"{state / 1024:.0f}" if state else "", *map(_with_interval, cells)])
+            if any(cells):
+                state = next(cell.state_bytes for cell in cells if cell)
+                rows.append([system.label, system.decoding, f"{state / 1024:.0f}", *map(_with_interval, cells)])
         out += _lines(head, rows) + [""]
         out += _comparison(table, tests)
     out += ["## By part", ""]
