@@ -61,7 +61,7 @@ def main() -> None:
             if step >= 4:
                 times[name].append(elapsed)
 
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     millions = sum(p.numel() for p in params) / 1e6
     print(f"{args.encoder} {args.preset}: {len(params)} parameters of {millions:.2f} M values, {device.type}")
     print(f"{machine}, {torch.get_num_threads()} thread(s), PyTorch {torch.__version__}\n")

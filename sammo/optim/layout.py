@@ -19,12 +19,13 @@ CUDA_BLOCK = 2**23  # large enough to hide kernel launches, small enough to boun
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive parameters ``[first, last)`` and their rows ``[start, stop)`` of the whole matrix."""
+    """Consecutive parameters ``[first, last)``, their rows ``[start, stop)``, and whether these have padding."""
 
     first: int
     last: int
     start: int
     stop: int
+    padded: bool
 
 
 class Layout:
@@ -54,7 +55,8 @@ class Layout:
         for last in range(1, len(self.params) + 1):
             full = last < len(self.params) and (self.starts[last + 1] - self.starts[first]) * WIDTH > size
             if full or last == len(self.params):
-                blocks.append(Block(first, last, self.starts[first], self.starts[last]))
+                padded = any(p.numel() % WIDTH for p in self.params[first:last])
+                blocks.append(Block(first, last, self.starts[first], self.starts[last], padded))
                 first = last
         return blocks
 

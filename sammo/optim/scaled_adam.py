@@ -4,134 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, Callable, Iterable, NamedTuple
+from typing import Any, Callable, Iterable
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from sammo.errors import UserError
-from sammo.optim.layout import Layout
+from sammo.optim.group import ClippingStats, GroupState
 
 logger = logging.getLogger(__name__)
 
 # The threshold is estimated early, and generously, at these steps; then once per clipping period.
 EARLY_ESTIMATES = (10, 20, 40)
-
-
-class ClippingStats(NamedTuple):
-    """Gradient clipping of one parameter group at its last step.
-
-    Attributes:
-        norm: total norm, every gradient weighted with its parameter's root mean square.
-        threshold: norm that gradients are scaled down to; None before the first estimate.
-        scale: factor that the last gradients were multiplied with, 1.0 if not clipped.
-        fraction_clipped: share of clipped steps since the threshold was last estimated.
-        quartiles: minimum, quartiles and maximum of the norms at the last estimate.
-    """
-
-    norm: float
-    threshold: float | None
-    scale: float
-    fraction_clipped: float
-    quartiles: tuple[float, ...]
-
-
-class _Group:
-    """Optimizer state of one parameter group: matrices in one :class:`Layout`, vectors over parameters."""
-
-    def __init__(self, params: list[Tensor], options: dict[str, Any]) -> None:
-        self.layout = layout = Layout(params)
-        device = layout.device
-        self.is_scalar = torch.tensor([p.numel() == 1 for p in params], device=device)
-        self.scalars = [p for p in params if p.numel() == 1]
-        self.numel = torch.tensor([p.numel() for p in params], device=device, dtype=torch.float32)
-        self.exp_avg_sq = layout.zeros()
-        self.delta = layout.zeros()
-        self.param_rms = torch.zeros(len(params), device=device)
-        self.scale_exp_avg_sq = torch.zeros(len(params), device=device)
-        self.scale_grads = torch.zeros(options["size_update_period"], len(params), device=device)
-        self.step = 0
-        self.norms = torch.zeros(options["clipping_update_period"])
-        self.threshold: float | None = None
-        self.num_clipped = 0
-        self.steps_since_estimate = 0
-        self.stats = ClippingStats(math.nan, None, 1.0, 0.0, ())
-
-        self.delta_views = layout.views(self.delta)
-        self.grad_scratch, self.param_scratch = layout.scratch(), layout.scratch()
-        self.grad_views = [layout.views(self.grad_scratch, block) for block in layout.blocks]
-        self.param_views = [layout.views(self.param_scratch, block) for block in layout.blocks]
-
-    def load_block(self, index: int, with_params: bool = True) -> tuple[Tensor, Tensor]:
-        """Gradients and parameters of a block in scratch, (rows, WIDTH) each; no gradient counts as zero."""
-        block = self.layout.blocks[index]
-        rows = block.stop - block.start
-        params = self.layout.params[block.first : block.last]
-        # Zeroed because another block, with its padding elsewhere, has used the same scratch.
-        grads, values = self.grad_scratch[:rows].zero_(), self.param_scratch[:rows]
-        pairs = [(view, p.grad) for view, p in zip(self.grad_views[index], params) if p.grad is not None]
-        if pairs:
-            if any(grad.is_sparse for _, grad in pairs):
-                raise UserError("ScaledAdam does not take sparse gradients: build embeddings with sparse=False")
-            torch._foreach_copy_([view for view, _ in pairs], [grad for _, grad in pairs])
-        if with_params:
-            values.zero_()
-            torch._foreach_copy_(self.param_views[index], params)
-        return grads, values
-
-    def sums(self, with_norms: bool, with_squares: bool) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """Per parameter: sums of grad^2 (if with_norms), grad * param, and param^2 (if with_squares)."""
-        layout = self.layout
-        grad_sq, dot, param_sq = (torch.empty(layout.rows, device=layout.device) for _ in range(3))
-        for index, block in enumerate(layout.blocks):
-            grads, values = self.load_block(index)
-            rows = slice(block.start, block.stop)
-            torch.sum(grads * values, dim=1, out=dot[rows])
-            if with_squares:
-                torch.sum(values.square_(), dim=1, out=param_sq[rows])
-            if with_norms:
-                torch.sum(grads.square_(), dim=1, out=grad_sq[rows])
-        return (
-            layout.sum_rows(grad_sq) if with_norms else None,
-            layout.sum_rows(dot),
-            layout.sum_rows(param_sq) if with_squares else None,
-        )
-
-    def update(self, clip: float, factor: Tensor, scale_step: Tensor | None, options: dict[str, Any]) -> None:
-        """Move the parameters: ``factor`` and ``scale_step`` are per parameter, ``clip`` scales the gradients."""
-        beta1, beta2 = options["betas"]
-        # Bias correction of Adam's second moment; the first moment deliberately has none (slower first steps).
-        correction = 1.0 - beta2 ** (self.step + 1)
-        root = 1.0 / math.sqrt(correction) if correction < 0.99 else 1.0
-        factor_rows = self.layout.to_rows(factor * -clip)
-        scale_rows = None if scale_step is None else self.layout.to_rows(scale_step)
-        for index, block in enumerate(self.layout.blocks):
-            rows = slice(block.start, block.stop)
-            grads, values = self.load_block(index, with_params=scale_rows is not None)
-            if clip == 0.0:
-                grads.zero_()  # they are not finite: 0 * inf would spoil the state
-            exp_avg_sq = self.exp_avg_sq[rows]
-            exp_avg_sq.mul_(beta2).addcmul_(grads, grads, value=(1.0 - beta2) * clip * clip)
-            step = grads.div_(exp_avg_sq.sqrt().mul_(root).add_(options["eps"])).mul_(factor_rows[rows])
-            if scale_rows is not None:
-                step.addcmul_(values, scale_rows[rows])
-            self.delta[rows].lerp_(step, 1.0 - beta1)
-            params = self.layout.params[block.first : block.last]
-            torch._foreach_add_(params, self.delta_views[block.first : block.last])
-        if self.scalars:
-            torch._foreach_clamp_max_(self.scalars, options["scalar_max"])
-            torch._foreach_clamp_min_(self.scalars, -options["scalar_max"])
-
-    def tensors(self) -> dict[str, list[Tensor]]:
-        """What a checkpoint keeps of each parameter, as views of this group's state."""
-        return {
-            "exp_avg_sq": self.layout.views(self.exp_avg_sq),
-            "delta": self.delta_views,
-            "param_rms": list(self.param_rms),
-            "scale_exp_avg_sq": list(self.scale_exp_avg_sq),
-            "scale_grads": list(self.scale_grads.unbind(1)),
-        }
 
 
 class ScaledAdam(Optimizer):
@@ -188,7 +73,7 @@ class ScaledAdam(Optimizer):
             size_update_period=size_update_period,
             clipping_update_period=clipping_update_period,
         )
-        self._groups: dict[int, _Group] = {}
+        self._groups: dict[int, GroupState] = {}
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -219,17 +104,17 @@ class ScaledAdam(Optimizer):
         """Statistics of gradient clipping for logging, one entry per parameter group."""
         return [self._group(index).stats for index in range(len(self.param_groups))]
 
-    def _group(self, index: int) -> _Group:
+    def _group(self, index: int) -> GroupState:
         options = self.param_groups[index]
         group = self._groups.get(index)
         if group is None or group.layout.device != options["params"][0].device:
-            moved, group = group, _Group(options["params"], options)
+            moved, group = group, GroupState(options["params"], options)
             if moved is not None:
-                _restore(group, _tensor_state(moved), _host_state(moved))
+                group.restore(moved.tensor_state(), moved.host_state())
             self._groups[index] = group
         return group
 
-    def _step_group(self, group: _Group, options: dict[str, Any]) -> None:
+    def _step_group(self, group: GroupState, options: dict[str, Any]) -> None:
         period = options["size_update_period"]
         size_step = group.step % period == period - 1
         clipping = options["clipping_scale"] is not None
@@ -251,7 +136,7 @@ class ScaledAdam(Optimizer):
         group.update(clip, factor, scale_step, options)
         group.step += 1
 
-    def _scale_step(self, group: _Group, options: dict[str, Any], scalar_lr: float) -> Tensor:
+    def _scale_step(self, group: GroupState, options: dict[str, Any], scalar_lr: float) -> Tensor:
         """Relative growth of each parameter, from the gradients along it since the last size update."""
         period = options["size_update_period"]
         beta2 = options["betas"][1] ** period
@@ -264,7 +149,7 @@ class ScaledAdam(Optimizer):
         growth = torch.minimum(growth, (options["param_max_rms"] - group.param_rms) / group.param_rms)
         return growth.masked_fill_(group.is_scalar, 0.0)
 
-    def _clip(self, group: _Group, options: dict[str, Any], grad_sq: Tensor) -> float:
+    def _clip(self, group: GroupState, options: dict[str, Any], grad_sq: Tensor) -> float:
         """The factor, at most 1, to scale this step's gradients with; keeps the statistics."""
         weights = torch.where(group.is_scalar, options["scalar_lr_scale"], group.param_rms)
         sumsq = grad_sq * weights.square()
@@ -289,10 +174,10 @@ class ScaledAdam(Optimizer):
         return scale
 
     @staticmethod
-    def _early(group: _Group) -> list[int]:
+    def _early(group: GroupState) -> list[int]:
         return [step for step in EARLY_ESTIMATES if step < len(group.norms)]
 
-    def _estimate_threshold(self, group: _Group, clipping_scale: float) -> tuple[float, ...]:
+    def _estimate_threshold(self, group: GroupState, clipping_scale: float) -> tuple[float, ...]:
         early = group.step in self._early(group)
         norms = group.norms.sort()[0]
         if early:
@@ -316,7 +201,7 @@ class ScaledAdam(Optimizer):
         return quartiles
 
     @staticmethod
-    def _explain(group: _Group, names: list[str], sumsq: Tensor, grad_sq: Tensor) -> None:
+    def _explain(group: GroupState, names: list[str], sumsq: Tensor, grad_sq: Tensor) -> None:
         """Log which parameter dominates the norm, and whose gradient is largest beside its own past."""
         top = int(sumsq.argmax())
         logger.warning(
@@ -345,9 +230,9 @@ class ScaledAdam(Optimizer):
             count = len(options["params"])
             entry = {key: value for key, value in options.items() if key != "params"}
             packed.append({**entry, "params": list(range(offset, offset + count))})
-            host.append(_host_state(group))
+            host.append(group.host_state())
             if group.step > 0:
-                state.update({offset + i: tensors for i, tensors in enumerate(_tensor_state(group))})
+                state.update({offset + i: tensors for i, tensors in enumerate(group.tensor_state())})
             offset += count
         return {"state": state, "param_groups": packed, "clipping": host}
 
@@ -369,36 +254,10 @@ class ScaledAdam(Optimizer):
             options = self.param_groups[index]
             options.update({key: value for key, value in saved.items() if key not in ("params", "names")})
             options["betas"] = tuple(options["betas"])
-            self._groups[index] = _Group(options["params"], options)
+            self._groups[index] = GroupState(options["params"], options)
             tensors = [state_dict["state"][i] for i in saved["params"]] if host["step"] > 0 else []
             for name, p, entry in zip(options["names"], options["params"], tensors):
                 if entry["delta"].shape != p.shape:
                     shapes = f"{tuple(entry['delta'].shape)}, the parameter {tuple(p.shape)}"
                     raise UserError(f"optimizer state of {name} has shape {shapes}")
-            _restore(self._groups[index], tensors, host)
-
-
-def _tensor_state(group: _Group) -> list[dict[str, Tensor]]:
-    columns = group.tensors()
-    return [dict(zip(columns, values)) for values in zip(*columns.values())]
-
-
-def _host_state(group: _Group) -> dict[str, Any]:
-    return {
-        "step": group.step,
-        "norms": group.norms,
-        "threshold": group.threshold,
-        "num_clipped": group.num_clipped,
-        "steps_since_estimate": group.steps_since_estimate,
-    }
-
-
-def _restore(group: _Group, tensors: list[dict[str, Tensor]], host: dict[str, Any]) -> None:
-    for name, views in group.tensors().items():
-        for view, entry in zip(views, tensors):
-            view.copy_(entry[name])
-    group.norms.copy_(host["norms"])
-    group.step = host["step"]
-    group.threshold = host["threshold"]
-    group.num_clipped = host["num_clipped"]
-    group.steps_since_estimate = host["steps_since_estimate"]
+            self._groups[index].restore(tensors, host)
