@@ -86,15 +86,17 @@ def test_chunks_depend_on_the_batch_alone(tmp_path, data):
 # ------------------------------------------------------------------------------------ ends
 
 
-def test_max_steps_and_going_on(tmp_path, data):
-    whole = make_trainer(tmp_path / "whole", data)
+@pytest.mark.parametrize("name", ["sammo", "zipformer"])
+def test_max_steps_and_going_on(tmp_path, data, name):
+    model = small_config(name)
+    whole = make_trainer(tmp_path / "whole", data, model=model)
     whole.run()
-    first = make_trainer(tmp_path / "parts", data, max_steps=6)
+    first = make_trainer(tmp_path / "parts", data, model=model, max_steps=6)
     first.run()
     assert first.batch == 6 and "--max-steps" in first.finished()
     content = read_checkpoint(tmp_path / "parts/epoch-2.pt")
     assert not content["epoch_done"]
-    second = make_trainer(tmp_path / "parts", data)
+    second = make_trainer(tmp_path / "parts", data, model=model)
     second.load(content)
     second.run()
     ends = [read_checkpoint(tmp_path / name / "epoch-2.pt") for name in ("whole", "parts")]
@@ -215,9 +217,8 @@ def test_watch_is_silent_on_a_sound_model(tmp_path, data):
     assert finding.where == ""
 
 
-@pytest.mark.parametrize("precision", ["bf16"])
-def test_half_precision(tmp_path, data, precision):
-    trainer = make_trainer(tmp_path, data, precision=precision, num_epochs=3)
+def test_half_precision(tmp_path, data):
+    trainer = make_trainer(tmp_path, data, precision="bf16", num_epochs=3)
     trainer.run()
     assert trainer.skipped == 0
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}

@@ -1,0 +1,71 @@
+"""Two processes train as one would, end together, and never wait for one that is gone."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+import torch
+from training_fixtures import differences, make_trainer, start
+from training_parallel import data, record, without_randomness
+
+from sammo.errors import UserError
+from sammo.training.checkpoint import read_checkpoint
+from sammo.training.distributed import World, choose_device
+
+
+def test_two_processes_train_as_one(tmp_path):
+    run = start("tests/training_parallel.py", tmp_path, 2, "curve")
+    single = without_randomness(make_trainer(tmp_path / "one", data()))
+    losses = record(single)
+    single.run()
+    output, _ = run.communicate(timeout=600)
+    assert run.returncode == 0, output
+    ranks = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
+    assert differences(ranks[0], ranks[1]) == []
+    # 4 batches an epoch, though the second process had a fifth.
+    assert len(losses) == len(ranks[0]["losses"]) == 8
+    assert losses[-1] < losses[0]
+    assert ranks[0]["losses"] == pytest.approx(losses, rel=1e-3)
+    content = read_checkpoint(tmp_path / "epoch-2.pt")
+    assert len(content["random"]) == 2 and content["batch_idx_train"] == 8
+    assert differences(content["model"], ranks[0]["model"]) == []
+
+
+def test_a_process_that_dies_stops_the_others(tmp_path):
+    begin = time.monotonic()
+    run = start("tests/training_parallel.py", tmp_path, 2, "die")
+    output, _ = run.communicate(timeout=600)
+    assert time.monotonic() - begin < 300
+    assert run.returncode == 1
+    assert "rank 1 was killed by signal 9: stopping the others" in output
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "rank 0 stops: another process is gone" in errors[0], output
+    assert "Traceback" not in output
+
+
+def test_one_process_needs_no_others():
+    world = World()
+    assert world.all(True) and not world.any(False) and world.is_main
+    assert world.gather({"a": 1}) == [{"a": 1}] and world.from_main("x") == "x"
+
+
+def test_devices(monkeypatch):
+    assert choose_device("cpu").type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto").type == "cpu"
+    with pytest.raises(UserError, match="PyTorch sees no GPU"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="process 1 of this machine has no GPU: there are 1"):
+        choose_device("auto", 1)
+
+
+def test_bad_environment(monkeypatch):
+    from sammo.training.config import TrainConfig
+
+    monkeypatch.setitem(os.environ, "RANK", "first")
+    with pytest.raises(UserError, match="RANK is 'first', not a number"):
+        World.start(TrainConfig(device="cpu"))
