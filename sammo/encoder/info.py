@@ -1,0 +1,208 @@
+"""``sammo info``: parameters by part, state per stream and cost of a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from sammo.encoder.config import NAMES, PRESETS, WINDOW_EXTRA_FRAMES, EncoderConfig, encoder_config
+from sammo.encoder.encoder import Encoder
+from sammo.encoder.state import state_numel
+
+CHUNK_SIZES = (16, 32, 64, 128)
+LEFT_CONTEXTS = (64, 128, 256)
+EMBED_FRAMES_PER_SECOND = 50
+BYTES = 4  # of a float32
+# What the paper states (p. 29), in millions, with the vocabulary of the published CSJ recipe.
+PAPER = {"zipformer": 71.78, "sammo": 71.68}
+PAPER_VOCAB_SIZE = 3266
+# A scale per layer that the original Zipformer defines and never uses; it is left out here.
+UNUSED_IN_ORIGINAL = 5_760
+
+
+def parameters_by_part(model: nn.Module) -> dict[str, int]:
+    """Parameters of a transducer: of the encoder by kind of module, then of everything else."""
+    mixer = "mamba-2" if model.encoder.config.name == "sammo" else "non-linear attention"
+    names = ["front-end", "attention weights", "self-attention", "feed-forward", "convolution", mixer]
+    names += ["norm, bypass, resampling", "predictor", "joiner", "simple projections"]
+    parts = dict.fromkeys(names, 0)
+    kinds = {"attention_weights": "attention weights", "mixer": mixer}
+    kinds.update({f"attention{i}": "self-attention" for i in (1, 2)})
+    kinds.update({f"feedforward{i}": "feed-forward" for i in (1, 2, 3)})
+    kinds.update({f"conv{i}": "convolution" for i in (1, 2)})
+    for name, parameter in model.named_parameters():
+        words = name.split(".")
+        if words[0] != "encoder":
+            part = "simple projections" if words[0].startswith("simple_") else words[0]
+        elif words[1] == "frontend":
+            part = "front-end"
+        else:
+            # encoder.stacks.I.layers.J.MODULE...
+            part = kinds.get(words[5] if len(words) > 5 else "", "norm, bypass, resampling")
+        parts[part] += parameter.numel()
+    return parts
+
+
+def state_table(encoder: Encoder) -> list[dict[str, Any]]:
+    """State per stream at each chunk width and left context; it depends on the left context alone,
+    and for Sammo on nothing.
+
+    ``values`` are the floating-point ones; ``bytes`` are 4 for each of them. Zipformer also counts
+    the frames in its left context, one integer a stream, that neither includes.
+    """
+    rows = []
+    for chunk in CHUNK_SIZES:
+        if chunk % encoder.config.chunk_multiple:
+            continue
+        for left in LEFT_CONTEXTS if encoder.config.name == "zipformer" else (0,):
+            values = state_numel(encoder.init_state(1, left, device="meta"))
+            rows.append(
+                {
+                    "chunk_size": chunk,
+                    "chunk_seconds": chunk / EMBED_FRAMES_PER_SECOND,
+                    "left_context_frames": left,
+                    "values": values,
+                    "bytes": BYTES * values,
+                }
+            )
+    return rows
+
+
+class _FlopCounter(TorchDispatchMode):
+    """PyTorch's FLOP formulas without the bookkeeping by module of its FlopCounterMode, which makes
+    a step several times slower."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def multiply_adds(encoder: Encoder, chunk_size: int, left_context_frames: int) -> float:
+    """Multiply-adds of the encoder per second of audio: those of matrix products and convolutions,
+    as PyTorch counts them over one streaming step.
+
+    Counted with gradients on, as inference arranges some of them as operations that the counter
+    does not know.
+    """
+    frames = 2 * chunk_size + WINDOW_EXTRA_FRAMES
+    features = torch.zeros(1, frames, encoder.config.feature_dim)
+    state = encoder.init_state(1, left_context_frames)
+    with torch.enable_grad(), _FlopCounter() as counter:
+        encoder(features, torch.tensor([frames]), state, chunk_size=chunk_size)
+    return counter.flops / 2 * EMBED_FRAMES_PER_SECOND / chunk_size
+
+
+def paper_relation(config: EncoderConfig, preset: str, vocab_size: int, total: int) -> str:
+    """How the total stands to the figure that the paper gives for this encoder."""
+    paper = PAPER[config.name]
+    if config != encoder_config(config.name, "medium") or vocab_size != PAPER_VOCAB_SIZE:
+        return (
+            f"the paper's {paper} M are those of the medium preset with {PAPER_VOCAB_SIZE} symbols; "
+            f"this is another model"
+        )
+    with_unused = total + UNUSED_IN_ORIGINAL
+    agree = "agree" if round(total / 1e6, 2) == round(with_unused / 1e6, 2) == paper else "differ"
+    return (
+        f"the paper's {paper} M; with the {UNUSED_IN_ORIGINAL:,} parameters that the original defines "
+        f"and never uses, left out here, {with_unused:,}: they {agree}"
+    )
+
+
+def describe(model: nn.Module, preset: str) -> dict[str, Any]:
+    """Everything ``sammo info`` shows, as plain data.
+
+    Args:
+      model: a Transducer.
+      preset: its name.
+    """
+    encoder = model.encoder.eval()
+    parts = parameters_by_part(model)
+    total = sum(parts.values())
+    rows = state_table(encoder)
+    for row in rows:
+        work = multiply_adds(encoder, row["chunk_size"], row["left_context_frames"])
+        row["multiply_adds_per_second"] = round(work)
+    return {
+        "encoder": encoder.config.name,
+        "preset": preset,
+        "vocab_size": model.config.vocab_size,
+        "parameters": {
+            **parts,
+            "encoder without front-end": sum(p.numel() for p in encoder.parameters())
+            - parts["front-end"],
+            "total": total,
+        },
+        "paper": paper_relation(encoder.config, preset, model.config.vocab_size, total),
+        "streaming": rows,
+        "config": model.config.to_dict(),
+    }
+
+
+def show(facts: dict[str, Any]) -> str:
+    """The same as Markdown tables."""
+    lines = [
+        f"{facts['encoder']}, preset {facts['preset']}, {facts['vocab_size']} symbols",
+        "",
+        "| part | parameters |",
+        "|---|---:|",
+    ]
+    lines += [f"| {part} | {number:,} |" for part, number in facts["parameters"].items()]
+    lines += ["", f"Total {facts['parameters']['total'] / 1e6:.2f} M: {facts['paper']}.", ""]
+    lines += [
+        "| chunk | left context | state per stream (values) | bytes (float32) | multiply-adds per second |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for row in facts["streaming"]:
+        left = row["left_context_frames"]
+        lines.append(
+            f"| {row['chunk_size']} ({row['chunk_seconds']:.2f} s) | {left or 'none'} "
+            f"| {row['values']:,} | {row['bytes']:,} | {row['multiply_adds_per_second'] / 1e9:.3f} G |"
+        )
+    if facts["encoder"] == "zipformer":
+        lines += ["", "Zipformer also keeps one counter per stream, of the frames in its left context."]
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------ command
+
+_NUMBERS = {
+    "d_state": "size of the SSM state per hidden channel",
+    "mamba_head_dim": "hidden channels per Mamba head",
+    "mamba_conv_kernel": "width of the Mamba convolution",
+    "mamba_groups": "groups of B and C projections",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``sammo info``."""
+    parser.add_argument("--encoder", default="sammo", choices=NAMES)
+    parser.add_argument("--preset", default="medium", choices=list(PRESETS))
+    parser.add_argument("--vocab-size", type=int, default=PAPER_VOCAB_SIZE, help="symbols, blank included")
+    for name, help in _NUMBERS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{help}; by default the preset's")
+    parser.add_argument("--mamba-expand", type=float, help="hidden width / encoder width, by default 0.75")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the facts of the model that the options name."""
+    from sammo.transducer.config import model_config
+    from sammo.transducer.model import Transducer
+
+    options = {name: getattr(args, name) for name in (*_NUMBERS, "mamba_expand")}
+    config = model_config(args.encoder, args.preset, args.vocab_size, **options)
+    facts = describe(Transducer(config), args.preset)
+    print(json.dumps(facts, indent=2) if args.json else show(facts))
