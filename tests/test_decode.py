@@ -1,0 +1,161 @@
+"""decode.py: what it decodes, writes, skips and refuses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+import torch
+from data_fixtures import make_corpus
+from streaming_fixtures import make_model
+from training_fixtures import Letters, make_batch
+
+from sammo import decoding
+from sammo.data.tokens import load_tokenizer
+from sammo.decoding import Chunking, chunkings, decode_batches, with_tails
+from sammo.encoder.config import LOG_EPS
+from sammo.errors import UserError
+from sammo.scoring import read_results
+from sammo.search import make_searcher
+from sammo.training.checkpoint import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A corpus, and an experiment directory for each encoder with epoch-1.pt and epoch-2.pt."""
+    directory = tmp_path_factory.mktemp("decode")
+    make_corpus(directory, train=2, valid=5)
+    tokenizer = load_tokenizer(directory / "lang_char")
+    for name in ("sammo", "zipformer"):
+        model = make_model(name, tokenizer.vocab_size)
+        (directory / name).mkdir()
+        for epoch in (1, 2):
+            content = {
+                "model_config": model.config.to_dict(),
+                "model": model.state_dict(),
+                "model_avg": model.state_dict(),
+                "epoch": epoch,
+                "epoch_done": True,
+                "batch_idx_train": 10 * epoch,
+                "average_period": 5,
+                "preset": "tiny",
+                "tokenizer": tokenizer.fingerprint,
+                "transcript_mode": "disfluent",
+            }
+            save_checkpoint(directory / name / f"epoch-{epoch}.pt", content)
+    return directory
+
+
+def decode(work, name, *words):
+    parser = argparse.ArgumentParser()
+    decoding.add_arguments(parser)
+    common = ["--exp-dir", work / name, "--manifest-dir", work / "fbank", "--lang", work / "lang_char", "--parts", "eval1"]
+    return decoding.run(parser.parse_args([str(word) for word in (*common, "--num-workers", 0, *words)]))
+
+
+def test_tails():
+    features = torch.zeros(2, 7, 80)
+    padded, lengths = with_tails(features, torch.tensor([7, 4]))
+    assert padded.shape == (2, 37, 80) and lengths.tolist() == [37, 34]
+    assert padded[0, :7].eq(0).all() and padded[0, 7:].eq(LOG_EPS).all()
+    assert padded[1, :4].eq(0).all() and padded[1, 4:].eq(LOG_EPS).all()
+
+
+@pytest.mark.parametrize("name", ["sammo", "zipformer"])
+def test_batches_do_not_matter(name):
+    model = make_model(name)
+    tokenizer = Letters(model.config.vocab_size)
+    generator = torch.Generator().manual_seed(3)
+    lengths = torch.tensor([290, 200, 131])
+    features = torch.randn(3, 290, 80, generator=generator).cumsum(1) * 0.3
+    batch = make_batch(features, lengths, [[1], [2], [3]], "cut")
+    alone = [
+        make_batch(features[row : row + 1, :length], lengths[row : row + 1], [[row + 1]], "cut")
+        for row, length in enumerate(lengths)
+    ]
+    settings = chunkings(model, [16, 32, -1], [64])
+    assert settings == [Chunking(chunk, 0 if name == "sammo" else left) for chunk, left in ((16, 64), (32, 64), (-1, -1))]
+    searcher = make_searcher(model, "modified_beam_search", 4)
+    together = decode_batches(model, searcher, [batch], tokenizer, settings)
+    separate = decode_batches(model, searcher, alone, tokenizer, settings)
+    for setting in settings:
+        assert [(d.hypothesis, d.times) for d in together[setting]] == [
+            (d.hypothesis, d.times) for d in separate[setting]
+        ]
+        assert any(d.hypothesis for d in together[setting])
+        for decoded in together[setting]:
+            assert len(decoded.times) == len(decoded.hypothesis)
+            assert all(time == pytest.approx(round(time / 0.04) * 0.04) for time in decoded.times)
+    assert any(together[settings[0]][row] != together[settings[2]][row] for row in range(3))
+
+
+def test_writes_skips_and_forces(work, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    words = ["--chunk-size", "16,32", "--left-context-frames", "64,128", "--res-dir", tmp_path, "--beam-size", 2]
+    assert decode(work, "zipformer", *words) == 0
+    results = read_results(tmp_path)
+    assert {(r.setting.chunk_size, r.setting.left_context_frames) for r in results} == {
+        (16, 64), (16, 128), (32, 64), (32, 128)
+    }  # fmt: skip
+    for result in results:
+        setting = result.setting
+        assert (setting.encoder, setting.preset, setting.epoch, setting.avg) == ("zipformer", "tiny", 2, 1)
+        assert setting.beam_size == 2 and not setting.streaming and setting.d_state == 0
+        assert len(result.cut_ids) == 5
+    assert results[0].setting.state_bytes < results[1].setting.state_bytes or len({r.setting.state_bytes for r in results}) == 2
+    # The transcript mode is the checkpoint's: its references begin with a filler.
+    recogs = next(tmp_path.glob("recogs-eval1-*.txt")).read_text(encoding="utf-8")
+    assert "ref=['え'" in recogs
+    assert len(list(tmp_path.glob("errs-*.txt"))) == 4
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "decode_batches", None)  # would fail if it were called
+        assert decode(work, "zipformer", *words) == 0
+        assert "4 of 4 settings were decoded before" in caplog.text
+        with pytest.raises(TypeError):
+            decode(work, "zipformer", *words, "--force")
+    caplog.clear()
+    words[1] = "16,32,64"
+    assert decode(work, "zipformer", *words) == 0
+    assert "4 of 6 settings were decoded before" in caplog.text and len(read_results(tmp_path)) == 6
+    # Other weights of the same name are decoded again.
+    path = next(tmp_path.glob("cer-*.json"))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["setting"]["checkpoint"] = "something else"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    caplog.clear()
+    assert decode(work, "zipformer", *words) == 0
+    assert "5 of 6 settings were decoded before" in caplog.text
+
+
+def test_default_directories(work):
+    decode(work, "sammo", "--decoding-method", "greedy_search", "--epoch", 1, "--left-context-frames", "64,128")
+    (result,) = read_results(work / "sammo/greedy_search")
+    assert result.setting.d_state == 32 and result.setting.left_context_frames == 0 and result.setting.epoch == 1
+    decode(work, "sammo", "--checkpoint", work / "sammo/epoch-2.pt", "--decoding-method", "greedy_search")
+    assert len(read_results(work / "sammo/greedy_search-epoch-2")) == 1
+
+
+@pytest.mark.parametrize(
+    "name, words, message",
+    [
+        ("sammo", ["--epoch", 7], "no .*epoch-7.pt; there are epoch-1...2"),
+        ("sammo", ["--epoch", 2, "--avg", 3], "--avg 3 goes beyond the beginning of training"),
+        ("sammo", ["--chunk-size", "32,20"], "chunk size 20 does not work with this model: use a positive multiple of 4"),
+        ("zipformer", ["--left-context-frames", 30], "left context 30 does not work"),
+        ("sammo", ["--checkpoint", "nothing.pt"], "no checkpoint and no experiment directory nothing.pt"),
+        ("sammo", ["--parts", "eval9"], "csj_cuts_eval9"),
+        ("nobody", [], "no checkpoint and no experiment directory"),
+    ],
+)
+def test_refusals(work, name, words, message):
+    with pytest.raises(UserError, match=message):
+        decode(work, name, *words)
+
+
+def test_other_units(work, tmp_path):
+    table = (work / "lang_char/tokens.txt").read_text(encoding="utf-8")
+    (tmp_path / "tokens.txt").write_text(table.replace("あ", "亜"), encoding="utf-8")
+    with pytest.raises(UserError, match="epoch-1..epoch-2.* was trained with other output units than those in"):
+        decode(work, "sammo", "--lang", tmp_path)
