@@ -3,8 +3,9 @@
 
 Each row runs in a process of its own. Inputs are logits (random, float32): (N, T, S + 1, V) for a
 full loss, (N, T, R, V) for a pruned one, with (N, T, V) and (N, S + 1, V) for the simple loss that
-finds the R positions. Time is the least of some runs; memory is what the run adds to the inputs at
-its peak, gradients included. Rows of packages that are not installed are left out.
+finds the R positions. Time is the least of some runs; on one CPU thread it is processor time, which
+other work on the machine disturbs less. Memory is what the run adds to the inputs at its peak,
+gradients included. Rows of packages that are not installed are left out.
 
     python benchmarks/loss.py --threads 1
     python benchmarks/loss.py --device cuda
@@ -123,13 +124,14 @@ def measure(row: str, args: argparse.Namespace) -> dict[str, float]:
     if cuda:
         torch.cuda.synchronize()
     before = start_peak(cuda)
+    clock = time.process_time if args.threads == 1 and not cuda else time.perf_counter
     times = []
     while len(times) < args.repeats and sum(times) < args.max_seconds:
-        start = time.perf_counter()
+        start = clock()
         run()
         if cuda:
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return {"ms": 1000 * min(times), "mb": (peak_bytes(cuda) - before) / 2**20}
 
 

@@ -166,6 +166,14 @@ def test_overwritten_logits_cannot_be_used_twice():
         loss.backward()
 
 
+def test_recursion_of_half_precision_is_float32():
+    px, py = torch.randn(2, 30, 201).half(), torch.randn(2, 31, 200).half()
+    scores, occupation = mutual_information(px - 20, py - 20, engine="native")
+    assert scores.dtype == occupation.px.dtype == torch.float32
+    expected, _ = mutual_information((px - 20).float(), (py - 20).float(), engine="native")
+    assert torch.equal(scores, expected)
+
+
 def test_empty_batch():
     px, py = torch.zeros(0, 3, 6), torch.zeros(0, 4, 5)
     assert mutual_information(px, py, engine="native")[0].shape == (0,)

@@ -47,8 +47,8 @@ def mutual_information(
       engine: "auto", "k2", "triton" or "native".
 
     Returns:
-      scores (N,), differentiable, and the occupation, a constant. An utterance without any
-      alignment has the score -inf and no occupation.
+      scores (N,), differentiable, and the occupation, a constant; float32 (float64 for float64
+      inputs). An utterance without any alignment has the score -inf and no occupation.
     """
     batch, symbols, _ = px.shape
     frames = py.shape[-1]
@@ -56,6 +56,8 @@ def mutual_information(
         raise ValueError(f"px {tuple(px.shape)} must be (N, S, T + 1) and py {tuple(py.shape)} (N, S + 1, T)")
     if boundary is not None and boundary.shape != (batch, 4):
         raise ValueError(f"boundary {tuple(boundary.shape)} must be (N, 4)")
+    dtype = torch.promote_types(torch.promote_types(px.dtype, py.dtype), torch.float32)
+    px, py = px.to(dtype), py.to(dtype)
     scores, occupied_x, occupied_y = _Recursion.apply(px, py, boundary, resolve_engine(engine, px.device))
     return scores, Occupation(occupied_x, occupied_y)
 
