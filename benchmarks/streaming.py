@@ -103,7 +103,6 @@ def main() -> int:
     parser.add_argument("--batch", default="16", help="Streams in a batch; with --batch-chunk-size.")
     parser.add_argument("--batch-chunk-size", default="32")
     parser.add_argument("--seconds", type=float, default=5.0, help="Time for each row.")
-    parser.add_argument("--compile", action="store_true", help="Wrap the encoder in torch.compile.")
     parser.add_argument("--profile", action="store_true", help="Print where the time goes instead (first row only).")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -116,8 +115,6 @@ def main() -> int:
     with torch.inference_mode():
         for name in args.encoders.split(","):
             encoder = build_encoder(encoder_config(name, args.preset)).eval()
-            if args.compile:
-                encoder.forward = torch.compile(encoder.forward)
             for left in integers(args.left_context_frames) if name == "zipformer" else [0]:
                 for chunk, batch in rows:
                     step = Step(encoder, chunk, left, batch)

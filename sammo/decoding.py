@@ -140,7 +140,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--res-dir", type=Path, help="Where results go (default: EXP_DIR/METHOD).")
     group.add_argument("--force", action="store_true", help="Decode again what was decoded from the same weights.")
     add_data_arguments(parser)
-    parser.set_defaults(transcript_mode=None, num_workers=1)
+    # Features from the audio, as streaming_decode.py computes them: the stored ones are compressed with losses.
+    parser.set_defaults(transcript_mode=None, num_workers=1, on_the_fly_feats=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -164,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
         for chunking in chunkings(model, args.chunk_size, args.left_context_frames)
     }
     searcher = _searcher(args, model)
-    res_dir = args.res_dir or _default_directory(args)
+    res_dir = args.res_dir or default_directory(args)
     logging.info(f"{info['encoder']} {info['preset']}, {info['checkpoint']}")
     for part in args.parts:
         open_settings = [
@@ -242,7 +243,8 @@ def _searcher(args: argparse.Namespace, model: Transducer) -> Searcher:
     )
 
 
-def _default_directory(args: argparse.Namespace) -> Path:
+def default_directory(args: argparse.Namespace) -> Path:
+    """Where results go without --res-dir."""
     directory = args.checkpoint.parent if args.checkpoint else args.exp_dir
     which = f"-{args.checkpoint.stem}" if args.checkpoint else f"-iter-{args.iter}" if args.iter else ""
     return directory / f"{args.decoding_method}{which}"

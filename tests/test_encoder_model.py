@@ -209,3 +209,35 @@ def test_derived_weights():
         assert derived("double", make, weight).tolist() == [4, 4] and len(calls) == 2
         assert not copy.deepcopy(derived)._kept
     assert derived("double", make, weight).requires_grad and len(calls) == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_after_inference_mode(name):
+    """What decoding keeps of a length it meets first is of use to training at that length."""
+    encoder = small_encoder(name)
+    x, lengths = torch.randn(1, 183, 80), torch.tensor([183])
+    with torch.inference_mode():
+        encoder(x, lengths, chunk_size=16, left_context_frames=32)
+    encoder.train()
+    encoder(x, lengths, chunk_size=16, left_context_frames=32).frames.square().mean().backward()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast(name):
+    """In mixed precision the sums that layers add to stay in float32, as in the original."""
+    encoder = small_encoder(name)
+    x, lengths = torch.randn(2, 120, 80), torch.tensor([120, 90])
+    wanted = encoder(x, lengths, chunk_size=16, left_context_frames=32).frames
+    types = []
+    for module in encoder.modules():
+        if isinstance(module, Bypass):
+            module.register_forward_hook(lambda module, inputs, out: types.append(out.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        frames = encoder(x, lengths, chunk_size=16, left_context_frames=32).frames
+        assert set(types) == {torch.float32} and frames.dtype == torch.float32
+        assert (frames - wanted).norm() < 0.05 * wanted.norm()
+        encoder.train()
+        loss = encoder(x, lengths, chunk_size=16).frames.square().mean()
+    loss.backward()
+    grads = [p.grad for p in encoder.parameters() if p.grad is not None]
+    assert all(torch.isfinite(grad).all() and grad.dtype == torch.float32 for grad in grads)

@@ -13,6 +13,7 @@ from data_fixtures import make_corpus
 from lhotse import CutSet
 from streaming_fixtures import make_model, speech
 
+from sammo import decoding as simulated
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
 from sammo.scoring import read_results
@@ -58,6 +59,7 @@ def options(module, work, *words):
 
 def decode(work, name, *words):
     common = ["--exp-dir", work / name, "--manifest-dir", work / "fbank", "--parts", "eval1"]
+    common += ["--decoding-method", "greedy_search"]
     return decoding.run(options(decoding, work, *common, *words))
 
 
@@ -69,6 +71,7 @@ def rows(text):
 def test_parity_command(work, name, capsys):
     args = ["--exp-dir", work / name, "--manifest-dir", work / "fbank", "--parts", "valid,eval1"]
     args += ["--chunk-size", "16,64", "--left-context-frames", "64,128", "--num-decode-streams", 3]
+    args += ["--decoding-method", "greedy_search"]
     assert parity.run(options(parity, work, *args)) == 0
     table = rows(capsys.readouterr().out)
     assert len(table) == 2 * 2 * (1 if name == "sammo" else 2)
@@ -113,6 +116,20 @@ def test_the_number_of_streams_changes_nothing(work, tmp_path):
     assert outputs[0] == outputs[1] == outputs[2]
 
 
+def test_results_equal_those_of_decode_py(work, tmp_path):
+    for name in ("sammo", "zipformer"):
+        words = ["--exp-dir", work / name, "--manifest-dir", work / "fbank", "--parts", "eval1", "--chunk-size", "16,64"]
+        words += ["--decoding-method", "greedy_search", "--num-workers", 0, "--res-dir", tmp_path / "simulated"]
+        args = options(simulated, work, *words)
+        assert simulated.run(args) == 0
+        assert decode(work, name, "--chunk-size", "16,64", "--res-dir", tmp_path / "streaming") == 0
+    texts = [
+        {path.name.replace(kind, ""): path.read_text() for path in (tmp_path / kind).glob("recogs-*")}
+        for kind in ("simulated", "streaming")
+    ]
+    assert len(texts[0]) == 4 and texts[0] == texts[1]
+
+
 def test_half_precision_states_are_filed_apart(work, tmp_path):
     for dtype in ("float32", "float16"):
         assert decode(work, "sammo", "--res-dir", tmp_path, "--chunk-size", 32, "--state-dtype", dtype) == 0
@@ -127,6 +144,7 @@ def test_a_cut_without_audio_is_given_up(work, tmp_path, caplog):
     cuts[2].recording.sources[0].source = str(tmp_path / "gone.wav")
     CutSet(cuts).to_file(broken / "csj_cuts_eval1.jsonl.gz")
     args = ["--exp-dir", work / "sammo", "--manifest-dir", broken, "--parts", "eval1", "--res-dir", tmp_path / "res"]
+    args += ["--decoding-method", "greedy_search"]
     assert decoding.run(options(decoding, work, *args)) == 1
     assert "eval1-002 was given up" in caplog.text
     assert decode(work, "sammo", "--res-dir", tmp_path / "whole", "--chunk-size", 32) == 0
@@ -142,7 +160,7 @@ def test_a_cut_without_audio_is_given_up(work, tmp_path, caplog):
         (["--num-decode-streams", "0"], "at least 1"),
         (["--parts", "eval9"], "eval9"),
         (["--epoch", "7"], "epoch-7.pt"),
-        (["--device", "nonsense"], "--device nonsense"),
+        (["--left-context-frames", "-1"], "left context"),
     ],
 )
 def test_bad_options_are_one_line(work, tmp_path, words, message):

@@ -10,6 +10,7 @@ from sammo.data.frames import LOG_EPS, NUM_MEL_BINS, SAMPLING_RATE
 from sammo.data.problems import brief
 from sammo.errors import UserError
 
+
 def make_extractor() -> Fbank:
     """lhotse's Fbank as the whole recipe uses it: 80 bins, 16 kHz, 25 ms windows every 10 ms."""
     return Fbank(FbankConfig(sampling_rate=SAMPLING_RATE, num_mel_bins=NUM_MEL_BINS))
@@ -41,13 +42,17 @@ def _load(cut: Cut):
 
 
 def _compute(cut: Cut, extractor: Fbank):
+    return extractor.extract(load_audio(cut), cut.sampling_rate)
+
+
+def load_audio(cut: Cut):
+    """Samples (channels, S) of ``cut`` in [-1, 1]; UserError where they cannot be read."""
     if not cut.has_recording:
         raise UserError(f"cut {cut.id} has no recording, so its features cannot be computed on the fly")
     try:
-        samples = cut.load_audio()
-    except Exception as error:
+        return cut.load_audio()
+    except Exception as error:  # lhotse's back-ends have no common error
         raise UserError(f"the audio of cut {cut.id} cannot be read from {_source(cut, audio=True)} ({brief(error)})") from error
-    return extractor.extract(samples, cut.sampling_rate)
 
 
 def _source(cut: Cut, audio: bool) -> str:

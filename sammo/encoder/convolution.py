@@ -37,7 +37,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int 
         out = F.conv1d(x.transpose(1, 2), weight, bias, padding=padding, groups=x.shape[-1])
         return out.transpose(1, 2)
     if torch.is_grad_enabled():
-        return _DepthwiseConv.apply(x, weight, bias, padding)
+        return _DepthwiseConv.apply(x, weight.to(x.dtype), bias.to(x.dtype), padding)
     return _channels_last_conv(x, weight, bias, padding)
 
 

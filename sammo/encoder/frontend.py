@@ -1,7 +1,7 @@
 """The convolutional front-end: 80 mel bins at 100 Hz to embed frames at 50 Hz.
 
-Images are (N, T, F, C) here, channels last, which is the fast layout of CPU convolutions; PyTorch's
-convolutions see them as permuted views.
+Images are (N, T, F, C) here; PyTorch's convolutions see them as permuted views. On a CPU channels are
+last in memory too, which is the fast layout of its convolutions.
 """
 
 from __future__ import annotations
@@ -165,8 +165,9 @@ class Frontend(nn.Module):
         return x, lengths, past
 
     def _convolve(self, x: Tensor) -> Tensor:
-        """(N, 1, T, 80) -> (N, C, (T - 7) // 2, 19), channels last in memory."""
-        x = self.conv1(x).contiguous(memory_format=torch.channels_last)
+        """(N, 1, T, 80) -> (N, C, (T - 7) // 2, 19), on a CPU channels last in memory."""
+        layout = torch.channels_last if x.device.type == "cpu" else torch.contiguous_format
+        x = self.conv1(x).contiguous(memory_format=layout)
         if self.training:
             # Keeps the first layer's gradient within the range of half precision.
             x = self.balancer1(scale_grad(x, 0.2))
@@ -176,7 +177,7 @@ class Frontend(nn.Module):
         x = self.conv3(swoosh_r(x))
         if self.training:
             x = self.balancer3(x)
-        return swoosh_r(x).contiguous(memory_format=torch.channels_last)
+        return swoosh_r(x).contiguous(memory_format=layout)
 
     def init_state(self, batch_size: int, device=None, dtype=None) -> Tensor:
         """(N, 3, F, C) zeros."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what decoding made first may be trained with
 def relative_positions(
     frames: int, left: int, dim: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:

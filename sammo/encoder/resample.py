@@ -34,7 +34,9 @@ class Bypass(nn.Module):
             mask = sequence_mask(original, float(self.skip_rate))
             if mask is not None:
                 scale = scale * mask
-        return torch.lerp(original, x, scale.to(x.dtype))
+        # Sums stay in float32 under autocast, whose half-precision terms come in here.
+        dtype = torch.promote_types(original.dtype, scale.dtype)
+        return torch.lerp(original.to(dtype), x.to(dtype), scale.to(dtype))
 
 
 class Downsample(nn.Module):

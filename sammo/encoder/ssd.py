@@ -214,6 +214,7 @@ def _decay_between(log_decay: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what decoding made first may be trained with
 def _upper(frames: int, device: torch.device) -> Tensor:
     """(T, T) bool, True where the source is later than the target."""
     return torch.ones(frames, frames, dtype=torch.bool, device=device).triu(1)

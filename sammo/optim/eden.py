@@ -1,4 +1,4 @@
-"""Eden, the learning-rate schedule of Zipformer (Yao et al., ICLR 2024, section 3.5 and equation 7)."""
+"""Eden, the learning-rate schedule of Zipformer (Yao et al., ICLR 2024, section 3.5)."""
 
 from __future__ import annotations
 

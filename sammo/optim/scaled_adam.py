@@ -1,4 +1,4 @@
-"""ScaledAdam, the optimizer of Zipformer (Yao et al., ICLR 2024, section 3.5 and appendix A.1)."""
+"""ScaledAdam, the optimizer of Zipformer (Yao et al., ICLR 2024, section 3.5)."""
 
 from __future__ import annotations
 

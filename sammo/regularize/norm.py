@@ -27,10 +27,10 @@ class BiasNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty(num_channels).normal_(std=1e-4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., C) -> (..., C)."""
+        """x (..., C) -> (..., C), under autocast in float32: the type of the sums it stands in."""
         if not torch.is_grad_enabled():
             length = torch.linalg.vector_norm(x - self.bias, dim=-1, keepdim=True)
-            return x * (self.log_scale.exp() * x.shape[-1] ** 0.5 / length).to(x.dtype)
+            return x * (self.log_scale.exp() * x.shape[-1] ** 0.5 / length)
         log_scale = self.log_scale
         if self.training:
             log_scale = limit_param_value(log_scale, *LOG_SCALE_RANGE)
@@ -42,12 +42,12 @@ class _BiasNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, bias: Tensor, log_scale: Tensor) -> Tensor:
-        dtype = torch.promote_types(x.dtype, torch.float32)
+        dtype = torch.promote_types(torch.promote_types(x.dtype, bias.dtype), torch.float32)
         length = torch.linalg.vector_norm(x - bias, dim=-1, keepdim=True, dtype=dtype)
         inverse = x.shape[-1] ** 0.5 / length  # 1 / rms
         scale = inverse * log_scale.exp()
         ctx.save_for_backward(x, bias, inverse, scale)
-        return x * scale.to(x.dtype)
+        return x * scale.to(torch.promote_types(x.dtype, bias.dtype))
 
     @staticmethod
     def backward(ctx, grad: Tensor):

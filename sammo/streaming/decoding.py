@@ -13,10 +13,11 @@ from lhotse.cut import Cut
 from torch import Tensor
 
 from sammo.data.datamodule import TEST_PARTS
-from sammo.data.features import SAMPLING_RATE
+from sammo.data.features import SAMPLING_RATE, load_audio
 from sammo.data.manifests import ManifestCuts, scan_manifests
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.data.transcripts import transcript
+from sammo.decoding import default_directory
 from sammo.errors import UserError
 from sammo.files import atomic_write
 from sammo.progress import progress
@@ -26,13 +27,13 @@ from sammo.streaming.options import (
     add_model_arguments,
     add_search_arguments,
     decode_setting,
-    integers,
     load_model_for,
     names,
     searcher_for,
     settings,
 )
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
+from sammo.training.config import integers
 
 PIECE_SECONDS = 0.1  # audio handed over at a time
 
@@ -58,13 +59,9 @@ def part_cuts(manifest_dir: Path, part: str, mode: str, tokenizer: Tokenizer) ->
 
 def cut_audio(cut: Cut) -> Tensor:
     """Samples (S,) of ``cut``, the mean of its channels; UserError where they cannot be read."""
-    try:
-        samples = torch.from_numpy(cut.load_audio())
-    except Exception as error:  # lhotse's back-ends have no common error
-        raise UserError(f"the audio of cut {cut.id} cannot be read ({' '.join(str(error).split())})") from error
     if cut.sampling_rate != SAMPLING_RATE:
         raise UserError(f"cut {cut.id} has {cut.sampling_rate} Hz, not {SAMPLING_RATE}; resample it in the manifest")
-    return samples.mean(0)
+    return torch.from_numpy(load_audio(cut)).mean(0)
 
 
 def stream_cuts(
@@ -114,7 +111,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Which utterances, decode.py's names."""
     group = parser.add_argument_group("data")
     group.add_argument("--manifest-dir", type=Path, default=Path("data/fbank"), help="(default: data/fbank)")
-    group.add_argument("--parts", type=names, default=list(TEST_PARTS), help=f"(default: {','.join(TEST_PARTS)})")
+    group.add_argument("--parts", "--test-sets", type=names, default=list(TEST_PARTS), help=f"(default: {','.join(TEST_PARTS)})")
     group.add_argument("--transcript-mode", help="Transcript to score against (default: the one trained on).")
     group.add_argument(
         "--num-decode-streams", type=int, default=16, help="Utterances decoded at the same time (default: 16)."
@@ -126,11 +123,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_data_arguments(parser)
     add_search_arguments(parser)
-    parser.add_argument("--chunk-size", type=integers, default=[32], help="Frames of 20 ms; a list: each of them.")
+    parser.add_argument("--chunk-size", type=integers, default=(32,), help="Frames of 20 ms: 16,32,64,128 (default: 32).")
     parser.add_argument(
-        "--left-context-frames", type=integers, default=[128], help="Of Zipformer; a list: each with each chunk size."
+        "--left-context-frames",
+        type=integers,
+        default=(128,),
+        help="Frames of 20 ms of Zipformer's attention cache: 64,128,256 (default: 128).",
     )
-    parser.add_argument("--res-dir", type=Path, help="Where results go (default: EXP_DIR/results).")
+    parser.add_argument("--res-dir", type=Path, help="Where results go (default: EXP_DIR/METHOD).")
+    parser.add_argument("--force", action="store_true", help="Decode again what was decoded from the same weights.")
     parser.add_argument("--partial-results", action="store_true", help="Write partials-*.txt: the text after each chunk.")
 
 
@@ -138,17 +139,17 @@ def run(args: argparse.Namespace) -> int:
     """Decodes every part at every setting, those that have results left alone; 1 where an utterance was given up."""
     tokenizer = load_tokenizer(args.lang)
     model, info = load_model_for(args, tokenizer)
-    res_dir = args.res_dir or (args.exp_dir or args.checkpoint.parent) / "results"
+    res_dir = args.res_dir or default_directory(args)
     mode = args.transcript_mode or info["transcript_mode"]
     failed = 0
-    for chunk_size, left in settings(model, args.chunk_size, args.left_context_frames):
-        setting = decode_setting(args, model, info, chunk_size, left)
+    for chunking in settings(model, args.chunk_size, args.left_context_frames):
+        setting = decode_setting(args, model, info, chunking)
         for part in args.parts:
-            if has_results(res_dir, setting, part):
-                logging.info(f"{part}: has results at {setting.suffix}")
+            if has_results(res_dir, setting, part) and not args.force:
+                logging.info(f"{part}: decoded before at {setting.suffix} (--force decodes again)")
                 continue
             recognizer = StreamingRecognizer(
-                model, searcher_for(args, model), chunk_size, left, STATE_DTYPES[args.state_dtype]
+                model, searcher_for(args, model), *chunking, STATE_DTYPES[args.state_dtype]
             )
             cuts = part_cuts(args.manifest_dir, part, mode, tokenizer)
             started = time.perf_counter()

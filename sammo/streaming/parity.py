@@ -29,12 +29,12 @@ from sammo.streaming.options import (
     STATE_DTYPES,
     add_model_arguments,
     add_search_arguments,
-    integers,
     load_model_for,
     searcher_for,
     settings,
 )
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
+from sammo.training.config import integers
 
 PIECE = 4000  # samples handed to a stream at a time; not a multiple of any chunk, so that pieces straddle them
 
@@ -176,8 +176,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     add_search_arguments(parser)
     parser.set_defaults(state_dtype="float16")
-    parser.add_argument("--chunk-size", type=integers, default=[16, 32, 64, 128], help="(default: 16,32,64,128)")
-    parser.add_argument("--left-context-frames", type=integers, default=[128], help="Of Zipformer (default: 128).")
+    parser.add_argument("--chunk-size", type=integers, default=(16, 32, 64, 128), help="(default: 16,32,64,128)")
+    parser.add_argument("--left-context-frames", type=integers, default=(128,), help="Of Zipformer (default: 128).")
     parser.add_argument("--max-utterances", type=int, default=0, help="Of a part; 0: all (default).")
 
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     parser.add_argument("audio", nargs="+", help="Audio files: WAV, FLAC, OGG, ... of any sampling rate.")
     add_model_arguments(parser)
-    add_search_arguments(parser)
+    add_search_arguments(parser, "greedy_search")
     parser.add_argument("--chunk-size", type=int, default=32, help="Frames of 20 ms a chunk (default: 32).")
     parser.add_argument(
         "--left-context-frames", type=int, default=128, help="Attention cache of the Zipformer encoder (default: 128)."
