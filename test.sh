@@ -5,5 +5,6 @@ cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 
 . local/venv.sh
 make_venv "$PWD"
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} PYTHONUTF8=1
-exec "$PYTHON" -m pytest -q --durations=10 "$@"
+# One process a core, one thread each: threads of several processes that wait for each other are slow.
+export OMP_NUM_THREADS=1 PYTHONUTF8=1
+exec "$PYTHON" -m pytest -q -n auto --dist loadfile --durations=10 "$@"

@@ -119,6 +119,28 @@ def test_resuming_inside_an_epoch(module, workers):
     assert resumed.sampler.state_dict()["batches"] == len(whole)
 
 
+def test_curriculum(module, corpus):
+    """The first epochs see short cuts alone, the next ones longer ones, too, the rest everything."""
+    durations = [cut.duration for batch in module().train_dataloader(1) for cut in batch["cuts"]]
+    short, long = sorted(durations)[len(durations) // 3], sorted(durations)[2 * len(durations) // 3]
+    data = module(curriculum=f"1:{short},2:{long}")
+    limits = [short, long, long, None, None]
+    assert [data.config.longest(epoch) for epoch in range(1, 6)] == limits
+    for epoch, limit in enumerate(limits, start=1):
+        wanted = sorted(d for d in durations if limit is None or d <= limit)
+        found = sorted(cut.duration for batch in data.train_dataloader(epoch) for cut in batch["cuts"])
+        assert found == wanted and data.train_seconds(epoch) == pytest.approx(sum(wanted))
+    state = data.train_dataloader(1).sampler.state_dict()
+    with pytest.raises(UserError, match="other training cuts"):
+        module().train_dataloader(1, sampler_state=state)
+
+
+@pytest.mark.parametrize("text", ["2", "0:2", "1:-1", "a:2", "1:2;2:3"])
+def test_bad_curriculum(text):
+    with pytest.raises(UserError, match="--curriculum is EPOCHS:SECONDS"):
+        DataConfig(curriculum=text).longest(1)
+
+
 def test_resuming_with_other_options_is_refused(module, corpus):
     state = module().train_dataloader(1).sampler.state_dict()
     with pytest.raises(UserError, match="max_duration 12.0, now it is 20.0"):

@@ -64,7 +64,7 @@ def test_at_least_600_characters_and_every_word_is_heard_often(texts):
     assert len(set(train) - {"\n"}) >= 600
     for word in lexicon.all_words():
         form = word[:-1] if word in {verb.plain for verb in lexicon.VERBS} else lexicon.spoken(word)
-        assert train.count(form) >= 12, word
+        assert train.count(form) >= 8, word
     for part in ("eval1", "eval2", "eval3", "valid"):
         assert set("".join(texts[part])) <= set(train)
 

@@ -86,7 +86,7 @@ def synthesize(talk: Talk, settings: Settings) -> tuple[list[sdb.Segment], list[
         segments.append(sdb.Segment(start, start + length, line, "LR"[turn]))
         speech += length
         # Pauses inside a paragraph are below the 1 s at which the recipe stops joining utterances, those between are above.
-        now = start + length + (rng.uniform(0.2, 0.8) if rng.random() < 0.6 else rng.uniform(1.1, 1.6))
+        now = start + length + (rng.uniform(0.2, 0.8) if rng.random() < 0.3 else rng.uniform(1.1, 1.4))
         if talk.dialogue and (len(segments) == 1 or rng.random() < 0.5):  # each channel needs a word, or lhotse stops
             turn = 1 - turn
     total = int((segments[-1].end + rng.uniform(0.3, 0.9)) * acoustics.RATE)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from . import lexicon
 
 POOLS = ("train", "valid", "eval")
+SHORT_SHARE, SHORT_SHARE_TEST = 0.6, 0.05
 MAX_DRAWS = 2000  # a pool holds at least a tenth of the clauses, so this many draws never fail in practice
 
 
@@ -78,7 +79,7 @@ class _Builder:
 
 
 class Grammar:
-    """Draws clauses of one topic and one pool; words are used near-uniformly within a talk."""
+    """Draws clauses of one topic and one pool; a few words of each kind are frequent."""
 
     def __init__(self, topic: str, pool: str, rng: random.Random) -> None:
         if pool not in POOLS:
@@ -93,10 +94,14 @@ class Grammar:
     # words ---------------------------------------------------------------------------------------------------------
 
     def _draw(self, words: tuple[str, ...]) -> str:
-        """One of the least used words; a word drawn in this clause already counts as used."""
+        """The word furthest behind its share; a word drawn in this clause already counts as used.
+
+        As in any language a few words are frequent and most are rare: shares fall as 1 / (rank + 4).
+        """
+        shares = {word: 1.0 / (rank + 4) for rank, word in enumerate(words)}
         free = [word for word in words if word not in self._drawn] or list(words)
-        least = min(self.uses[word] for word in free)
-        word = self.rng.choice([word for word in free if self.uses[word] <= least + 1])
+        behind = {word: (self.uses[word] + self.rng.random()) / shares[word] for word in free}
+        word = min(behind, key=behind.get)
         self._drawn.append(word)
         return word
 
@@ -234,15 +239,16 @@ class Grammar:
     # utterances ----------------------------------------------------------------------------------------------------
 
     def utterance(self, most: int = 12) -> list[Run]:
-        """The runs between two pauses: usually one or two clauses (2-8 s), rarely a noun (1 s) or a long chain (30 s).
+        """The runs between two pauses: a noun (1 s), one or two clauses (2-8 s), rarely a long chain (30 s).
 
         most: largest number of clauses allowed.
         """
         rng = self.rng
-        kind = rng.random()
-        if kind < 0.05:
+        # Half of what is trained on is short: a recognizer finds out which sound is which character from these first.
+        if rng.random() < (SHORT_SHARE if self.pool == "train" else SHORT_SHARE_TEST):
             runs = [self.short()]
         else:
+            kind = rng.random()
             count = 1 if kind < 0.42 else 2 if kind < 0.85 else 3 if kind < 0.97 else 4 if kind < 0.99 else rng.randint(7, 12)
             count = min(count, most)
             runs = [self.clause(final=i == count - 1) for i in range(count)]

@@ -50,19 +50,19 @@ class Speaker:
 
 def draw_speaker(rng: np.random.Generator, sex: str, voices: tuple[str, ...]) -> Speaker:
     """A speaker of sex "M" or "F".  Voices that --voices adds are drawn as often as the built-in one."""
-    warp = rng.uniform(0.86, 0.94) if sex == "M" else rng.uniform(0.97, 1.06)
-    half_tones = rng.uniform(-9.0, -5.0) if sex == "M" else rng.uniform(-2.0, 3.0)
+    warp = rng.uniform(0.89, 0.94) if sex == "M" else rng.uniform(0.98, 1.04)
+    half_tones = rng.uniform(-8.0, -5.0) if sex == "M" else rng.uniform(-1.0, 2.0)
     return Speaker(
         voice=voices[int(rng.integers(len(voices)))],
         warp=float(warp),
         half_tones=float(half_tones),
-        rate=float(rng.uniform(1.02, 1.22)),
+        rate=float(rng.uniform(1.12, 1.28)),
         tilt=float(rng.uniform(-0.25, 0.3)),
         level_db=float(rng.uniform(-30.0, -20.0)),
-        snr_db=float(rng.uniform(25.0, 45.0)),
+        snr_db=float(rng.uniform(30.0, 45.0)),
         noise_slope=float(rng.uniform(0.0, 6.0)),
-        reverberation=float(rng.uniform(0.10, 0.30)),
-        direct_db=float(rng.uniform(8.0, 18.0)),
+        reverberation=float(rng.uniform(0.10, 0.25)),
+        direct_db=float(rng.uniform(10.0, 18.0)),
     )
 
 

@@ -38,6 +38,11 @@ class DataConfig:
     max_duration: float = _option(200.0, "Seconds of audio in a batch of one process.")
     num_buckets: int = _option(30, "Most buckets of similar duration to draw batches from.")
     buffer_size: int = _option(60000, "Cuts held in memory to shuffle and bucket; with Shar their data, too.")
+    curriculum: str = _option(
+        "",
+        "Short cuts first, EPOCHS:SECONDS,...: 8:2,4:4.5 is 8 epochs of cuts of at most 2 s, then 4 of cuts of at most "
+        "4.5 s, then all cuts. Without alignments a model learns from short ones what sounds like what.",
+    )
     shuffle: bool = _option(True, "Shuffle the training cuts, differently in every epoch.")
     drop_last: bool = _option(True, "Drop the incomplete batches at the end of an epoch.")
     speed_perturb: bool = _option(False, "Train on the 0.9 and 1.1 speed copies, too.")
@@ -56,7 +61,22 @@ class DataConfig:
             raise UserError(f"--max-duration must be above 0 seconds, got {config.max_duration}")
         if config.num_workers < 0 or config.num_buckets < 1 or config.buffer_size < 1:
             raise UserError("--num-workers must be at least 0, --num-buckets and --buffer-size at least 1")
+        config.longest(1)  # reads --curriculum
         return config
+
+    def longest(self, epoch: int) -> float | None:
+        """Seconds of the longest cuts of ``epoch`` (from 1), None for no limit; UserError for a curriculum not understood."""
+        try:
+            for stage in filter(None, self.curriculum.split(",")):
+                epochs, seconds = stage.split(":")
+                if int(epochs) < 1 or not float(seconds) > 0:
+                    raise ValueError(stage)
+                epoch -= int(epochs)
+                if epoch < 1:
+                    return float(seconds)
+        except ValueError as error:
+            raise UserError(f"--curriculum is EPOCHS:SECONDS,... such as 8:2,4:4.5, got {self.curriculum!r}") from error
+        return None
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,13 +108,19 @@ class CsjDataModule:
         self._scans: dict[str, Scan] = {}
         self._noise: CutSet | None = None
 
-    def train_scan(self) -> Scan:
-        """Number of cuts, hours and what is left out of the training part."""
-        if "train" not in self._scans:
-            self._scans["train"] = scan_manifests(
-                "train", self._train_paths(), self.config.transcript_mode, self.tokenizer
+    def train_scan(self, epoch: int | None = None) -> Scan:
+        """Number of cuts, hours and what is left out of the training part, or of its share that ``epoch`` trains on."""
+        longest = None if epoch is None else self.config.longest(epoch)
+        key = "train" if longest is None else f"train cuts of at most {longest:g} s"
+        if key not in self._scans:
+            self._scans[key] = scan_manifests(
+                key, self._train_paths(), self.config.transcript_mode, self.tokenizer, longest=longest
             )
-        return self._scans["train"]
+        return self._scans[key]
+
+    def train_seconds(self, epoch: int) -> float:
+        """Audio that ``epoch`` trains on."""
+        return self.train_scan(epoch).seconds
 
     def train_dataloader(
         self,
@@ -109,7 +135,7 @@ class CsjDataModule:
         ``len`` of the loader estimates the number of batches in the whole epoch.
         """
         config = self.config
-        scan = self.train_scan()
+        scan = self.train_scan(epoch)
         if config.shar_dir is None:
             cuts = ManifestCuts(self._train_paths(), scan.left_out)
         else:

@@ -8,6 +8,7 @@ import json
 import logging
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterable, Iterator
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 NO_TEXT = "no text"
 TOO_SHORT = "fewer than 9 feature frames"
 TOO_MANY_SYMBOLS = "more symbols than encoder frames"
+TOO_LONG = "more seconds than the curriculum allows"
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,13 @@ class Scan:
     def num_cuts(self) -> int:
         return len(self.durations)
 
+    @cached_property
+    def seconds(self) -> float:
+        return float(self.durations.sum())
+
     @property
     def hours(self) -> float:
-        return float(self.durations.sum()) / 3600
+        return self.seconds / 3600
 
     def report(self) -> str:
         """One line: how many cuts, how long, and what was left out why."""
@@ -58,12 +64,18 @@ class Scan:
 
 
 def scan_manifests(
-    part: str, paths: list[Path], mode: str, tokenizer: Tokenizer | None, keep_long_texts: bool = False
+    part: str,
+    paths: list[Path],
+    mode: str,
+    tokenizer: Tokenizer | None,
+    keep_long_texts: bool = False,
+    longest: float | None = None,
 ) -> Scan:
     """Goes through the manifests once, without building lhotse objects, and decides which cuts can be used.
 
     keep_long_texts: keep cuts with more symbols than encoder frames. A loss needs them gone; a test set is scored
-    whole, so that leaving out its hardest cuts flatters nobody. tokenizer None also keeps them.
+    whole, so that leaving out its hardest cuts flatters nobody. tokenizer None also keeps them. longest: leave out cuts
+    of more seconds.
 
     Raises UserError for a missing or damaged manifest and where no cut is left.
     """
@@ -73,6 +85,8 @@ def scan_manifests(
     for path in paths:
         for cut in read_json_lines(path):
             reason = _unusable(cut, mode, None if keep_long_texts else tokenizer)
+            if not reason and longest is not None and cut["duration"] > longest:
+                reason = TOO_LONG
             if reason:
                 left_out[cut["id"]] = reason
             else:

@@ -51,7 +51,7 @@ class TrainSampler(Sampler[BatchRequest]):
         self._start = 0
         self._rank = rank
         self._seed = seed
-        total = float(scan.durations.sum())
+        total = scan.seconds
         buckets = int(total / (max_duration * world_size * BATCHES_PER_BUCKET))
         bins = duration_bins(scan.durations, min(num_buckets, max(1, buckets)))
         self._options = {

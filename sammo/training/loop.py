@@ -38,7 +38,7 @@ class Trainer:
     Args:
       model: on the world's device.
       data: has ``train_dataloader(epoch, sampler_state, rank, world_size)``, whose loader has ``len`` and ``sampler``,
-        and ``valid_dataloader(rank, world_size)``, like CsjDataModule.
+        ``train_seconds(epoch)`` and ``valid_dataloader(rank, world_size)``, like CsjDataModule.
       facts: kept in checkpoints beside the model: "preset", "transcript_mode".
       batch_seconds: audio in a batch of one process at most, to count batches in reference batches.
     """
@@ -69,7 +69,7 @@ class Trainer:
         self.batch = 0  # trained so far
         self.epoch = 1
         self.epoch_batches = 0  # of them in this epoch
-        self.batches_an_epoch = 0  # as counted in the last whole epoch
+        self.batch_ratio = 1.0  # batches of the last whole epoch over what its loader had estimated
         self.best_valid = math.inf
         self.seconds = 0.0  # trained so far, over all runs
         self.skipped = 0  # in this epoch, for not being finite
@@ -93,7 +93,7 @@ class Trainer:
             "random": [rank["random"] for rank in ranks],
             "regularizers": [rank["regularizers"] for rank in ranks],
             "epoch_batches": self.epoch_batches,
-            "batches_an_epoch": self.batches_an_epoch,
+            "batch_ratio": self.batch_ratio,
             "best_valid": self.best_valid,
             "skipped": self.skipped,
             "seconds": self.seconds_trained(),
@@ -125,7 +125,7 @@ class Trainer:
         if self.precision.scaler.is_enabled() and content["scaler"]:
             self.precision.scaler.load_state_dict(content["scaler"])
         self.batch, self.best_valid = content["batch_idx_train"], content["best_valid"]
-        self.batches_an_epoch, self.seconds = content["batches_an_epoch"], content["seconds"]
+        self.batch_ratio, self.seconds = content["batch_ratio"], content["seconds"]
         self.epoch = content["epoch"] + content["epoch_done"]
         self.sampler_state = content["sampler"]
         if not content["epoch_done"]:
@@ -184,14 +184,16 @@ class Trainer:
         self._schedule(self.batch - self.batch % SCHEDULE_INTERVAL)
         loader = self.data.train_dataloader(self.epoch, self.sampler_state, world.rank, world.size)
         self.sampler_state = None
-        batches = self.batches_an_epoch or len(loader)
+        batches = max(1, round(len(loader) * self.batch_ratio))
+        seconds = sum(self.data.train_seconds(epoch) for epoch in range(self.epoch + 1, self.config.num_epochs + 1))
+        later = batches * seconds / self.data.train_seconds(self.epoch)  # batches of the epochs after this one
         timer = WaitTimer(loader)
         self.parallel.train()
         report.begin_epoch(self.epoch, self.epoch_batches, batches)
         over = stop = False
         for batch in self._agreed(timer):
             step, stop, over = self._step(batch)
-            left = self._seconds_left(report, batches)
+            left = self._seconds_left(report, batches, later)
             report.step(self.epoch, self.epoch_batches, batches, self.batch, step, left)
             if self.batch % self.config.valid_interval == 0:
                 self._validate(report)
@@ -205,7 +207,7 @@ class Trainer:
             return False
         self._validate(report)
         if not over:
-            self.batches_an_epoch = self.epoch_batches
+            self.batch_ratio = self.epoch_batches / len(loader)
         # A budget that ends within an epoch leaves an epoch-N.pt, too: one that knows it is not the end.
         content = self.content(loader.sampler, epoch_done=not over)
         if content is not None:
@@ -223,9 +225,9 @@ class Trainer:
                 return
             yield batch
 
-    def _seconds_left(self, report: RunReport, batches: int) -> float:
+    def _seconds_left(self, report: RunReport, batches: int, later: float) -> float:
         config = self.config
-        steps = max(0, batches - self.epoch_batches) + batches * (config.num_epochs - self.epoch)
+        steps = max(0, batches - self.epoch_batches) + later
         if config.max_steps:
             steps = min(steps, config.max_steps - self.batch)
         seconds = steps * report.seconds_a_step()
