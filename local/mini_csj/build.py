@@ -67,7 +67,7 @@ def synthesize(talk: Talk, settings: Settings) -> tuple[list[sdb.Segment], list[
     rng = np.random.default_rng(stream(settings.seed, talk.id, "sound"))
     sexes = (talk.sex, "F" if talk.sex == "M" else "M")
     speakers = [voices.draw_speaker(rng, sexes[i], settings.voices) for i in range(len(talk.names()))]
-    grammar = Grammar(talk.topic, talk.pool, text_rng)
+    grammar = Grammar(talk.topic, talk.pool, text_rng, talk.number)
     now, speech, turn = rng.uniform(0.3, 0.9), 0.0, 0
     placed: list[tuple[int, int, np.ndarray]] = []
     segments: list[sdb.Segment] = []

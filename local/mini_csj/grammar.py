@@ -14,7 +14,9 @@ from typing import NamedTuple
 from . import lexicon
 
 POOLS = ("train", "valid", "eval")
-SHORT_SHARE, SHORT_SHARE_TEST = 0.6, 0.05
+SHORT_SHARE, SHORT_SHARE_TEST = 0.6, 0.05  # of utterances that are a noun and a word or two
+# Of a list of words the first ones are said everywhere; of the others a talk uses a few, each seldom.
+COMMON, SPECIAL, SPECIAL_SHARE = 4, 3, 0.12
 MAX_DRAWS = 2000  # a pool holds at least a tenth of the clauses, so this many draws never fail in practice
 
 
@@ -79,14 +81,18 @@ class _Builder:
 
 
 class Grammar:
-    """Draws clauses of one topic and one pool; a few words of each kind are frequent."""
+    """Draws clauses of one topic and one pool.
 
-    def __init__(self, topic: str, pool: str, rng: random.Random) -> None:
+    number: of the talk among those of its topic; decides which of the rarer words it uses.
+    """
+
+    def __init__(self, topic: str, pool: str, rng: random.Random, number: int = 0) -> None:
         if pool not in POOLS:
             raise ValueError(f"pool must be one of {POOLS}, not {pool!r}")
         self.topic = lexicon.TOPICS[topic]
         self.pool = pool
         self.rng = rng
+        self.number = number
         self.uses: Counter[str] = Counter()
         self.spoken: set[str] = set()
         self._drawn: list[str] = []
@@ -94,12 +100,12 @@ class Grammar:
     # words ---------------------------------------------------------------------------------------------------------
 
     def _draw(self, words: tuple[str, ...]) -> str:
-        """The word furthest behind its share; a word drawn in this clause already counts as used.
-
-        As in any language a few words are frequent and most are rare: shares fall as 1 / (rank + 4).
-        """
-        shares = {word: 1.0 / (rank + 4) for rank, word in enumerate(words)}
-        free = [word for word in words if word not in self._drawn] or list(words)
+        """The word furthest behind its share; a word drawn in this clause already counts as used."""
+        shares = dict.fromkeys(words[:COMMON], 1.0)
+        others = words[COMMON:]
+        for i in range(min(SPECIAL, len(others))):
+            shares[others[(self.number * SPECIAL + i) % len(others)]] = SPECIAL_SHARE
+        free = [word for word in shares if word not in self._drawn] or list(shares)
         behind = {word: (self.uses[word] + self.rng.random()) / shares[word] for word in free}
         word = min(behind, key=behind.get)
         self._drawn.append(word)
@@ -244,7 +250,7 @@ class Grammar:
         most: largest number of clauses allowed.
         """
         rng = self.rng
-        # Half of what is trained on is short: a recognizer finds out which sound is which character from these first.
+        # Much of what is trained on is short: a recognizer finds out which sound is which character from these first.
         if rng.random() < (SHORT_SHARE if self.pool == "train" else SHORT_SHARE_TEST):
             runs = [self.short()]
         else:

@@ -28,13 +28,15 @@ DEFAULT_EVAL_MINUTES = 7.0
 
 
 class Talk(NamedTuple):
-    """One recording to make: id, disc volume, part of the corpus, pool of clauses, topic, seconds of speech."""
+    """One recording to make: id, disc volume, part of the corpus, pool of clauses, topic, number of the
+    talk among those of its part and topic, seconds of speech."""
 
     id: str
     volume: str
     part: str
     pool: str
     topic: str
+    number: int
     seconds: float
 
     @property
@@ -81,6 +83,7 @@ def plan_corpus(hours: float, eval_minutes: float, seed: int) -> list[Talk]:
     talks = [
         Talk(
             talk, "core" if i % 3 == 0 else "noncore", "train", "train", topics[(i + i // 8) % len(topics)],
+            i // len(topics),
             hours * 3600 / count,
         )
         for i, talk in enumerate(_train_ids(count, seed))
@@ -93,6 +96,7 @@ def plan_corpus(hours: float, eval_minutes: float, seed: int) -> list[Talk]:
         names = ids.split()
         for i, talk in enumerate(names):
             volume = "core" if talk[0] in "AS" and part.startswith("eval") else "noncore"
-            talks.append(Talk(talk, volume, part, pool, topics[(i + offset) % len(topics)], seconds / len(names)))
+            topic, number = topics[(i + offset) % len(topics)], (i + offset) // len(topics)
+            talks.append(Talk(talk, volume, part, pool, topic, number, seconds / len(names)))
         offset += len(names)
     return sorted(talks, key=lambda talk: (-talk.seconds, talk.id))
