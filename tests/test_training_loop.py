@@ -62,12 +62,21 @@ def test_schedules_count_reference_batches(tmp_path, data):
     assert trainer.scheduler.batch == 24 and trainer.scheduler.epoch == 5
 
 
+def test_ctc_loss(tmp_path, data, caplog):
+    caplog.set_level("INFO")
+    trainer = make_trainer(tmp_path, data, model=small_config(use_ctc=True), ctc_loss_scale=0.5, log_interval=1)
+    loss, (simple, pruned, ctc, _) = trainer.loss(trainer.model, data.batches[0])
+    assert ctc > 0 and loss == simple + 0.1 * pruned + 0.5 * ctc
+    trainer.run()
+    assert ", ctc " in caplog.text and "ctc_output.weight" in trainer.model.state_dict()
+
+
 def test_loss_scales():
     config = TrainConfig(warm_step=2000, simple_loss_scale=0.5)
-    assert config.loss_scales(0) == (1.0, 0.1)
-    assert config.loss_scales(1000) == (0.75, pytest.approx(0.55))
-    assert config.loss_scales(2000) == config.loss_scales(9000) == (0.5, 1.0)
-    assert TrainConfig(warm_step=0).loss_scales(0) == (0.5, 1.0)
+    assert config.loss_scales(0) == (1.0, 0.1, 0.0)
+    assert config.loss_scales(1000) == (0.75, pytest.approx(0.55), 0.0)
+    assert config.loss_scales(2000) == config.loss_scales(9000) == (0.5, 1.0, 0.0)
+    assert TrainConfig(warm_step=0).loss_scales(0) == (0.5, 1.0, 0.0)
 
 
 def test_chunks_depend_on_the_batch_alone(tmp_path, data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -103,6 +104,25 @@ def test_loss_of_an_utterance_does_not_depend_on_its_batch(model):
         torch.testing.assert_close(alone.simple[0], together.simple[i], atol=1e-3, rtol=1e-4)
         torch.testing.assert_close(alone.pruned[0], together.pruned[i], atol=1e-3, rtol=1e-4)
         assert alone.frames[0] == together.frames[i]
+
+
+def test_ctc(model):
+    """Summed over all alignments, of each utterance as if it were alone; a layer that only training with CTC has."""
+    frames, lengths = torch.randn(3, 4, model.encoder.out_dim), torch.tensor([4, 3, 1])
+    tokens = [[3, 3], [7], [1, 2]]
+    assert model.loss(frames, lengths, tokens).ctc.tolist() == [0.0, 0.0, 0.0]
+    assert not any("ctc" in name for name in model.state_dict())
+    torch.manual_seed(0)
+    model = Transducer(model_config("sammo", "tiny", 8, use_ctc=True)).eval()
+    found = model.loss(frames, lengths, tokens).ctc
+    assert found[2] == 0.0  # cannot be aligned
+    for row in range(2):
+        log_probs = model.ctc_output(frames[row, : lengths[row]]).log_softmax(-1)
+        total = torch.tensor(float("-inf"))
+        for path in itertools.product(range(8), repeat=int(lengths[row])):
+            if [symbol for symbol, _ in itertools.groupby(path) if symbol] == tokens[row]:
+                total = torch.logaddexp(total, log_probs[range(len(path)), path].sum())
+        torch.testing.assert_close(found[row], -total, atol=1e-4, rtol=1e-5)
 
 
 def test_unpruned_model_loss_is_the_full_loss(model):

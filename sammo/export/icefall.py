@@ -23,6 +23,7 @@ from sammo.transducer import ModelConfig, Transducer
 
 # (pattern, replacement), applied in order to each name.
 RENAMES = [
+    (r"^ctc_output\.1\.", "ctc_output."),
     (r"^encoder_embed\.conv\.0\.", "encoder.frontend.conv1."),
     (r"^encoder_embed\.conv\.4\.", "encoder.frontend.conv2."),
     (r"^encoder_embed\.conv\.7\.", "encoder.frontend.conv3."),
@@ -151,6 +152,7 @@ def infer_config(state: dict[str, Tensor], **options: Any) -> ModelConfig:
         context_size=1 if conv is None else conv.shape[-1],
         predictor_dim=predictor_dim,
         joiner_dim=shape("joiner.encoder_proj.weight")[0],
+        use_ctc="ctc_output.1.weight" in state,
     )
 
 

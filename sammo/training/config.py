@@ -18,6 +18,8 @@ PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 def _option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
     return field(default=default, metadata={"help": help, "choices": choices})
 
+LOSSES = ("simple_loss", "pruned_loss", "ctc_loss")  # in the order of TrainConfig.loss_scales
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -47,6 +49,11 @@ class TrainConfig:
     lm_scale: float = _option(0.25, "Share of the label-only part in the simple loss.")
     am_scale: float = _option(0.0, "Share of the acoustic-only part in the simple loss.")
     simple_loss_scale: float = _option(0.5, "Weight of the simple loss after the warm-up.")
+    ctc_loss_scale: float = _option(
+        0.0,
+        "Weight of an auxiliary CTC loss, icefall's --use-ctc; above 0 the model gets a layer for it. The transducer "
+        "learns what follows what before it listens; CTC, which cannot, makes a short training possible.",
+    )
     warm_step: int = _option(2000, "Batches over which the weights of the two losses move.")
     average_period: int = _option(200, "Batches between updates of the averaged model.")
 
@@ -103,10 +110,14 @@ class TrainConfig:
         values = dataclasses.asdict(self)
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
-    def loss_scales(self, batch: int) -> tuple[float, float]:
-        """Weights of the simple and of the pruned loss: the simple one teaches the pruning first."""
+    def loss_scales(self, batch: int) -> tuple[float, float, float]:
+        """Weights of the simple, the pruned and the CTC loss: the simple one teaches the pruning first."""
         done = 1.0 if batch >= self.warm_step else batch / self.warm_step
-        return 1.0 - done * (1.0 - self.simple_loss_scale), 0.1 + 0.9 * done
+        return 1.0 - done * (1.0 - self.simple_loss_scale), 0.1 + 0.9 * done, self.ctc_loss_scale
+
+    def losses_in_use(self) -> tuple[str, ...]:
+        """The names of LOSSES that have a weight."""
+        return LOSSES if self.ctc_loss_scale > 0 else LOSSES[:-1]
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -184,4 +195,5 @@ def model_config_from_args(args: argparse.Namespace, vocab_size: int, blank_id: 
     """The configuration that the options ask for."""
     fields = [*LISTS.values(), *NUMBERS.values(), *FLOATS.values()]
     overrides = {name: getattr(args, f"model_{name}") for name in fields}
+    overrides["use_ctc"] = args.ctc_loss_scale > 0
     return model_config(args.encoder, args.preset, vocab_size, blank_id=blank_id, **overrides)

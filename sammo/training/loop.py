@@ -18,7 +18,7 @@ from sammo.optim import Eden, ScaledAdam
 from sammo.regularize import load_regularizer_state, regularizer_state, set_batch_count
 from sammo.training.averaging import AveragedModel
 from sammo.training.checkpoint import BEST, batch_path, epoch_path, remove_old, save_checkpoint
-from sammo.training.config import TrainConfig
+from sammo.training.config import LOSSES, TrainConfig
 from sammo.training.distributed import World
 from sammo.training.nonfinite import first_overflow, save_batch, watch
 from sammo.training.precision import Precision
@@ -279,7 +279,7 @@ class Trainer:
         sums = self.world.sum(torch.cat([sums, flags.to(sums.device, non_blocking=True)]))
         # The only place where a step waits for a GPU (the optimizer then finds its numbers ready).
         *sums, stop, over, norm = torch.cat([sums, norm.double().reshape(1)]).tolist()
-        step = Step(zip(("loss", "simple_loss", "pruned_loss", "frames", "audio_seconds"), sums))
+        step = Step(zip(("loss", *LOSSES, "frames", "audio_seconds"), sums))
         scale = self.precision.scale
         finite = math.isfinite(step["loss"]) and math.isfinite(norm)
         self.scheduler.step_batch(self.batch)
@@ -305,14 +305,14 @@ class Trainer:
         return step, stop > 0, over > 0
 
     def _backward(self, batch: dict[str, Any]) -> Tensor:
-        """Gradients of a batch; loss, simple loss, pruned loss, frames and seconds of audio, summed, float64."""
+        """Gradients of a batch; loss, simple, pruned and CTC loss, frames and seconds of audio, summed, float64."""
         loss, parts = self.loss(self.parallel, batch)
         self.precision.scaler.scale(loss).backward()
         seconds = float(batch["lengths"].sum()) / 100
         return torch.cat([torch.stack([loss.detach(), *parts]).double(), parts[0].new_tensor([seconds]).double()])
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
-        """The loss to minimize, and simple loss, pruned loss and frames; sums over the batch."""
+        """The loss to minimize, and simple, pruned and CTC loss and frames; sums over the batch."""
         config, device = self.config, self.world.device
         chunk, left = self._draw_chunk()
         with self.precision.autocast():
@@ -327,10 +327,9 @@ class Trainer:
                 left_context_frames=left,
                 loss_engine=config.loss_engine,
             )
-        simple, pruned = losses.simple.sum(), losses.pruned.sum()
-        simple_scale, pruned_scale = config.loss_scales(self.batch)
-        loss = simple_scale * simple + pruned_scale * pruned
-        return loss, [simple.detach(), pruned.detach(), losses.frames.sum().to(simple.dtype)]
+        parts = [losses.simple.sum(), losses.pruned.sum(), losses.ctc.sum()]
+        loss = sum(scale * part for scale, part in zip(config.loss_scales(self.batch), parts))
+        return loss, [*(part.detach() for part in parts), losses.frames.sum().to(loss.dtype)]
 
     def _draw_chunk(self) -> tuple[int, int | None]:
         """Chunk size and left context of this batch: the same in all processes, and after a resume."""

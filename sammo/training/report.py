@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sammo.training.config import TrainConfig
-from sammo.training.validation import Validation
+from sammo.training.validation import Validation, named
 
 RESET_INTERVAL = 200  # batches over which the running loss forgets, as in icefall
 LINE_SECONDS = 30.0  # longest silence off a terminal
@@ -48,7 +48,7 @@ def duration(seconds: float) -> str:
 
 
 class Step(dict):
-    """Numbers of one step over all processes: loss, simple_loss, pruned_loss (sums), frames, audio_seconds, ..."""
+    """Numbers of one step over all processes: loss and its parts (LOSSES; sums), frames, audio_seconds, ..."""
 
 
 class RunReport:
@@ -68,6 +68,7 @@ class RunReport:
 
             # What a killed run logged after its last checkpoint is hidden: it comes again.
             self.writer = SummaryWriter(str(config.exp_dir / "tensorboard"), purge_step=batch + 1)
+        self._losses = config.losses_in_use()
         self._totals: dict[str, float] = {}
         self._started = self._interval_start = self._last_line = time.monotonic()
         self._audio = 0.0
@@ -88,7 +89,7 @@ class RunReport:
             return
         self._steps += 1
         self._audio += step["audio_seconds"]
-        for name in ("loss", "simple_loss", "pruned_loss", "frames"):
+        for name in ("loss", *self._losses, "frames"):
             self._totals[name] = self._totals.get(name, 0.0) * (1 - 1 / RESET_INTERVAL) + step[name]
         if self._bar is not None:
             self._bar.total = max(batches, done)
@@ -113,17 +114,12 @@ class RunReport:
         speed = self._audio / 3600 / max(1e-9, (now - self._interval_start) / 60)
         epoch_left = duration(max(0, batches - done) * self.seconds_a_step())
         scale = f", grad scale {step['grad_scale']:g}" if step["grad_scale"] != 1.0 else ""
+        values = {name: step[name] / frames for name in ("loss", *self._losses)}
         logging.info(
             f"epoch {epoch}/{self.config.num_epochs}, batch {done}/{batches} ({batch} in all), "
-            f"loss {step['loss'] / frames:.4f} (simple {step['simple_loss'] / frames:.4f}, "
-            f"pruned {step['pruned_loss'] / frames:.4f}), mean {self._mean('loss'):.4f}, lr {step['lr']:.2e}{scale}, "
+            f"loss {values['loss']:.4f} ({named(values)}), mean {self._mean('loss'):.4f}, lr {step['lr']:.2e}{scale}, "
             f"{speed:.2f} h of audio/min, left: epoch {epoch_left}, run {duration(seconds_left)}"
         )
-        values = {
-            "loss": step["loss"] / frames,
-            "simple_loss": step["simple_loss"] / frames,
-            "pruned_loss": step["pruned_loss"] / frames,
-        }
         self._scalars("train/current_", values, batch)
         self._scalars("train/tot_", {name: self._mean(name) for name in values}, batch)
         others = ("lr", "grad_norm", "grad_scale", "clip_norm", "clip_threshold", "clip_scale", "clipped_share")
@@ -139,7 +135,7 @@ class RunReport:
         logging.info(f"epoch {epoch}, validation after {batch} batches: {result.line()}{' (best so far)' if best else ''}")
         for cut_id, reference, hypothesis in result.samples:
             logging.info(f"  {cut_id}\n    ref {reference}\n    hyp {hypothesis}")
-        values = {"loss": result.loss, "simple_loss": result.simple_loss, "pruned_loss": result.pruned_loss}
+        values = {"loss": result.loss, **result.losses}
         if result.cer is not None:
             values["cer"] = result.cer
         self._scalars("valid/", values, batch)

@@ -9,7 +9,7 @@ import torch
 from sammo.data.tokens import Tokenizer
 from sammo.scoring import count_errors
 from sammo.search import make_searcher
-from sammo.training.config import TrainConfig
+from sammo.training.config import LOSSES, TrainConfig
 from sammo.training.distributed import World
 from sammo.transducer import Transducer
 
@@ -20,14 +20,18 @@ class Validation(NamedTuple):
     """Losses per encoder frame; ``cer`` in percent, None if nothing was decoded; samples are (cut id, ref, hyp)."""
 
     loss: float
-    simple_loss: float
-    pruned_loss: float
+    losses: dict[str, float]  # its parts
     cer: float | None
     samples: list[tuple[str, str, str]]
 
     def line(self) -> str:
         cer = "" if self.cer is None else f", CER {self.cer:.2f} %"
-        return f"loss {self.loss:.4f}, simple {self.simple_loss:.4f}, pruned {self.pruned_loss:.4f}{cer}"
+        return f"loss {self.loss:.4f} ({named(self.losses)}){cer}"
+
+
+def named(values: dict[str, float]) -> str:
+    """{"loss": 1.0, "simple_loss": 0.5} -> "simple 0.5000"."""
+    return ", ".join(f"{name.removesuffix('_loss')} {value:.4f}" for name, value in values.items() if name != "loss")
 
 
 def validation_chunk(model: Transducer) -> tuple[int, int]:
@@ -45,17 +49,17 @@ def validate(
     tokenizer: Tokenizer,
     config: TrainConfig,
     world: World,
-    scales: tuple[float, float],
+    scales: tuple[float, ...],
 ) -> Validation:
     """Goes through this process's share of the part; the result is that of all processes.
 
-    scales: weights of the simple and of the pruned loss. The first ``config.valid_cer_batches`` are decoded greedily.
+    scales: weights of LOSSES. The first ``config.valid_cer_batches`` are decoded greedily.
     """
     training = model.training
     model.eval()
     searcher = make_searcher(model, "greedy_search")
     chunk, left = validation_chunk(model)
-    sums = torch.zeros(5, dtype=torch.float64, device=world.device)  # simple, pruned, frames, errors, characters
+    sums = torch.zeros(len(LOSSES) + 3, dtype=torch.float64, device=world.device)  # ..., frames, errors, characters
     samples: list[tuple[str, str, str]] = []
     for index, batch in enumerate(batches):
         features, lengths = batch["features"].to(world.device), batch["lengths"].to(world.device)
@@ -69,24 +73,24 @@ def validate(
             config.lm_scale,
             config.loss_engine,
         )
-        sums[:3] += torch.stack([loss.simple.sum(), loss.pruned.sum(), loss.frames.sum()]).double()
+        sums[:-2] += torch.stack([part.sum() for part in loss]).double()
         if index < config.valid_cer_batches:
             for cut, text, (best, *_) in zip(
                 batch["cuts"], batch["texts"], searcher(encoded.frames, encoded.lengths)
             ):
                 hypothesis = tokenizer.decode(best.tokens)
                 counts = count_errors(text, hypothesis)
-                sums[3] += counts.errors
-                sums[4] += counts.ref
+                sums[-2] += counts.errors
+                sums[-1] += counts.ref
                 if len(samples) < NUM_SAMPLES:
                     samples.append((cut.id, text, hypothesis))
     model.train(training)
-    simple, pruned, frames, errors, characters = world.sum(sums).tolist()
-    frames = max(frames, 1.0)
+    *parts, frames, errors, characters = world.sum(sums).tolist()
+    parts = [part / max(frames, 1.0) for part in parts]
+    in_use = config.losses_in_use()
     return Validation(
-        (scales[0] * simple + scales[1] * pruned) / frames,
-        simple / frames,
-        pruned / frames,
+        sum(scale * part for scale, part in zip(scales, parts)),
+        {name: part for name, part in zip(LOSSES, parts) if name in in_use},
         100.0 * errors / characters if characters else None,
         samples,
     )

@@ -20,6 +20,7 @@ class ModelConfig:
     context_size: int = 2  # symbols that the predictor sees
     predictor_dim: int = 512
     joiner_dim: int = 512
+    use_ctc: bool = False  # a linear layer for an auxiliary CTC loss, used in training only
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_size", "predictor_dim", "joiner_dim"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sammo.encoder import build_encoder
@@ -21,6 +22,7 @@ class TransducerLoss(NamedTuple):
 
     simple: Tensor  # (N,) of the additive joiner that chooses what to prune
     pruned: Tensor  # (N,) of the real joiner, on what was not pruned
+    ctc: Tensor  # (N,) CTC of the encoder's frames alone; zeros where the model has no layer for it
     frames: Tensor  # (N,) encoder frames
 
 
@@ -41,6 +43,8 @@ class Transducer(nn.Module):
         self.joiner = Joiner(dim, width, config.joiner_dim, vocab)
         self.simple_am_proj = scaled_linear(dim, vocab, scale=0.25)
         self.simple_lm_proj = scaled_linear(width, vocab, scale=0.25)
+        if config.use_ctc:
+            self.ctc_output = nn.Linear(dim, vocab)
 
     def forward(
         self,
@@ -55,7 +59,7 @@ class Transducer(nn.Module):
         left_context_frames: int | None = None,
         loss_engine: str = "auto",
     ) -> TransducerLoss:
-        """Both losses of each utterance, not reduced.
+        """The losses of each utterance, not reduced.
 
         Args:
           features: (N, T, 80) at 100 Hz.
@@ -107,7 +111,15 @@ class Transducer(nn.Module):
         pruned = pruned_loss(
             logits, symbols, ranges, boundary, blank_id=blank, engine=engine, overwrite_logits=True
         )
-        return TransducerLoss(simple, pruned, lengths)
+        ctc = self._ctc(frames, lengths, symbols, boundary) if self.config.use_ctc else torch.zeros_like(pruned)
+        return TransducerLoss(simple, pruned, ctc, lengths)
+
+    def _ctc(self, frames: Tensor, lengths: Tensor, symbols: Tensor, boundary: Tensor) -> Tensor:
+        """(N,) CTC loss (Graves et al., ICML 2006); 0 for an utterance with too few frames for its repeated symbols."""
+        log_probs = self.ctc_output(frames).transpose(0, 1).log_softmax(dim=-1, dtype=torch.float32)
+        return F.ctc_loss(
+            log_probs, symbols, lengths, boundary[:, 2], self.config.blank_id, reduction="none", zero_infinity=True
+        )
 
 
 def _targets(tokens: list[list[int]], lengths: Tensor, blank_id: int) -> tuple[Tensor, Tensor]:
