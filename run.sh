@@ -67,7 +67,7 @@ if $smoke; then
   budget+=(--average-period 1 --curriculum '' --enable-spec-aug true --enable-musan true)
   [ "$work_dir" != work ] || work_dir=work/smoke
 fi
-epochs=${epochs:-11}
+epochs=${epochs:-13}
 
 . local/venv.sh
 make_venv "$PWD"
