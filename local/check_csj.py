@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import re
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 
 from lhotse.recipes import csj

@@ -102,8 +102,13 @@ def decode_batches(
 # ------------------------------------------------------------------------------------ decode.py
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All options of decode.py."""
+def names(text: str) -> list[str]:
+    """argparse type: "eval1,eval2" -> ["eval1", "eval2"]."""
+    return [item for item in text.split(",") if item]
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model to decode with, and where."""
     group = parser.add_argument_group("model", "Its architecture is read from the checkpoint.")
     group.add_argument("--exp-dir", type=Path, default=Path("exp"), help="--exp-dir of train.py (default: exp)")
     group.add_argument("--checkpoint", type=Path, help="A checkpoint file instead, best-valid.pt for instance.")
@@ -119,9 +124,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lang", type=Path, default=Path("data/lang_char"), help="Language directory: the output units.")
     group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: auto)")
     group.add_argument("--num-threads", type=int, default=0, help="CPU threads; 0: as PyTorch chooses.")
+
+
+def load_model_for(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Transducer, dict[str, Any]]:
+    """The model of the options, which must have been trained with the units of ``tokenizer``, and what it is."""
+    if args.num_threads > 0:
+        torch.set_num_threads(args.num_threads)
+    model, info = load_model(
+        args.checkpoint or args.exp_dir,
+        epoch=args.epoch,
+        iteration=args.iter,
+        avg=args.avg,
+        use_averaged_model=args.use_averaged_model,
+        device=choose_device(args.device),
+    )
+    check_tokenizer(info, tokenizer.fingerprint, args.lang)
+    return model, info
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All options of decode.py."""
+    add_model_arguments(parser)
     group = parser.add_argument_group("decoding")
     group.add_argument(
-        "--parts", "--test-sets", type=_words, default=list(TEST_PARTS), help="(default: " + ",".join(TEST_PARTS) + ")"
+        "--parts", "--test-sets", type=names, default=list(TEST_PARTS), help=f"(default: {','.join(TEST_PARTS)})"
     )
     group.add_argument("--chunk-size", type=integers, default=(32,), help="Frames of 20 ms: 16,32,64,128 (default: 32).")
     group.add_argument(
@@ -146,18 +172,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decodes the parts at all chunk sizes and left contexts and writes the results; raises UserError."""
-    if args.num_threads > 0:
-        torch.set_num_threads(args.num_threads)
     tokenizer = load_tokenizer(args.lang)
-    model, info = load_model(
-        args.checkpoint or args.exp_dir,
-        epoch=args.epoch,
-        iteration=args.iter,
-        avg=args.avg,
-        use_averaged_model=args.use_averaged_model,
-        device=choose_device(args.device),
-    )
-    check_tokenizer(info, tokenizer.fingerprint, args.lang)
+    model, info = load_model_for(args, tokenizer)
     args.transcript_mode = args.transcript_mode or info["transcript_mode"]
     data = CsjDataModule(DataConfig.from_args(args), tokenizer)
     settings = {
@@ -248,7 +264,3 @@ def default_directory(args: argparse.Namespace) -> Path:
     directory = args.checkpoint.parent if args.checkpoint else args.exp_dir
     which = f"-{args.checkpoint.stem}" if args.checkpoint else f"-iter-{args.iter}" if args.iter else ""
     return directory / f"{args.decoding_method}{which}"
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]

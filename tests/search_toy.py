@@ -94,7 +94,7 @@ def plain_beam_search(
     lm_scale: float = 0.0,
 ) -> list[Hypothesis]:
     """Beam search over one utterance (T, C), one hypothesis at a time."""
-    context_size, vocab_size = model.config.context_size, model.joiner.output_linear.out_features
+    context_size = model.config.context_size
     start_lm = lm.score(torch.tensor([lm.sos_id]), None) if lm else (None, None)
     beam = {(): dict(score=0.0, times=(), node=0, lm=start_lm)}
     for t, frame in enumerate(frames):

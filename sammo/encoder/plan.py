@@ -88,7 +88,6 @@ def _block_mask(
         first = -seen[:, None, None]
     if first is None and lengths is None:
         return None
-    blocks = frames // chunk
     key = torch.arange(-left, chunk, device=device)
     key = key + torch.arange(0, frames, chunk, device=device)[:, None]  # (blocks, left + chunk)
     mask = torch.zeros_like(key, dtype=torch.bool) if first is None else key < first

@@ -17,18 +17,15 @@ from sammo.data.features import SAMPLING_RATE, load_audio
 from sammo.data.manifests import ManifestCuts, scan_manifests
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.data.transcripts import transcript
-from sammo.decoding import default_directory
+from sammo.decoding import add_model_arguments, default_directory, load_model_for, names
 from sammo.errors import UserError
 from sammo.files import atomic_write
 from sammo.progress import progress
 from sammo.scoring import has_results, write_results
 from sammo.streaming.options import (
     STATE_DTYPES,
-    add_model_arguments,
     add_search_arguments,
     decode_setting,
-    load_model_for,
-    names,
     searcher_for,
     settings,
 )

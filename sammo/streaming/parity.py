@@ -19,6 +19,7 @@ from torch import Tensor
 from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
 from sammo.data.tokens import load_tokenizer
 from sammo.data.transcripts import transcript
+from sammo.decoding import add_model_arguments, load_model_for
 from sammo.encoder.config import LOG_EPS, TAIL_PADDING_FRAMES
 from sammo.progress import progress
 from sammo.scoring import count_errors
@@ -27,9 +28,7 @@ from sammo.streaming.decoding import add_data_arguments, cut_audio, part_cuts
 from sammo.streaming.features import make_fbank, num_frames
 from sammo.streaming.options import (
     STATE_DTYPES,
-    add_model_arguments,
     add_search_arguments,
-    load_model_for,
     searcher_for,
     settings,
 )

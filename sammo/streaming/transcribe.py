@@ -7,14 +7,9 @@ import sys
 from functools import partial
 
 from sammo.data.tokens import load_tokenizer
+from sammo.decoding import add_model_arguments, load_model_for
 from sammo.streaming.audio import stream_audio
-from sammo.streaming.options import (
-    STATE_DTYPES,
-    add_model_arguments,
-    add_search_arguments,
-    load_model_for,
-    searcher_for,
-)
+from sammo.streaming.options import STATE_DTYPES, add_search_arguments, searcher_for
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
 
 
