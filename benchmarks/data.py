@@ -15,10 +15,12 @@ from pathlib import Path
 
 import torch
 
-from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
-from sammo.data.dataset import WaitTimer
-from sammo.data.tokens import Tokenizer, load_tokenizer
-from sammo.errors import run_main
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments  # noqa: E402
+from sammo.data.dataset import WaitTimer  # noqa: E402
+from sammo.data.tokens import Tokenizer, load_tokenizer  # noqa: E402
+from sammo.errors import run_main  # noqa: E402
 
 
 def variants(config: DataConfig, workers: list[int]) -> list[tuple[str, DataConfig]]:
