@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""Throughput and peak memory of training steps, and where their time goes, Sammo beside Zipformer.
+
+    python benchmarks/training.py --device cuda --max-duration 650
+    python benchmarks/training.py --preset tiny --vocab-size 648 --max-duration 12 --num-threads 1
+
+A step is what train.py does with a batch that is already there: forward, backward, ScaledAdam with gradient clipping.
+The batches are random, of CSJ's shape: utterances of 2 to 11 s, those of a batch within a tenth of each other, 7
+characters a second, --max-duration seconds in all. The systems take turns batch by batch, so that both see the same
+load of the machine; each part of a step ends when the device is idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import random
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from sammo.errors import run_main  # noqa: E402
+from sammo.optim import ScaledAdam  # noqa: E402
+from sammo.progress import progress  # noqa: E402
+from sammo.regularize import set_batch_count  # noqa: E402
+from sammo.training.config import TrainConfig  # noqa: E402
+from sammo.training.distributed import choose_device  # noqa: E402
+from sammo.training.precision import Precision  # noqa: E402
+from sammo.transducer import Transducer, model_config  # noqa: E402
+
+PARTS = ("encoder", "loss", "backward", "optimizer")
+CHARACTERS_A_SECOND = 7.0
+SETTLED = 100_000  # reference batches: the regularizers' schedules are over
+
+
+class System:
+    """A model in training, and what its steps cost."""
+
+    def __init__(self, name: str, args: argparse.Namespace, device: torch.device) -> None:
+        self.name, self.device = name, device
+        torch.manual_seed(0)
+        self.model = Transducer(model_config(name, args.preset, args.vocab_size)).to(device).train()
+        set_batch_count(self.model, SETTLED)
+        self.optimizer = ScaledAdam(self.model.parameters(), lr=1e-4, clipping_scale=2.0)
+        self.precision = Precision(args.precision, device)
+        self.times = dict.fromkeys(PARTS, 0.0)
+        self.audio = 0.0
+        self.peak = 0
+
+    def step(self, features: torch.Tensor, lengths: torch.Tensor, tokens: list[list[int]], chunk: int, count: bool) -> None:
+        """One step; added to the numbers if ``count``."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        left = None if self.name == "sammo" else 128 if chunk != -1 else -1
+        clock = [self._now()]
+        with self.precision.autocast():
+            encoded = self.model.encoder(features, lengths, chunk_size=chunk, left_context_frames=left)
+            clock.append(self._now())
+            losses = self.model.loss(encoded.frames, encoded.lengths, tokens)
+        scales = TrainConfig().loss_scales(SETTLED)
+        total = sum(scale * part.sum() for scale, part in zip(scales, losses))
+        clock.append(self._now())
+        self.precision.scaler.scale(total).backward()
+        clock.append(self._now())
+        self.precision.scaler.step(self.optimizer)
+        self.precision.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        clock.append(self._now())
+        if count:
+            for part, begin, end in zip(PARTS, clock, clock[1:]):
+                self.times[part] += end - begin
+            self.audio += float(lengths.sum()) / 100
+            if self.device.type == "cuda":
+                self.peak = max(self.peak, torch.cuda.max_memory_allocated(self.device))
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def random_batch(args: argparse.Namespace, seed: int, device: torch.device):
+    """Features (N, T, 80), lengths (N,), symbols, and the chunk size of the batch."""
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    longest = rng.uniform(2.0, min(11.0, args.max_duration))
+    count = int(args.max_duration // longest)
+    lengths = torch.tensor(sorted((int(100 * longest * rng.uniform(0.9, 1.0)) for _ in range(count)), reverse=True))
+    features = torch.randn(count, int(lengths[0]), 80, generator=generator)
+    tokens = [
+        torch.randint(1, args.vocab_size, (int(length / 100 * CHARACTERS_A_SECOND),), generator=generator).tolist()
+        for length in lengths
+    ]
+    return features.to(device), lengths.to(device), tokens, rng.choice((16, 32, 64, -1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoders", default="sammo,zipformer")
+    parser.add_argument("--preset", default="medium")
+    parser.add_argument("--vocab-size", type=int, default=3266)
+    parser.add_argument("--max-duration", type=float, default=650.0)
+    parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"))
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--num-threads", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=40, help="timed steps of each system; 8 more come first")
+    args = parser.parse_args()
+    if args.num_threads:
+        torch.set_num_threads(args.num_threads)
+    device = choose_device(args.device)
+    systems = [System(name, args, device) for name in args.encoders.split(",")]
+    for number in progress(range(args.steps + 8), desc="steps"):
+        batch = random_batch(args, number, device)
+        for system in systems:
+            system.step(*batch, count=number >= 8)
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    print(f"{args.preset}, V = {args.vocab_size}, batches of {args.max_duration:g} s, {systems[0].precision.name}")
+    print(f"{machine}, {torch.get_num_threads()} CPU thread(s), PyTorch {torch.__version__}\n")
+    print("| system | audio h/min | x real time | ratio | ms a step | " + " | ".join(PARTS) + " | peak GiB |")
+    print("|---|---:|---:|---:|---:|" + "---:|" * len(PARTS) + "---:|")
+    base = sum(systems[-1].times.values()) / systems[-1].audio
+    for system in systems:
+        total = sum(system.times.values())
+        shares = " | ".join(f"{100 * system.times[part] / total:.0f} %" for part in PARTS)
+        peak = f"{system.peak / 2**30:.1f}" if system.peak else ""
+        print(
+            f"| {system.name} | {system.audio / total / 60:.2f} | {system.audio / total:.0f} | "
+            f"{base / (total / system.audio):.2f} | {1e3 * total / args.steps:.0f} | {shares} | {peak} |"
+        )
+    print(f"\nratio: speed against {systems[-1].name}")
+
+
+if __name__ == "__main__":
+    run_main(main)
