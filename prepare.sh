@@ -62,7 +62,7 @@ Options:
   --mode-files "FILE ..."     transcript-mode files (default: local/conf/{fluent,disfluent,number}.ini)
   --transcript-mode MODE      the mode that BPE, validation and statistics read (default: fluent)
   --lang-type "char bpe"      which units to make (default: both)
-  --vocab-sizes "N ..."       BPE vocabularies (default: 5000, for the small corpus 1500)
+  --vocab-sizes "N ..."       BPE vocabularies (default: 5000, for the small corpus 1000)
   --shar true|false           run stage 10, too (default: false)
   --shard-size N              cuts in a shard (default: 1000)
   Small corpus: --hours H (default: 2) --eval-minutes M --seed S (default: 0) --voices DIR
@@ -118,7 +118,7 @@ case $corpus in
     [ -z "$csj_dir" ] || die "--csj-dir is for --corpus csj; the small corpus is made below --data-dir"
     csj_dir=$data_dir/mini_csj
     [ -n "$musan_dir" ] || musan_dir=$data_dir/mini_musan
-    vocab_sizes=${vocab_sizes:-1500}
+    vocab_sizes=${vocab_sizes:-1000}
     ;;
   csj)
     [ -n "$csj_dir" ] || die "--corpus csj needs --csj-dir DIR, the directory that holds WAV and MORPH"
