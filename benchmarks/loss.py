@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -27,6 +26,8 @@ from typing import Callable
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from machine import machine  # noqa: E402
 
 from sammo.transducer import full_loss, prune_ranges, pruned_loss, smoothed_loss  # noqa: E402
 
@@ -160,17 +161,6 @@ def status_bytes(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 
 
-def machine(args: argparse.Namespace) -> str:
-    if args.device.startswith("cuda"):
-        name = torch.cuda.get_device_name()
-    else:
-        info = Path("/proc/cpuinfo")
-        lines = info.read_text().splitlines() if info.exists() else []
-        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-        name = f"{names[0] if names else platform.processor()}, {args.threads} thread(s)"
-    return f"{name}; torch {torch.__version__}; engine {args.engine}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=16)
@@ -193,7 +183,7 @@ def main() -> None:
         return
     print(
         f"N={args.batch_size}, T={args.frames}, S={args.symbols}, prune range {args.prune_range}, "
-        f"forward and backward, float32; {machine(args)}"
+        f"forward and backward, float32; {machine(args.device, args.threads)}; engine {args.engine}"
     )
     for vocab_size in args.vocab_sizes:
         print(f"\n| V = {vocab_size} | ms | of torchaudio | of k2 | added at peak, MB |")
@@ -220,7 +210,7 @@ def main() -> None:
 
 
 def share(result: dict[str, float], other: dict[str, float] | None) -> str:
-    return f"{result['ms'] / other['ms']:.2f}" if other else "-"
+    return f"{result['ms'] / other['ms']:.3f}" if other else "-"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ with one CPU thread its processor time, what a clock shows on an idle machine, o
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import sys
 import time
@@ -20,6 +19,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from machine import machine  # noqa: E402
 
 from sammo.errors import run_main  # noqa: E402
 from sammo.optim import ScaledAdam  # noqa: E402
@@ -64,10 +65,9 @@ def main() -> None:
             if step >= 4:
                 times[name].append(elapsed)
 
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     millions = sum(p.numel() for p in params) / 1e6
     print(f"{args.encoder} {args.preset}: {len(params)} parameters of {millions:.2f} M values, {device.type}")
-    print(f"{machine}, {torch.get_num_threads()} thread(s), PyTorch {torch.__version__}\n")
+    print(f"{machine(device)}\n")
     print("| optimizer | median ms | quartiles | ratio |\n|---|---:|---:|---:|")
     base = statistics.median(next(iter(times.values())))
     for name, values in times.items():

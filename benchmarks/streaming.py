@@ -13,7 +13,6 @@ medians.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import sys
 import time
@@ -25,9 +24,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from machine import machine  # noqa: E402
+
 from sammo.encoder import Encoder, build_encoder, encoder_config  # noqa: E402
 from sammo.encoder.config import WINDOW_EXTRA_FRAMES  # noqa: E402
-from sammo.errors import UserError, run_main  # noqa: E402
+from sammo.errors import run_main  # noqa: E402
+from sammo.training.config import integers  # noqa: E402
 
 FLOOR_SHAPE = (32, 512, 1536)
 FLOOR_REPEATS = 40  # products timed together, about 30 ms
@@ -78,44 +80,28 @@ def measure(step: Step, seconds: float) -> tuple[float, float, int]:
     return statistics.median(times), statistics.median(rates), flops
 
 
-def machine() -> str:
-    """Processor and software, one line."""
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {torch.get_num_threads()} thread, torch {torch.__version__}"
-
-
-def integers(text: str) -> list[int]:
-    try:
-        return [int(item) for item in text.split(",")]
-    except ValueError:
-        raise UserError(f"expected integers separated by commas, got {text!r}") from None
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="medium")
     parser.add_argument("--encoders", default="sammo,zipformer")
-    parser.add_argument("--chunk-sizes", default="16,32,64", help="Chunks of one stream.")
-    parser.add_argument("--left-context-frames", default="64,128,256", help="Of Zipformer.")
-    parser.add_argument("--batch", default="16", help="Streams in a batch; with --batch-chunk-size.")
-    parser.add_argument("--batch-chunk-size", default="32")
+    parser.add_argument("--chunk-sizes", type=integers, default=(16, 32, 64), help="Chunks of one stream.")
+    parser.add_argument("--left-context-frames", type=integers, default=(64, 128, 256), help="Of Zipformer.")
+    parser.add_argument("--batch", type=integers, default=(16,), help="Streams in a batch; with --batch-chunk-size.")
+    parser.add_argument("--batch-chunk-size", type=integers, default=(32,))
     parser.add_argument("--seconds", type=float, default=5.0, help="Time for each row.")
     parser.add_argument("--profile", action="store_true", help="Print where the time goes instead (first row only).")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rows = [(chunk, 1) for chunk in integers(args.chunk_sizes)]
-    rows += [(chunk, batch) for batch in integers(args.batch) for chunk in integers(args.batch_chunk_size)]
+    rows = [(chunk, 1) for chunk in args.chunk_sizes]
+    rows += [(chunk, batch) for batch in args.batch for chunk in args.batch_chunk_size]
     print(f"Machine: {machine()}; preset {args.preset}, random weights, float32.\n")
     print("| encoder | left context | chunk | streams | GFLOP | step ms | floor ms | step / floor | x real time |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     with torch.inference_mode():
         for name in args.encoders.split(","):
             encoder = build_encoder(encoder_config(name, args.preset)).eval()
-            for left in integers(args.left_context_frames) if name == "zipformer" else [0]:
+            for left in args.left_context_frames if name == "zipformer" else [0]:
                 for chunk, batch in rows:
                     step = Step(encoder, chunk, left, batch)
                     if args.profile:

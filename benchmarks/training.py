@@ -13,7 +13,6 @@ load of the machine; each part of a step ends when the device is idle.
 from __future__ import annotations
 
 import argparse
-import platform
 import random
 import sys
 import time
@@ -22,6 +21,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from machine import machine  # noqa: E402
 
 from sammo.errors import run_main  # noqa: E402
 from sammo.optim import ScaledAdam  # noqa: E402
@@ -116,9 +117,8 @@ def main() -> None:
         batch = random_batch(args, number, device)
         for system in systems:
             system.step(*batch, count=number >= 8)
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     print(f"{args.preset}, V = {args.vocab_size}, batches of {args.max_duration:g} s, {systems[0].precision.name}")
-    print(f"{machine}, {torch.get_num_threads()} CPU thread(s), PyTorch {torch.__version__}\n")
+    print(f"{machine(device)}\n")
     print("| system | audio h/min | x real time | ratio | ms a step | " + " | ".join(PARTS) + " | peak GiB |")
     print("|---|---:|---:|---:|---:|" + "---:|" * len(PARTS) + "---:|")
     base = sum(systems[-1].times.values()) / systems[-1].audio
