@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import multiprocessing
+import os
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -117,6 +120,17 @@ def test_resuming_inside_an_epoch(module, workers):
     resumed = module(num_workers=workers).train_dataloader(3, sampler_state=state)
     assert same(whole, taken + list(resumed))
     assert resumed.sampler.state_dict()["batches"] == len(whole)
+
+
+def test_workers_leave_signals_to_training(module):
+    """Slurm sends its warning to the loader's processes, too; the batch that training is waiting for still comes."""
+    wanted = module().train_dataloader(1)
+    loader = iter(module(num_workers=2).train_dataloader(1))
+    batches = [next(loader)]
+    for child in multiprocessing.active_children():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(child.pid, number)
+    assert same(list(wanted), batches + list(loader))
 
 
 def test_curriculum(module, corpus):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any, Callable, Iterator, NamedTuple
 
@@ -83,6 +84,12 @@ class SpeechDataset(Dataset):
         }
 
 
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """A scheduler or Ctrl-C signals all processes of a job; training, which saves then, still needs its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class BatchLoader:
     """Iterates batches; ``sampler`` decides which cuts, worker processes make the tensors.
 
@@ -103,6 +110,7 @@ class BatchLoader:
             batch_size=None,
             num_workers=self.num_workers,
             prefetch_factor=4 if self.num_workers else None,
+            worker_init_fn=_leave_signals_to_the_parent,
             # Without one of its own it draws from the process's generator, and a resumed run would go astray.
             generator=torch.Generator(),
         )
