@@ -25,7 +25,7 @@ def load(name: str) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def close(actual, expected, atol=1e-4):
-    torch.testing.assert_close(actual, expected, atol=atol, rtol=1e-4)
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
 
 
 def block_of(ref, meta) -> Mamba2:
@@ -34,7 +34,7 @@ def block_of(ref, meta) -> Mamba2:
     return block
 
 
-@pytest.mark.parametrize("block", [8, 16, 32, 64])
+@pytest.mark.parametrize("block", [8, 16, 32])
 @pytest.mark.parametrize("case", ["zero_init", "with_init"])
 def test_scan_and_its_gradients_are_the_originals(case, block, monkeypatch):
     monkeypatch.setattr(ssd, "BLOCK", block)
