@@ -96,7 +96,7 @@ class Trainer:
             "batch_ratio": self.batch_ratio,
             "best_valid": self.best_valid,
             "skipped": self.skipped,
-            "seconds": self.seconds_trained(),
+            "seconds": self.seconds,
             "options": self.config.to_dict(),
         }
 
@@ -138,9 +138,10 @@ class Trainer:
         load_regularizer_state(self.model, content["regularizers"][rank])
         set_random_state(content["random"][rank], self.world.device)
 
-    def seconds_trained(self) -> float:
-        """Training time so far, earlier runs counted in."""
-        return self.seconds + time.monotonic() - self._since
+    def _lap(self) -> None:
+        """Counts the time since the last lap. Only here: what decides on the time budget is what a checkpoint keeps."""
+        now = time.monotonic()
+        self.seconds, self._since = self.seconds + now - self._since, now
 
     def finished(self) -> str:
         """Why there is nothing left to do; empty if there is."""
@@ -149,7 +150,7 @@ class Trainer:
             return f"all {config.num_epochs} epochs are done"
         if config.max_steps and self.batch >= config.max_steps:
             return f"all {config.max_steps} batches of --max-steps are done"
-        if config.time_budget_minutes and self.seconds_trained() >= 60 * config.time_budget_minutes:
+        if config.time_budget_minutes and self.seconds >= 60 * config.time_budget_minutes:
             return f"the {config.time_budget_minutes:g} minutes of --time-budget-minutes are used up"
         return ""
 
@@ -208,6 +209,7 @@ class Trainer:
         self._validate(report)
         if not over:
             self.batch_ratio = self.epoch_batches / len(loader)
+        self._lap()
         # A budget that ends within an epoch leaves an epoch-N.pt, too: one that knows it is not the end.
         content = self.content(loader.sampler, epoch_done=not over)
         if content is not None:
@@ -232,7 +234,7 @@ class Trainer:
             steps = min(steps, config.max_steps - self.batch)
         seconds = steps * report.seconds_a_step()
         if config.time_budget_minutes:
-            seconds = min(seconds, 60 * config.time_budget_minutes - self.seconds_trained())
+            seconds = min(seconds, 60 * config.time_budget_minutes - self.seconds)
         return max(0.0, seconds)
 
     def _save_batch(self, sampler: Any) -> None:
@@ -275,6 +277,7 @@ class Trainer:
         if self.precision.scaler.is_enabled():
             self.precision.scaler.unscale_(self.optimizer)
         norm = self._gradient_norm()
+        self._lap()
         flags = torch.tensor([self.stop.received is not None, bool(self.finished())], dtype=torch.float64)
         sums = self.world.sum(torch.cat([sums, flags.to(sums.device, non_blocking=True)]))
         # The only place where a step waits for a GPU (the optimizer then finds its numbers ready).
