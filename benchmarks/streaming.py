@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Time of a streaming step against a matrix-multiply floor, Sammo beside Zipformer.
 
-    OMP_NUM_THREADS=1 python benchmarks/streaming.py [--preset medium] [--encoders sammo,zipformer] ...
+    OMP_NUM_THREADS=1 python benchmarks/streaming.py [--preset medium] [--encoders sammo,zipformer] [--icefall DIR] ...
 
 One step takes one chunk of every stream of the batch through front-end and encoder, from features and the carried
 state to encoder outputs and the next state. The floor is the time that the step's FLOPs (counted by
 torch.utils.flop_counter) would take at the rate of a (32 x 512) x (512 x 1536) product, which is measured between the
 steps, in the same seconds. Random weights; one thread, its processor time (what a clock shows on an idle machine);
-medians.
+medians. --icefall measures the original PyTorch code beside ours: DIR is a checkout of icefall, which needs k2.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from machine import machine  # noqa: E402
 
 from sammo.encoder import Encoder, build_encoder, encoder_config  # noqa: E402
 from sammo.encoder.config import WINDOW_EXTRA_FRAMES  # noqa: E402
-from sammo.errors import run_main  # noqa: E402
+from sammo.errors import UserError, run_main  # noqa: E402
 from sammo.training.config import integers  # noqa: E402
 
 FLOOR_SHAPE = (32, 512, 1536)
@@ -57,18 +57,60 @@ class Step:
     def __call__(self) -> None:
         self.state = self.encoder(self.features, self.lengths, self.state, **self.options).state
 
-    def flops(self) -> int:
-        # Packed products are not in the counter's own table.
-        packed = {torch.ops.mkldnn._linear_pointwise: lambda x, _weight, *_, out_shape, **__: 2 * prod(x) * out_shape[-1]}
-        counter = FlopCounterMode(display=False, custom_mapping=packed)
-        with counter:
-            self()
-        return counter.get_total_flops()
+
+class IcefallStep:
+    """The same step by icefall's Zipformer, whose directory is on the path."""
+
+    def __init__(self, encoder: torch.nn.ModuleDict, chunk_size: int, left: int, batch: int):
+        self.embed, self.encoder, self.left = encoder["embed"], encoder["encoder"], left
+        self.encoder.chunk_size, self.encoder.left_context_frames = (chunk_size,), (left,)
+        self.state = [self.embed.get_init_states(batch), self.encoder.get_init_states(batch)]
+        self.features = torch.randn(batch, 2 * chunk_size + WINDOW_EXTRA_FRAMES, 80)
+        self.lengths = torch.full((batch,), self.features.size(1))
+
+    def __call__(self) -> None:
+        embedded, lengths, past = self.embed.streaming_forward(self.features, self.lengths, self.state[0])
+        padding = torch.zeros(len(lengths), self.left + embedded.size(1), dtype=torch.bool)
+        *_, state = self.encoder.streaming_forward(embedded.transpose(0, 1), lengths, self.state[1], padding)
+        self.state = [past, state]
 
 
-def measure(step: Step, seconds: float) -> tuple[float, float, int]:
+def icefall_encoder(directory: Path, preset: str) -> torch.nn.ModuleDict:
+    """Its front-end and encoder in the sizes of our preset, for streaming."""
+    sys.path[:0] = [str(directory), str(directory / "egs/librispeech/ASR/zipformer")]
+    try:
+        from subsampling import Conv2dSubsampling
+        from zipformer import Zipformer2
+    except ImportError as error:
+        raise UserError(f"--icefall {directory}: {error}; it takes a checkout of icefall and an installed k2") from None
+    config = encoder_config("zipformer", preset)
+    same = ("encoder_dim", "query_head_dim", "pos_head_dim", "value_head_dim", "num_heads", "feedforward_dim", "pos_dim")
+    encoder = Zipformer2(
+        downsampling_factor=config.downsampling,
+        output_downsampling_factor=config.output_downsampling,
+        num_encoder_layers=config.num_layers,
+        encoder_unmasked_dim=config.unmasked_dim,
+        cnn_module_kernel=config.conv_kernel,
+        causal=True,
+        chunk_size=(32,),
+        left_context_frames=(128,),
+        **{name: getattr(config, name) for name in same},
+    )
+    return torch.nn.ModuleDict({"embed": Conv2dSubsampling(80, config.encoder_dim[0]), "encoder": encoder}).eval()
+
+
+def count_flops(step: Step | IcefallStep) -> int:
+    # Packed products are not in the counter's own table.
+    packed = {torch.ops.mkldnn._linear_pointwise: lambda x, _weight, *_, out_shape, **__: 2 * prod(x) * out_shape[-1]}
+    counter = FlopCounterMode(display=False, custom_mapping=packed)
+    with counter:
+        step()
+    return counter.get_total_flops()
+
+
+def measure(step: Step | IcefallStep, seconds: float) -> tuple[float, float, int]:
     """Medians of step seconds and floor FLOP/s over about ``seconds``, and the FLOPs of a step."""
-    flops = step.flops()
+    flops = count_flops(step)
     step()
     times, rates = [], []
     end = time.perf_counter() + seconds
@@ -88,6 +130,7 @@ def main() -> int:
     parser.add_argument("--left-context-frames", type=integers, default=(64, 128, 256), help="Of Zipformer.")
     parser.add_argument("--batch", type=integers, default=(16,), help="Streams in a batch; with --batch-chunk-size.")
     parser.add_argument("--batch-chunk-size", type=integers, default=(32,))
+    parser.add_argument("--icefall", type=Path, metavar="DIR", help="Measure the original Zipformer, too.")
     parser.add_argument("--seconds", type=float, default=5.0, help="Time for each row.")
     parser.add_argument("--profile", action="store_true", help="Print where the time goes instead (first row only).")
     args = parser.parse_args()
@@ -99,11 +142,14 @@ def main() -> int:
     print("| encoder | left context | chunk | streams | GFLOP | step ms | floor ms | step / floor | x real time |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     with torch.inference_mode():
-        for name in args.encoders.split(","):
-            encoder = build_encoder(encoder_config(name, args.preset)).eval()
-            for left in args.left_context_frames if name == "zipformer" else [0]:
+        for name in args.encoders.split(",") + ["icefall"] * bool(args.icefall):
+            if name == "icefall":
+                make_step, encoder = IcefallStep, icefall_encoder(args.icefall, args.preset)
+            else:
+                make_step, encoder = Step, build_encoder(encoder_config(name, args.preset)).eval()
+            for left in [0] if name == "sammo" else args.left_context_frames:
                 for chunk, batch in rows:
-                    step = Step(encoder, chunk, left, batch)
+                    step = make_step(encoder, chunk, left, batch)
                     if args.profile:
                         return profile(step)
                     seconds, rate, flops = measure(step, args.seconds)
@@ -116,7 +162,7 @@ def main() -> int:
     return 0
 
 
-def profile(step: Step) -> int:
+def profile(step: Step | IcefallStep) -> int:
     """Time by operator over 20 steps."""
     step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_flops=True) as profiler:

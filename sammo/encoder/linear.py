@@ -1,13 +1,10 @@
 """Linear layers, arranged for inference on CPUs.
 
 In training, on GPUs, in other types than float32 and while a graph is being recorded, :func:`linear` is
-``torch.nn.functional.linear``. For inference on a CPU the same product is arranged by the number of rows:
-
-- A chunk of one stream brings 2 to 32 rows to each weight, so that the step's time goes into fetching the weights
-  (254 MB in the medium preset) from memory. Matrix products fetch a large weight in an order that memory serves at
-  a third of its rate; a sum over it beforehand reads it at the full rate, and the product then finds it in the cache.
-- Many rows (a batch of streams, whole utterances) are multiplied by a copy of the weight in oneDNN's blocked layout,
-  which costs the weight's memory once more and saves the product from rearranging it every time.
+``torch.nn.functional.linear``. For inference on a CPU, large weights are multiplied in oneDNN's blocked layout, which
+costs their memory once more. A chunk of one stream brings 2 to 32 rows to each weight, so that the step's time goes
+into fetching the weights (254 MB in the medium preset) from memory; blocks that are read in the order in which they
+lie there take half the time of rows that are not.
 """
 
 from __future__ import annotations
@@ -17,19 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-MANY_ROWS = 64
-LARGE_WEIGHT = 2**15  # values; smaller ones stay in the cache anyway
+LARGE_WEIGHT = 2**16  # values; a smaller one stays in the cache, and few rows of it are not worth the call into oneDNN
+# oneDNN chooses the layout for a number of rows. That for many is as fast as any for many, and the fastest for few rows
+# of weights that come from memory: it reads them in order, which the layout for few does not.
+MANY_ROWS = 512
 
 _packed: WeakIdKeyDictionary = WeakIdKeyDictionary()  # weight -> (its state, its packed copy)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., C_in), weight (C_out, C_in), bias (C_out,) -> (..., C_out)."""
-    if not _arranged(x, weight):
-        return F.linear(x, weight, bias)
-    if x.numel() < MANY_ROWS * weight.shape[1]:
-        if weight.numel() > LARGE_WEIGHT:
-            weight.sum()
+    if not _arranged(x, weight) or weight.numel() < LARGE_WEIGHT and x.numel() < MANY_ROWS * weight.shape[1]:
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, _pack(weight), bias, "none", [], "")
 
