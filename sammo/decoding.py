@@ -13,7 +13,9 @@ from torch import Tensor
 
 from sammo.data.datamodule import TEST_PARTS, CsjDataModule, DataConfig, add_data_arguments, parse_bool
 from sammo.data.tokens import Tokenizer, load_tokenizer
+from sammo.encoder.causal_conv import CONV_ENGINES
 from sammo.encoder.config import LOG_EPS, TAIL_PADDING_FRAMES
+from sammo.encoder.ssd import SCAN_ENGINES
 from sammo.encoder.state import state_numel
 from sammo.progress import progress
 from sammo.scoring import DecodeSetting, has_results, write_results
@@ -123,6 +125,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--lang", type=Path, default=Path("data/lang_char"), help="Language directory: the output units.")
     group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: auto)")
+    group.add_argument("--scan-engine", default="auto", choices=SCAN_ENGINES.names, help="Of Mamba-2 (default: auto).")
+    group.add_argument("--conv-engine", default="auto", choices=CONV_ENGINES.names, help="Of Mamba-2 (default: auto).")
     group.add_argument("--num-threads", type=int, default=0, help="CPU threads; 0: as PyTorch chooses.")
 
 
@@ -138,6 +142,7 @@ def load_model_for(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Tran
         use_averaged_model=args.use_averaged_model,
         device=choose_device(args.device),
     )
+    model.encoder.set_engines(args.scan_engine, args.conv_engine)
     check_tokenizer(info, tokenizer.fingerprint, args.lang)
     return model, info
 

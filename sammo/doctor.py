@@ -11,14 +11,14 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from sammo.encoder import ssd
-from sammo.transducer import engines as loss_engines
-from sammo.transducer.loss import full_loss
+from sammo.encoder.causal_conv import CONV_ENGINES, causal_conv
+from sammo.encoder.ssd import SCAN_ENGINES, ssd_scan
+from sammo.transducer import LOSS_ENGINES, full_loss
 
 PACKAGES = ("torch", "torchaudio", "lhotse", "k2", "mamba-ssm", "causal-conv1d", "sherpa-onnx", "onnxruntime")
 # Largest deviation from the reference engine, relative to its largest value. The Triton scan
 # multiplies in TF32 on the GPUs that have it.
-TOLERANCE = {"torch": 1e-5, "native": 1e-5, "k2": 1e-4, "triton": 5e-3}
+TOLERANCE = {"torch": 1e-5, "native": 1e-5, "causal-conv1d": 1e-5, "k2": 1e-4, "triton": 5e-3}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,19 +36,17 @@ def run(args: argparse.Namespace) -> int:
         gpu = torch.cuda.get_device_properties(index)
         print(f"  GPU {index}         {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, sm_{gpu.major}{gpu.minor}")
     failed = False
-    for title, module, attempt in (("scan", ssd, _scan), ("loss", loss_engines, _loss)):
-        chosen = module.resolve_engine("auto", device)
-        print(f"\n{title} engines on {device}; auto takes {chosen}")
+    for engines, attempt in ((SCAN_ENGINES, _scan), (CONV_ENGINES, _conv), (LOSS_ENGINES, _loss)):
+        print(f"\n{engines.operation} engines on {device}; auto takes {engines.resolve('auto', device)}")
         reference = None
-        reasons = module.available_engines(device)
         # The reference runs first: the engine that needs nothing but PyTorch.
-        for engine in sorted(reasons, key=lambda name: name not in ("torch", "native")):
-            if reasons[engine]:
-                print(f"  {engine:8} cannot run: {reasons[engine]}")
+        for engine, reason in reversed(engines.available(device).items()):
+            if reason:
+                print(f"  {engine:13} cannot run: {reason}")
                 continue
             verdict, reference, wrong = _try(attempt, engine, device, reference)
             failed |= wrong
-            print(f"  {engine:8} {verdict}")
+            print(f"  {engine:13} {verdict}")
     return int(failed)
 
 
@@ -84,9 +82,19 @@ def _scan(engine: str, device: str) -> list[Tensor]:
     D, bias = torch.randn(2, heads, generator=draw)
     state = torch.randn(num, heads, width, size, generator=draw)
     inputs = [t.to(device).detach().requires_grad_() for t in (x, dt, A, B, C, D, bias - 3, state)]
-    y, final = ssd.ssd_scan(*inputs, engine=engine)
+    y, final = ssd_scan(*inputs, engine=engine)
     (y.sin().sum() + final.sum()).backward()
     return [y.detach(), final.detach(), *(t.grad for t in inputs)]
+
+
+def _conv(engine: str, device: str) -> list[Tensor]:
+    """Output, next past and gradients of a short convolution."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((2, 100, 24), (24, 1, 4), (2, 3, 24))
+    x, weight, past = (torch.randn(shape, generator=draw).to(device).requires_grad_() for shape in shapes)
+    y, last = causal_conv(x, weight, past, engine)
+    y.sin().sum().backward()
+    return [y.detach(), last.detach(), x.grad, weight.grad, past.grad]
 
 
 def _loss(engine: str, device: str) -> list[Tensor]:

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from sammo import cli, doctor
+from sammo.engines import Engines, anywhere
 from sammo.errors import UserError, run_main
-from sammo.transducer import engines
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
@@ -47,9 +47,8 @@ def test_doctor_tries_what_can_run(capsys):
 
 
 def test_doctor_finds_a_wrong_engine(capsys, monkeypatch):
-    monkeypatch.setattr(engines, "available_engines", lambda device: {"native": "", "k2": ""})
+    monkeypatch.setattr(doctor, "LOSS_ENGINES", Engines("loss", {"k2": anywhere, "native": anywhere}))
     original = doctor._loss
     monkeypatch.setattr(doctor, "_loss", lambda engine, device: [v * (1 if engine == "native" else 1.01) for v in original("native", device)])
-    monkeypatch.setattr(engines, "resolve_engine", lambda name, device: "native")
     assert doctor.run(cli.parse(["doctor", "--device", "cpu"])) == 1
-    assert "k2       WRONG" in capsys.readouterr().out
+    assert "k2            WRONG" in capsys.readouterr().out

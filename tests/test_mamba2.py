@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from sammo.encoder import ssd
 from sammo.encoder.mamba2 import Mamba2
-from sammo.errors import UserError
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -118,18 +117,10 @@ def test_half_precision_input_keeps_a_float32_state():
     torch.testing.assert_close(y.float(), exact, atol=0.03, rtol=0.1)
 
 
-def test_engine_names():
-    assert ssd.resolve_engine("auto", "cpu") == "torch"
-    with pytest.raises(UserError, match="unknown scan engine"):
-        ssd.resolve_engine("cuda")
-    with pytest.raises(UserError, match="CUDA"):
-        ssd.resolve_engine("triton", "cpu")
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_kernels_agree_with_the_torch_engine(dtype):
-    if not torch.cuda.is_available() or ssd.available_engines("cuda")["triton"]:
+    if not torch.cuda.is_available() or ssd.SCAN_ENGINES.available("cuda")["triton"]:
         pytest.skip("needs CUDA and mamba-ssm")
     torch.manual_seed(0)
     N, T, H, P, S = 3, 700, 12, 16, 128

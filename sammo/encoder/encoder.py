@@ -13,10 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sammo.encoder.causal_conv import CONV_ENGINES
 from sammo.encoder.config import WINDOW_EXTRA_FRAMES, EncoderConfig
 from sammo.encoder.frontend import LOOKAHEAD, Frontend, all_full
+from sammo.encoder.mamba2 import Mamba2
 from sammo.encoder.plan import Plan, make_plan, tile_mask
 from sammo.encoder.resample import Downsample
+from sammo.encoder.ssd import SCAN_ENGINES
 from sammo.encoder.state import AttentionState, EncoderState, LayerState
 from sammo.encoder.zipformer import Stack
 from sammo.errors import UserError
@@ -165,6 +168,18 @@ class Encoder(nn.Module):
         seen = torch.zeros(batch_size, dtype=torch.int64, device=device) if zipformer else ()
         frontend = self.frontend.init_state(batch_size, device, dtype)
         return EncoderState(frontend, tuple(stacks), seen)
+
+    def set_engines(self, scan: str = "auto", conv: str = "auto") -> None:
+        """Who computes the Mamba-2 blocks, see :mod:`sammo.encoder.ssd` and :mod:`sammo.encoder.causal_conv`.
+
+        Raises:
+          UserError: an engine is unknown or cannot run on the device of the parameters.
+        """
+        device = next(self.parameters()).device
+        SCAN_ENGINES.resolve(scan, device), CONV_ENGINES.resolve(conv, device)
+        for module in self.modules():
+            if isinstance(module, Mamba2):
+                module.scan_engine, module.conv_engine = scan, conv
 
     def check_chunk_size(self, chunk_size: int, left_context_frames: int = -1) -> None:
         """Raise UserError where the model cannot do these, in embed frames (50 Hz)."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sammo.encoder.causal_conv import causal_conv
 from sammo.encoder.linear import linear
 from sammo.encoder.ssd import ssd_scan
 
@@ -41,8 +42,12 @@ class Mamba2(nn.Module):
       head_dim: channels P per head.
       conv_kernel: width K of the causal convolution, in frames.
       groups: number of B/C projections, shared by the heads of a group.
-      engine: scan engine, see :func:`sammo.encoder.ssd.ssd_scan`.
+
+    ``scan_engine`` and ``conv_engine`` choose who computes, see :func:`sammo.encoder.ssd.ssd_scan` and
+    :func:`sammo.encoder.causal_conv.causal_conv`.
     """
+
+    scan_engine = conv_engine = "auto"
 
     def __init__(
         self,
@@ -52,7 +57,6 @@ class Mamba2(nn.Module):
         head_dim: int = 16,
         conv_kernel: int = 4,
         groups: int = 1,
-        engine: str = "auto",
     ) -> None:
         super().__init__()
         if d_inner % head_dim:
@@ -62,7 +66,6 @@ class Mamba2(nn.Module):
             raise ValueError(f"{heads} heads do not divide into {groups} groups")
         self.d_inner, self.d_state, self.head_dim, self.groups = d_inner, d_state, head_dim, groups
         self.conv_kernel = conv_kernel
-        self.engine = engine
         conv_dim = d_inner + 2 * groups * d_state
         self.in_proj = nn.Linear(d_model, d_inner + conv_dim + heads, bias=False)
         self.conv1d = nn.Conv1d(conv_dim, conv_dim, conv_kernel, groups=conv_dim, bias=False)
@@ -80,7 +83,8 @@ class Mamba2(nn.Module):
         z, xbc, dt = linear(u, self.in_proj.weight).split(
             [self.d_inner, self.conv1d.weight.shape[0], heads], dim=-1
         )
-        xbc, conv_state = self._convolve(xbc, None if state is None else state.conv)
+        past = None if state is None else state.conv
+        xbc, conv_state = causal_conv(xbc, self.conv1d.weight, past, self.conv_engine)
         x, B, C = xbc.split([self.d_inner, *2 * (self.groups * self.d_state,)], dim=-1)
         y, ssm_state = ssd_scan(
             x.unflatten(-1, (heads, self.head_dim)),
@@ -91,27 +95,10 @@ class Mamba2(nn.Module):
             self.D,
             self.dt_bias,
             None if state is None else state.ssm,
-            self.engine,
+            self.scan_engine,
         )
         out = linear(self.norm(y.flatten(-2), z), self.out_proj.weight)
         return out, Mamba2State(conv_state, ssm_state)
-
-    def _convolve(self, xbc: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Causal depthwise convolution and SiLU, (N, T, C) -> (N, T, C) and the next state.
-
-        Written as a sum of shifted products: a depthwise convolution over so few taps would spend
-        its time on the two transposes to (N, C, T) and back.
-        """
-        taps, frames = self.conv_kernel, xbc.shape[1]
-        if past is None:
-            padded = F.pad(xbc, (0, 0, taps - 1, 0))
-        else:
-            padded = torch.cat([past.to(xbc.dtype), xbc], dim=1)
-        weight = self.conv1d.weight[:, 0].t()  # (K, C)
-        out = padded[:, :frames] * weight[0]
-        for tap in range(1, taps):
-            out = torch.addcmul(out, padded[:, tap : tap + frames], weight[tap])
-        return F.silu(out), padded[:, frames:]
 
     def init_state(
         self,

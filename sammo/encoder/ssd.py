@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sammo.errors import UserError
+from sammo.engines import Engines, anywhere, is_installed, needs_cuda
 
 # Frames per block of the dual form: the work inside a block grows with it, the number of states
 # kept between blocks falls with it. 32 is the fastest of 16, 32, 64 and 128 on CPUs.
@@ -34,8 +34,6 @@ BLOCK = 32
 BLOCKS_PER_RUN = 32
 # The chunk of the Triton kernels, in frames (their own default).
 TRITON_CHUNK = 256
-
-ENGINES = ("torch", "triton")
 
 
 def ssd_scan(
@@ -68,35 +66,10 @@ def ssd_scan(
     Raises:
       UserError: the engine is unknown or cannot run here.
     """
-    engine = resolve_engine(engine, x.device)
-    if engine == "triton":
+    if SCAN_ENGINES.resolve(engine, x.device) == "triton":
         return _scan_triton(x, dt, A, B, C, D, dt_bias, initial_state)
     with torch.autocast(x.device.type, enabled=False):
         return _scan_torch(x, dt, A, B, C, D, dt_bias, initial_state)
-
-
-def available_engines(device: torch.device | str = "cpu") -> dict[str, str]:
-    """Engine name -> "" where it can run on ``device``, otherwise the reason why not."""
-    reasons = {"torch": ""}
-    if torch.device(device).type != "cuda":
-        reasons["triton"] = "needs a CUDA device"
-    else:
-        reasons["triton"] = _load_triton()[1]
-    return reasons
-
-
-def resolve_engine(engine: str, device: torch.device | str = "cpu") -> str:
-    """The engine that runs: "auto" takes mamba-ssm's kernels on CUDA if installed, else torch."""
-    if engine == "torch" or (engine == "auto" and torch.device(device).type != "cuda"):
-        return "torch"
-    if engine not in (*ENGINES, "auto"):
-        raise UserError(f"unknown scan engine {engine!r}: choose auto, {', '.join(ENGINES)}")
-    reason = available_engines(device)["triton"]
-    if not reason:
-        return "triton"
-    if engine == "auto":
-        return "torch"
-    raise UserError(f"scan engine triton cannot run: {reason}; use --scan-engine torch or auto")
 
 
 # ------------------------------------------------------------------------------------ PyTorch
@@ -149,18 +122,19 @@ def _one_block(
     num, frames, heads, width = x.shape
     groups, size = B.shape[2:]
     decay = torch.cumsum(dt * A, dim=1).transpose(1, 2)  # (N, H, T), log of the decay since the start
-    weights = _decay_between(decay)  # (N, H, T, T)
+    between = _decay_between(decay)  # (N, H, T, T)
     scores = C.transpose(1, 2) @ B.permute(0, 2, 3, 1)  # (N, G, T, T)
-    weights = (weights.unflatten(1, (groups, -1)) * scores[:, :, None]).flatten(1, 2)
+    weights = (between.unflatten(1, (groups, -1)) * scores[:, :, None]).flatten(1, 2)
     scaled = (x * dt[..., None]).transpose(1, 2)  # (N, H, T, P)
     # What the past contributes: C_t h_0, one product for all heads of a group.
     past = C.transpose(1, 2) @ state.reshape(num, groups, -1, size).transpose(2, 3)  # (N, G, T, H/G * P)
     past = past.view(num, groups, frames, -1, width).transpose(2, 3).reshape(num, heads, frames, width)
-    y = torch.addcmul(weights @ scaled, past, decay.exp()[..., None])
-    to_end = (decay[..., -1:] - decay).exp()  # (N, H, T)
-    gathered = (scaled * to_end[..., None]).transpose(1, 2).reshape(num, frames, groups, -1)
+    since_start = decay.exp()[..., None]  # (N, H, T, 1)
+    y = torch.addcmul(weights @ scaled, past, since_start)
+    to_end = between[:, :, -1, :, None]
+    gathered = (scaled * to_end).transpose(1, 2).reshape(num, frames, groups, -1)
     update = gathered.permute(0, 2, 3, 1) @ B.transpose(1, 2)  # (N, G, H/G * P, S)
-    state = torch.addcmul(update.view_as(state), state, decay[..., -1].exp()[..., None, None])
+    state = torch.addcmul(update.view_as(state), state, since_start[:, :, -1:])
     return y.transpose(1, 2), state
 
 
@@ -182,18 +156,19 @@ def _run_of_blocks(
 
     # Inside each block: attention with decaying weights (paper, section 6, "diagonal blocks").
     scores = C @ B.transpose(-1, -2)  # (N, K, G, Q, Q)
-    weights = _decay_between(decay).unflatten(2, (groups, -1)) * scores[:, :, :, None]
+    between = _decay_between(decay)  # (N, K, H, Q, Q)
+    weights = between.unflatten(2, (groups, -1)) * scores[:, :, :, None]
     y = weights.flatten(2, 3) @ scaled  # (N, K, H, Q, P)
 
     # What each block adds to the state, as it stands at the block's end.
-    to_end = (decay[..., -1:] - decay).exp()
-    added = (scaled * to_end[..., None]).unflatten(2, (groups, -1)).transpose(3, 4)  # (N, K, G, Q, H/G, P)
+    to_end = between[..., -1, :, None]
+    added = (scaled * to_end).unflatten(2, (groups, -1)).transpose(3, 4)  # (N, K, G, Q, H/G, P)
     added = added.flatten(-2).transpose(-1, -2) @ B  # (N, K, G, H/G * P, S)
     added = torch.cat([state.reshape(num, 1, groups, -1, size), added], dim=1)  # (N, K+1, ...)
 
     # The state at the start of each block and after the last: decayed sums over all earlier ones.
-    between = F.pad(decay[..., -1].transpose(1, 2).cumsum(dim=-1), (1, 0))  # (N, H, K+1)
-    passing = _decay_between(between)  # (N, H, K+1, K+1)
+    whole = F.pad(decay[..., -1].transpose(1, 2).cumsum(dim=-1), (1, 0))  # (N, H, K+1)
+    passing = _decay_between(whole)  # (N, H, K+1, K+1)
     added = added.unflatten(3, (-1, width)).flatten(2, 3)  # (N, K+1, H, P, S)
     states = passing @ added.transpose(1, 2).flatten(3)  # (N, H, K+1, P * S)
     states = states.unflatten(3, (width, size)).transpose(1, 2)  # (N, K+1, H, P, S)
@@ -230,9 +205,9 @@ def _load_triton() -> tuple[Callable | None, str]:
     The top package of mamba-ssm imports whole language models and compiled extensions, which a
     Triton-only wheel does not have; where that fails, a bare parent module lets the kernels load.
     """
-    spec = importlib.util.find_spec("mamba_ssm")
-    if spec is None or not spec.submodule_search_locations:
+    if not is_installed("mamba_ssm"):
         return None, "mamba-ssm is not installed (see requirements-cluster.txt)"
+    spec = importlib.util.find_spec("mamba_ssm")
     name = "mamba_ssm.ops.triton.ssd_combined"
     try:
         module = importlib.import_module(name)
@@ -262,9 +237,7 @@ def _scan_triton(
     state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """mamba-ssm's fused kernels: x, B, C in their own type, decay and state in float32."""
-    kernel, reason = _load_triton()
-    if kernel is None:
-        raise UserError(reason)
+    kernel, _ = _load_triton()
     if x.shape[1] == 0:
         if state is None:
             state = x.new_zeros(x.shape[0], *x.shape[2:], B.shape[-1], dtype=torch.float32)
@@ -283,3 +256,6 @@ def _scan_triton(
         return_final_states=True,
     )
     return y, final
+
+
+SCAN_ENGINES = Engines("scan", {"triton": needs_cuda(lambda: _load_triton()[1]), "torch": anywhere})

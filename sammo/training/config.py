@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from sammo.data.datamodule import parse_bool
+from sammo.encoder.causal_conv import CONV_ENGINES
+from sammo.encoder.ssd import SCAN_ENGINES
 from sammo.errors import UserError
-from sammo.transducer import ModelConfig, model_config
+from sammo.transducer import LOSS_ENGINES, ModelConfig, model_config
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+LOSSES = ("simple_loss", "pruned_loss", "ctc_loss")  # in the order of TrainConfig.loss_scales
 
 
 def _option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
     return field(default=default, metadata={"help": help, "choices": choices})
-
-LOSSES = ("simple_loss", "pruned_loss", "ctc_loss")  # in the order of TrainConfig.loss_scales
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,9 @@ class TrainConfig:
     precision: str = _option("auto", "auto is bf16 on GPUs that have it, fp16 on other GPUs, fp32 on CPUs.", PRECISIONS)
     use_fp16: bool = _option(False, "The same as --precision fp16.")
     use_bf16: bool = _option(False, "The same as --precision bf16.")
-    loss_engine: str = _option("auto", "Transducer loss: auto, k2, triton or native.")
+    loss_engine: str = _option("auto", "Transducer loss.", LOSS_ENGINES.names)
+    scan_engine: str = _option("auto", "Scan of the Mamba-2 blocks; triton: mamba-ssm's kernels.", SCAN_ENGINES.names)
+    conv_engine: str = _option("auto", "Convolution of the Mamba-2 blocks.", CONV_ENGINES.names)
     oom_scan: str = _option(
         "auto", "Try the largest batches first for out-of-memory; auto: on GPUs.", ("auto", "true", "false")
     )

@@ -12,6 +12,8 @@ import torch
 
 from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
 from sammo.data.tokens import Tokenizer, load_tokenizer
+from sammo.encoder.causal_conv import CONV_ENGINES
+from sammo.encoder.ssd import SCAN_ENGINES
 from sammo.errors import UserError
 from sammo.training.checkpoint import (
     batch_path,
@@ -29,7 +31,7 @@ from sammo.training.randomness import seed_everything
 from sammo.training.report import set_up_logging
 from sammo.training.scan import scan_for_out_of_memory
 from sammo.training.signals import StopRequest
-from sammo.transducer import ModelConfig, Transducer
+from sammo.transducer import LOSS_ENGINES, ModelConfig, Transducer
 
 DIAGNOSED_BATCHES = 5
 
@@ -90,6 +92,7 @@ def train(
         check_same_model(content, model_config.to_dict(), tokenizer.fingerprint)
     seed_everything(config.seed)
     model = Transducer(model_config).to(world.device)
+    model.encoder.set_engines(config.scan_engine, config.conv_engine)
     trainer = Trainer(config, model, data, tokenizer, world, stop, facts, batch_seconds)
     count = sum(parameter.numel() for parameter in model.parameters())
     logging.info(
@@ -97,6 +100,7 @@ def train(
         f"{world.size} x {world.device.type}, {trainer.precision.name}, PyTorch {torch.__version__}, "
         f"{torch.get_num_threads()} threads"
     )
+    logging.info(_engines(config, model_config, world.device))
     if content is not None:
         trainer.load(content)
         place = f"epoch {trainer.epoch}" + ("" if content["epoch_done"] else f" after {trainer.epoch_batches} batches")
@@ -117,6 +121,15 @@ def train(
     if stop.received is None:
         logging.info(f"training is done: {trainer.finished()}; checkpoints are in {config.exp_dir}")
     return trainer
+
+
+def _engines(config: TrainConfig, model_config: ModelConfig, device: torch.device) -> str:
+    """Which engines run, in a line."""
+    found = {"loss": LOSS_ENGINES.resolve(config.loss_engine, device)}
+    if model_config.encoder.name == "sammo":
+        found["scan"] = SCAN_ENGINES.resolve(config.scan_engine, device)
+        found["convolution"] = CONV_ENGINES.resolve(config.conv_engine, device)
+    return "engines: " + ", ".join(f"{operation} {engine}" for operation, engine in found.items())
 
 
 def _starting_point(config: TrainConfig, world: World) -> dict[str, Any] | None:

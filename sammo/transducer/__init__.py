@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sammo.transducer.config import ModelConfig, model_config
-from sammo.transducer.engines import available_engines, resolve_engine
+from sammo.transducer.engines import LOSS_ENGINES
 from sammo.transducer.joiner import Joiner
 from sammo.transducer.lattice import mutual_information
 from sammo.transducer.loss import (
@@ -17,18 +17,17 @@ from sammo.transducer.model import Transducer, TransducerLoss
 from sammo.transducer.predictor import Predictor
 
 __all__ = [
+    "LOSS_ENGINES",
     "Joiner",
     "ModelConfig",
     "Predictor",
     "Transducer",
     "TransducerLoss",
-    "available_engines",
     "full_loss",
     "model_config",
     "mutual_information",
     "prune",
     "prune_ranges",
     "pruned_loss",
-    "resolve_engine",
     "smoothed_loss",
 ]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sammo.transducer.engines import resolve_engine
+from sammo.transducer.engines import LOSS_ENGINES
 
 INF = float("inf")
 
@@ -58,7 +58,7 @@ def mutual_information(
         raise ValueError(f"boundary {tuple(boundary.shape)} must be (N, 4)")
     dtype = torch.promote_types(torch.promote_types(px.dtype, py.dtype), torch.float32)
     px, py = px.to(dtype), py.to(dtype)
-    scores, occupied_x, occupied_y = _Recursion.apply(px, py, boundary, resolve_engine(engine, px.device))
+    scores, occupied_x, occupied_y = _Recursion.apply(px, py, boundary, LOSS_ENGINES.resolve(engine, px.device))
     return scores, Occupation(occupied_x, occupied_y)
 
 

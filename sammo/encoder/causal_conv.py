@@ -1,0 +1,87 @@
+"""The short causal convolution in front of the selective scan of Mamba-2, and the SiLU after it."""
+
+from __future__ import annotations
+
+import importlib
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sammo.engines import Engines, anywhere, is_installed, needs_cuda
+
+
+def causal_conv(
+    x: Tensor, weight: Tensor, past: Tensor | None = None, engine: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """silu(depthwise convolution of x and what came before it).
+
+    Args:
+      x: (N, T, C).
+      weight: (C, 1, K).
+      past: (N, K - 1, C), the frames before x; None: zeros.
+      engine: "auto", "torch" or "causal-conv1d" (CUDA only).
+
+    Returns:
+      (N, T, C) in the type of ``x`` and the next past.
+
+    Raises:
+      UserError: the engine is unknown or cannot run here.
+    """
+    if past is not None:
+        past = past.to(x.dtype)
+    taps, frames = weight.shape[-1], x.shape[1]
+    chosen = CONV_ENGINES.resolve(engine, x.device)
+    if chosen == "causal-conv1d" and frames > 0 and (engine != "auto" or _fits(weight)):
+        return _fused(x, weight, past), _last_frames(x, past, taps - 1)
+    if past is None:
+        padded = F.pad(x, (0, 0, taps - 1, 0))
+    else:
+        padded = torch.cat([past, x], dim=1)
+    # A sum of shifted products: a depthwise convolution over so few taps would spend its time on the two transposes
+    # to (N, C, T) and back.
+    weight = weight[:, 0].t()  # (K, C)
+    out = padded[:, :frames] * weight[0]
+    for tap in range(1, taps):
+        out = torch.addcmul(out, padded[:, tap : tap + frames], weight[tap])
+    return F.silu(out).to(x.dtype), padded[:, frames:]  # half precision goes in and out, sums are in float32
+
+
+def _last_frames(x: Tensor, past: Tensor | None, count: int) -> Tensor:
+    """(N, count, C): the end of the past and x."""
+    missing = count - x.shape[1]
+    if missing > 0:
+        x = F.pad(x, (0, 0, missing, 0)) if past is None else torch.cat([past[:, -missing:], x], dim=1)
+    return x[:, x.shape[1] - count :]
+
+
+# ------------------------------------------------------------------------------------ causal-conv1d
+
+
+@lru_cache(maxsize=1)
+def _package_reason() -> str:
+    if not is_installed("causal_conv1d"):
+        return "causal-conv1d is not installed (see requirements-cluster.txt)"
+    try:
+        importlib.import_module("causal_conv1d")
+    except (ImportError, OSError) as error:  # built for another torch or CUDA
+        return f"causal-conv1d does not load: {' '.join(str(error).split())}"
+    return ""
+
+
+def _fits(weight: Tensor) -> bool:
+    """Whether its kernels take this convolution."""
+    return 2 <= weight.shape[-1] <= 4 and weight.shape[0] % 8 == 0
+
+
+def _fused(x: Tensor, weight: Tensor, past: Tensor | None) -> Tensor:
+    """By its kernel, which takes (N, C, T) with channels last in memory and strides that are multiples of 8."""
+    convolve = importlib.import_module("causal_conv1d").causal_conv1d_fn
+    if past is not None:
+        past = past.contiguous().transpose(1, 2)
+    out = convolve(x.contiguous().transpose(1, 2), weight[:, 0], initial_states=past, activation="silu")
+    return out.transpose(1, 2)
+
+
+CONV_ENGINES = Engines("convolution", {"causal-conv1d": needs_cuda(_package_reason), "torch": anywhere})

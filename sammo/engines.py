@@ -1,0 +1,72 @@
+"""Engines: implementations of one operation, of which a name takes one and "auto" the first that can run."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Callable, Mapping
+
+import torch
+
+from sammo.errors import UserError
+
+
+class Engines:
+    """The engines of an operation.
+
+    Args:
+      operation: what they compute, for messages: "loss".
+      reasons: engine -> a function of the type of a device ("cpu") that returns why the engine cannot run there, or "".
+        In the order in which "auto" prefers them; the last one runs everywhere.
+    """
+
+    def __init__(self, operation: str, reasons: Mapping[str, Callable[[str], str]]) -> None:
+        self.operation = operation
+        self._reasons = dict(reasons)
+        self._resolved: dict[tuple[str, str], str] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What :meth:`resolve` takes."""
+        return ("auto", *self._reasons)
+
+    def available(self, device: torch.device | str = "cpu") -> dict[str, str]:
+        """Engine -> "" where it can run on ``device``, otherwise the reason why not."""
+        kind = torch.device(device).type
+        return {name: reason(kind) for name, reason in self._reasons.items()}
+
+    def resolve(self, name: str, device: torch.device | str = "cpu") -> str:
+        """The engine that runs on ``device`` for a name or "auto".
+
+        Raises:
+          UserError: the name is unknown or the engine cannot run there.
+        """
+        key = (name, torch.device(device).type)
+        if key not in self._resolved:
+            self._resolved[key] = self._resolve(*key)
+        return self._resolved[key]
+
+    def _resolve(self, name: str, kind: str) -> str:
+        if name == "auto":
+            return next(engine for engine, reason in self._reasons.items() if not reason(kind))
+        if name not in self._reasons:
+            raise UserError(f"unknown {self.operation} engine {name!r}: choose {', '.join(self.names)}")
+        reason = self._reasons[name](kind)
+        if reason:
+            last = list(self._reasons)[-1]
+            raise UserError(f"{self.operation} engine {name} cannot run: {reason}; use auto or {last}")
+        return name
+
+
+def anywhere(kind: str) -> str:
+    """The reason of an engine that runs on every device: none."""
+    return ""
+
+
+def needs_cuda(reason: Callable[[], str]) -> Callable[[str], str]:
+    """The reason of an engine that runs on CUDA devices, unless ``reason`` finds something else that is missing."""
+    return lambda kind: reason() if kind == "cuda" else "needs a CUDA device"
+
+
+def is_installed(module: str) -> bool:
+    """Whether ``module`` can be found; it is not imported."""
+    return importlib.util.find_spec(module) is not None
