@@ -5,6 +5,14 @@ cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 
 . local/venv.sh
 make_venv "$PWD"
+# The Triton kernels of mamba-ssm, which need no compiler and which Triton can interpret on a CPU.
+if ! "$PYTHON" -c 'import einops, sys, importlib.util as u; sys.exit(u.find_spec("mamba_ssm") is None)' 2> /dev/null; then
+  pip=("$PYTHON" -m pip install --quiet --disable-pip-version-check)
+  if ! { "${pip[@]}" einops==0.8.2 setuptools wheel packaging ninja &&
+    MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE "${pip[@]}" --no-deps --no-build-isolation mamba-ssm==2.3.2.post1; }; then
+    echo "mamba-ssm cannot be installed here (see above): the test of its kernels is skipped"
+  fi
+fi
 # One process a core, one thread each: threads of several processes that wait for each other are slow.
 export OMP_NUM_THREADS=1 PYTHONUTF8=1
 exec "$PYTHON" -m pytest -q -n auto --dist loadfile --durations=10 "$@"
