@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import random
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -275,18 +274,21 @@ def test_speed_copies_take_turns(module, corpus, tmp_path):
     assert len(ids) == 30 and sum("_sp0.9" in name for name in ids) == 10
 
 
-def test_wait_timer_tells_waiting_from_working():
+def test_wait_timer_tells_waiting_from_working(monkeypatch):
+    clock = [5.0]
+    monkeypatch.setattr("sammo.data.dataset.time.perf_counter", lambda: clock[0])
+
     def slow():
         for _ in range(3):
-            time.sleep(0.02)
+            clock[0] += 0.5
             yield {"lengths": torch.tensor([100, 50])}
 
     timer = WaitTimer(slow())
     for _ in timer:
-        time.sleep(0.01)
-    assert timer.batches == 3 and timer.audio_seconds == pytest.approx(4.5)
-    assert 0.06 <= timer.waited < 0.2 and 0.03 <= timer.worked < 0.1 and 0.4 < timer.share < 0.9
-    assert "3 batches" in timer.report()
+        clock[0] += 0.25
+    assert (timer.batches, timer.audio_seconds) == (3, pytest.approx(4.5))
+    assert (timer.waited, timer.worked, timer.share) == (1.5, 0.75, pytest.approx(2 / 3))
+    assert timer.report().startswith("waited 1.5 s for data (66.7 % of the time), 3 batches")
 
 
 def test_options_round_trip(tmp_path):
