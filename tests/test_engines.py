@@ -99,8 +99,11 @@ def test_half_precision_stays():
 
 def test_auto_leaves_what_the_kernels_do_not_take_to_torch(both, monkeypatch):
     monkeypatch.setattr(causal_conv, "_fused", None)  # would fail
-    y, _ = causal_conv.causal_conv(torch.randn(1, 5, 12), torch.randn(12, 1, 4))
+    inputs = torch.randn(1, 5, 12), torch.randn(12, 1, 4)
+    y, _ = causal_conv.causal_conv(*inputs)
     assert y.shape == (1, 5, 12)
+    with pytest.raises(UserError, match="channels in eights"):
+        causal_conv.causal_conv(*inputs, engine="causal-conv1d")
 
 
 @pytest.mark.gpu

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sammo.engines import Engines, anywhere, is_installed, needs_cuda
+from sammo.errors import UserError
 
 
 def causal_conv(
@@ -27,14 +28,16 @@ def causal_conv(
       (N, T, C) in the type of ``x`` and the next past.
 
     Raises:
-      UserError: the engine is unknown or cannot run here.
+      UserError: the engine is unknown, or cannot run here or on these shapes.
     """
     if past is not None:
         past = past.to(x.dtype)
     taps, frames = weight.shape[-1], x.shape[1]
-    chosen = CONV_ENGINES.resolve(engine, x.device)
-    if chosen == "causal-conv1d" and frames > 0 and (engine != "auto" or _fits(weight)):
-        return _fused(x, weight, past), _last_frames(x, past, taps - 1)
+    if CONV_ENGINES.resolve(engine, x.device) == "causal-conv1d" and frames > 0:
+        if _fits(weight):
+            return _fused(x, weight, past), _last_frames(x, past, taps - 1)
+        if engine != "auto":
+            raise UserError(f"causal-conv1d takes 2 to 4 taps and channels in eights, not {tuple(weight.shape)}: use auto")
     if past is None:
         padded = F.pad(x, (0, 0, taps - 1, 0))
     else:
