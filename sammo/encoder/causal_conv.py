@@ -34,10 +34,11 @@ def causal_conv(
         past = past.to(x.dtype)
     taps, frames = weight.shape[-1], x.shape[1]
     if CONV_ENGINES.resolve(engine, x.device) == "causal-conv1d" and frames > 0:
-        if _fits(weight):
+        if _fits(x, weight):
             return _fused(x, weight, past), _last_frames(x, past, taps - 1)
         if engine != "auto":
-            raise UserError(f"causal-conv1d takes 2 to 4 taps and channels in eights, not {tuple(weight.shape)}: use auto")
+            what = f"{tuple(weight.shape)} and {x.dtype}"
+            raise UserError(f"causal-conv1d takes 2 to 4 taps, channels in eights and no float64, not {what}: use auto")
     if past is None:
         padded = F.pad(x, (0, 0, taps - 1, 0))
     else:
@@ -73,9 +74,9 @@ def _package_reason() -> str:
     return ""
 
 
-def _fits(weight: Tensor) -> bool:
+def _fits(x: Tensor, weight: Tensor) -> bool:
     """Whether its kernels take this convolution."""
-    return 2 <= weight.shape[-1] <= 4 and weight.shape[0] % 8 == 0
+    return 2 <= weight.shape[-1] <= 4 and weight.shape[0] % 8 == 0 and x.dtype != torch.float64
 
 
 def _fused(x: Tensor, weight: Tensor, past: Tensor | None) -> Tensor:
