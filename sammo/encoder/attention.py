@@ -97,13 +97,13 @@ class AttentionWeights(nn.Module):
         blocks = projected.view(-1, plan.rows, projected.shape[-1])
         batch = blocks.shape[0]
         size = heads * width
-        query = blocks[..., :size].unflatten(-1, (heads, width)).transpose(1, 2)
+        query = blocks[..., :size].view(batch, plan.rows, heads, width).transpose(1, 2)
         key = projected[..., size : 2 * size]
         if self.training:
             key = self.whiten_keys(self.balance_keys(key))
         key, past = with_left_context(key, plan, past)
         sources = plan.left + plan.rows
-        key = key.unflatten(-1, (heads, width)).transpose(1, 2)
+        key = key.view(batch, sources, heads, width).transpose(1, 2)
         scores = torch.bmm(
             query.reshape(-1, plan.rows, width),
             key.reshape(-1, sources, width).transpose(1, 2),
@@ -126,7 +126,7 @@ class AttentionWeights(nn.Module):
             lambda: self.linear_pos(positions).view(-1, heads, width).permute(1, 2, 0).contiguous(),
             self.linear_pos.weight,
         )  # (heads, width, offsets)
-        query = query.unflatten(-1, (heads, width)).permute(2, 0, 1, 3).reshape(heads, -1, width)
+        query = query.view(-1, plan.rows, heads, width).permute(2, 0, 1, 3).reshape(heads, -1, width)
         scores = torch.bmm(query, key.to(query.dtype)).view(heads, -1, plan.rows, key.shape[-1])
         return to_absolute(scores, plan.rows, plan.left).transpose(0, 1)
 
@@ -152,7 +152,7 @@ class SelfAttention(nn.Module):
         """x (N, T, C), weights (B, heads, rows, left + rows), past values (N, left, D) ->
         (N, T, C), next past."""
         value, past = with_left_context(linear(x, self.in_proj.weight, self.in_proj.bias), plan, past)
-        value = value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        value = value.view(*value.shape[:2], self.num_heads, -1).transpose(1, 2)
         value = torch.bmm(weights.flatten(0, 1), value.reshape(-1, value.shape[2], value.shape[3]))
         value = value.view(weights.shape[0], self.num_heads, plan.rows, -1).transpose(1, 2)
         value = value.reshape(x.shape[0], x.shape[1], -1)

@@ -79,6 +79,7 @@ class Mamba2(nn.Module):
 
     def forward(self, u: Tensor, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
         """u (N, T, d_model) -> (N, T, d_model) and the state after the last frame."""
+        num, frames, _ = u.shape
         heads = self.d_inner // self.head_dim
         z, xbc, dt = linear(u, self.in_proj.weight).split(
             [self.d_inner, self.conv1d.weight.shape[0], heads], dim=-1
@@ -87,11 +88,11 @@ class Mamba2(nn.Module):
         xbc, conv_state = causal_conv(xbc, self.conv1d.weight, past, self.conv_engine)
         x, B, C = xbc.split([self.d_inner, *2 * (self.groups * self.d_state,)], dim=-1)
         y, ssm_state = ssd_scan(
-            x.unflatten(-1, (heads, self.head_dim)),
+            x.view(num, frames, heads, self.head_dim),
             dt,
             -torch.exp(self.A_log.float()),
-            B.unflatten(-1, (self.groups, self.d_state)),
-            C.unflatten(-1, (self.groups, self.d_state)),
+            B.view(num, frames, self.groups, self.d_state),
+            C.view(num, frames, self.groups, self.d_state),
             self.D,
             self.dt_bias,
             None if state is None else state.ssm,

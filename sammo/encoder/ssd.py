@@ -68,8 +68,10 @@ def ssd_scan(
     """
     if SCAN_ENGINES.resolve(engine, x.device) == "triton":
         return _scan_triton(x, dt, A, B, C, D, dt_bias, initial_state)
-    with torch.autocast(x.device.type, enabled=False):
-        return _scan_torch(x, dt, A, B, C, D, dt_bias, initial_state)
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return _scan_torch(x, dt, A, B, C, D, dt_bias, initial_state)
+    return _scan_torch(x, dt, A, B, C, D, dt_bias, initial_state)
 
 
 # ------------------------------------------------------------------------------------ PyTorch
@@ -124,14 +126,14 @@ def _one_block(
     decay = torch.cumsum(dt * A, dim=1).transpose(1, 2)  # (N, H, T), log of the decay since the start
     between = _decay_between(decay)  # (N, H, T, T)
     scores = C.transpose(1, 2) @ B.permute(0, 2, 3, 1)  # (N, G, T, T)
-    weights = (between.unflatten(1, (groups, -1)) * scores[:, :, None]).flatten(1, 2)
-    scaled = (x * dt[..., None]).transpose(1, 2)  # (N, H, T, P)
+    weights = (between.view(num, groups, -1, frames, frames) * scores.unsqueeze(2)).view_as(between)
+    scaled = (x * dt.unsqueeze(-1)).transpose(1, 2)  # (N, H, T, P)
     # What the past contributes: C_t h_0, one product for all heads of a group.
     past = C.transpose(1, 2) @ state.reshape(num, groups, -1, size).transpose(2, 3)  # (N, G, T, H/G * P)
     past = past.view(num, groups, frames, -1, width).transpose(2, 3).reshape(num, heads, frames, width)
-    since_start = decay.exp()[..., None]  # (N, H, T, 1)
+    since_start = decay.exp().unsqueeze(-1)  # (N, H, T, 1)
     y = torch.addcmul(weights @ scaled, past, since_start)
-    to_end = between[:, :, -1, :, None]
+    to_end = between.select(2, -1).unsqueeze(-1)  # (N, H, T, 1)
     gathered = (scaled * to_end).transpose(1, 2).reshape(num, frames, groups, -1)
     update = gathered.permute(0, 2, 3, 1) @ B.transpose(1, 2)  # (N, G, H/G * P, S)
     state = torch.addcmul(update.view_as(state), state, since_start[:, :, -1:])
@@ -184,7 +186,7 @@ def _run_of_blocks(
 def _decay_between(log_decay: Tensor) -> Tensor:
     """(..., T) cumulative log decay -> (..., T, T): decay from source (last) to target, 0 above."""
     frames = log_decay.shape[-1]
-    between = log_decay[..., :, None] - log_decay[..., None, :]
+    between = log_decay.unsqueeze(-1) - log_decay.unsqueeze(-2)
     return between.masked_fill(_upper(frames, log_decay.device), float("-inf")).exp()
 
 
