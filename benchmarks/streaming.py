@@ -6,8 +6,8 @@
 One step takes one chunk of every stream of the batch through front-end and encoder, from features and the carried
 state to encoder outputs and the next state. The floor is the time that the step's FLOPs (counted by
 torch.utils.flop_counter) would take at the rate of a (32 x 512) x (512 x 1536) product, which is measured between the
-steps, in the same seconds. Random weights; one thread, its processor time (what a clock shows on an idle machine);
-medians. --icefall measures the original PyTorch code beside ours: DIR is a checkout of icefall, which needs k2.
+steps, in the same seconds; "linear" is the time of the step's linear layers alone, one after the other, against it.
+Random weights; one thread, its processor time (what a clock shows on an idle machine); medians. --icefall measures the original PyTorch code beside ours: DIR is a checkout of icefall, which needs k2.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ import sys
 import time
 from math import prod
 from pathlib import Path
+from typing import Callable, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -108,18 +111,47 @@ def count_flops(step: Step | IcefallStep) -> int:
     return counter.get_total_flops()
 
 
-def measure(step: Step | IcefallStep, seconds: float) -> tuple[float, float, int]:
-    """Medians of step seconds and floor FLOP/s over about ``seconds``, and the FLOPs of a step."""
+class LinearLayers(TorchFunctionMode):
+    """Records the linear layers of a step; a call repeats them on the same inputs."""
+
+    def __init__(self, step: Step | IcefallStep):
+        super().__init__()
+        self.calls: list[tuple[Callable, tuple, dict]] = []
+        with self:
+            step()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (F.linear, torch.ops.mkldnn._linear_pointwise):
+            self.calls.append((function, args, kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+    def __call__(self) -> None:
+        for function, args, kwargs in self.calls:
+            function(*args, **kwargs)
+
+
+class Measured(NamedTuple):
+    """Medians, in seconds, and the floating-point operations of a step."""
+
+    step: float
+    linear: float
+    floor: float
+    flops: int
+
+
+def measure(step: Step | IcefallStep, seconds: float) -> Measured:
+    """Step, its linear layers and the floor, in turns for about ``seconds``."""
     flops = count_flops(step)
-    step()
-    times, rates = [], []
+    linear = LinearLayers(step)
+    times: list[list[float]] = [[], [], []]
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 7:
-        rates.append(floor_rate())
-        start = time.thread_time()
-        step()
-        times.append(time.thread_time() - start)
-    return statistics.median(times), statistics.median(rates), flops
+    while time.perf_counter() < end or len(times[0]) < 7:
+        times[2].append(flops / floor_rate())
+        for run, taken in zip((step, linear), times):
+            start = time.thread_time()
+            run()
+            taken.append(time.thread_time() - start)
+    return Measured(*map(statistics.median, times), flops)
 
 
 def main() -> int:
@@ -139,8 +171,8 @@ def main() -> int:
     rows = [(chunk, 1) for chunk in args.chunk_sizes]
     rows += [(chunk, batch) for batch in args.batch for chunk in args.batch_chunk_size]
     print(f"Machine: {machine()}; preset {args.preset}, random weights, float32.\n")
-    print("| encoder | left context | chunk | streams | GFLOP | step ms | floor ms | step / floor | x real time |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("| encoder | left context | chunk | streams | GFLOP | step ms | floor ms | step / floor | linear / floor | x real time |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     with torch.inference_mode():
         for name in args.encoders.split(",") + ["icefall"] * bool(args.icefall):
             if name == "icefall":
@@ -152,11 +184,11 @@ def main() -> int:
                     step = make_step(encoder, chunk, left, batch)
                     if args.profile:
                         return profile(step)
-                    seconds, rate, flops = measure(step, args.seconds)
-                    floor = flops / rate
+                    found = measure(step, args.seconds)
                     print(
-                        f"| {name} | {left} | {chunk} | {batch} | {flops / 1e9:.3f} | {1e3 * seconds:.1f} "
-                        f"| {1e3 * floor:.1f} | {seconds / floor:.2f} | {batch * chunk * 0.02 / seconds:.1f} |",
+                        f"| {name} | {left} | {chunk} | {batch} | {found.flops / 1e9:.3f} | {1e3 * found.step:.1f} "
+                        f"| {1e3 * found.floor:.1f} | {found.step / found.floor:.2f} | {found.linear / found.floor:.2f} "
+                        f"| {batch * chunk * 0.02 / found.step:.1f} |",
                         flush=True,
                     )
     return 0
