@@ -7,7 +7,8 @@ One step takes one chunk of every stream of the batch through front-end and enco
 state to encoder outputs and the next state. The floor is the time that the step's FLOPs (counted by
 torch.utils.flop_counter) would take at the rate of a (32 x 512) x (512 x 1536) product, which is measured between the
 steps, in the same seconds; "linear" is the time of the step's linear layers alone, one after the other, against it.
-Random weights; one thread, its processor time (what a clock shows on an idle machine); medians. --icefall measures the original PyTorch code beside ours: DIR is a checkout of icefall, which needs k2.
+Random weights; one thread, its processor time (what a clock shows on an idle machine); medians. --icefall measures the
+original PyTorch code beside ours: DIR is a checkout of icefall, which needs k2.
 """
 
 from __future__ import annotations
@@ -48,14 +49,19 @@ def floor_rate() -> float:
     return FLOOR_REPEATS * 2 * m * k * n / (time.thread_time() - start)
 
 
+def window(batch: int, chunk_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of one chunk of every stream, and their lengths."""
+    features = torch.randn(batch, 2 * chunk_size + WINDOW_EXTRA_FRAMES, 80)
+    return features, torch.full((batch,), features.size(1))
+
+
 class Step:
     """One encoder step that can be repeated, its state carried on."""
 
     def __init__(self, encoder: Encoder, chunk_size: int, left: int, batch: int):
         self.encoder, self.options = encoder, {"chunk_size": chunk_size, "left_context_frames": left}
         self.state = encoder.init_state(batch, left)
-        self.features = torch.randn(batch, 2 * chunk_size + WINDOW_EXTRA_FRAMES, 80)
-        self.lengths = torch.full((batch,), self.features.size(1))
+        self.features, self.lengths = window(batch, chunk_size)
 
     def __call__(self) -> None:
         self.state = self.encoder(self.features, self.lengths, self.state, **self.options).state
@@ -68,8 +74,7 @@ class IcefallStep:
         self.embed, self.encoder, self.left = encoder["embed"], encoder["encoder"], left
         self.encoder.chunk_size, self.encoder.left_context_frames = (chunk_size,), (left,)
         self.state = [self.embed.get_init_states(batch), self.encoder.get_init_states(batch)]
-        self.features = torch.randn(batch, 2 * chunk_size + WINDOW_EXTRA_FRAMES, 80)
-        self.lengths = torch.full((batch,), self.features.size(1))
+        self.features, self.lengths = window(batch, chunk_size)
 
     def __call__(self) -> None:
         embedded, lengths, past = self.embed.streaming_forward(self.features, self.lengths, self.state[0])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from functools import lru_cache
 from typing import Callable, Mapping
 
 import torch
@@ -65,6 +67,19 @@ def anywhere(kind: str) -> str:
 def needs_cuda(reason: Callable[[], str]) -> Callable[[str], str]:
     """The reason of an engine that runs on CUDA devices, unless ``reason`` finds something else that is missing."""
     return lambda kind: reason() if kind == "cuda" else "needs a CUDA device"
+
+
+@lru_cache(maxsize=None)
+def import_reason(module: str) -> str:
+    """Why an optional package cannot be imported, or ""."""
+    package = module.replace("_", "-")
+    if not is_installed(module):
+        return f"{package} is not installed (see requirements-cluster.txt)"
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError) as error:  # built for another torch or CUDA
+        return f"{package} does not load: {' '.join(str(error).split())}"
+    return ""
 
 
 def is_installed(module: str) -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sammo.engines import Engines, anywhere, is_installed, needs_cuda
+from sammo.engines import Engines, anywhere, import_reason, needs_cuda
 from sammo.errors import UserError
 
 
@@ -63,17 +62,6 @@ def _last_frames(x: Tensor, past: Tensor | None, count: int) -> Tensor:
 # ------------------------------------------------------------------------------------ causal-conv1d
 
 
-@lru_cache(maxsize=1)
-def _package_reason() -> str:
-    if not is_installed("causal_conv1d"):
-        return "causal-conv1d is not installed (see requirements-cluster.txt)"
-    try:
-        importlib.import_module("causal_conv1d")
-    except (ImportError, OSError) as error:  # built for another torch or CUDA
-        return f"causal-conv1d does not load: {' '.join(str(error).split())}"
-    return ""
-
-
 def _fits(x: Tensor, weight: Tensor) -> bool:
     """Whether its kernels take this convolution."""
     return 2 <= weight.shape[-1] <= 4 and weight.shape[0] % 8 == 0 and x.dtype != torch.float64
@@ -88,4 +76,4 @@ def _fused(x: Tensor, weight: Tensor, past: Tensor | None) -> Tensor:
     return out.transpose(1, 2)
 
 
-CONV_ENGINES = Engines("convolution", {"causal-conv1d": needs_cuda(_package_reason), "torch": anywhere})
+CONV_ENGINES = Engines("convolution", {"causal-conv1d": needs_cuda(lambda: import_reason("causal_conv1d")), "torch": anywhere})

@@ -176,7 +176,8 @@ class Encoder(nn.Module):
           UserError: an engine is unknown or cannot run on the device of the parameters.
         """
         device = next(self.parameters()).device
-        SCAN_ENGINES.resolve(scan, device), CONV_ENGINES.resolve(conv, device)
+        SCAN_ENGINES.resolve(scan, device)
+        CONV_ENGINES.resolve(conv, device)
         for module in self.modules():
             if isinstance(module, Mamba2):
                 module.scan_engine, module.conv_engine = scan, conv
