@@ -16,8 +16,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sammo.encoder import ssd
+from sammo.encoder import Encoder, encoder_config, ssd
 from sammo.encoder.mamba2 import Mamba2
+from sammo.optim import ScaledAdam
 
 REFERENCE = Path(__file__).parent / "reference"
 TF32 = 2e-3  # relative to the largest value: what the kernels' products on a GPU cost
@@ -195,3 +196,38 @@ def test_kernels_agree_with_the_torch_engine(dtype):
     tolerance = 2e-2 if dtype == torch.bfloat16 else TF32
     for a, b in [(y, y_ref), (final, final_ref), *((a.grad, b.grad) for a, b in zip(args, twins))]:
         assert (a - b).abs().max() <= tolerance * b.abs().max()
+
+
+@pytest.mark.parametrize("factor", [1, 4])
+def test_time_constants_at_the_start_are_seconds(factor):
+    """Spread log-uniformly between the bounds, in seconds, whatever the stack's frame rate."""
+    encoder = Encoder(
+        encoder_config("sammo", "tiny", mamba_time_constants=(0.04, 4.0), downsampling=(1, factor, 4, 2))
+    )
+    seconds = encoder.time_constants()[1].sort().values
+    steps = seconds.log().diff()
+    torch.testing.assert_close(seconds[[0, -1]], torch.tensor([0.04, 4.0]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(steps, steps.mean().expand_as(steps), rtol=1e-3, atol=1e-4)
+
+
+def test_mamba_ssms_own_start():
+    encoder = Encoder(encoder_config("sammo", "tiny", mamba_time_constants=()))
+    frames = encoder.stacks[0].layers[0].mixer.time_constants()
+    assert 0.5 < frames.min() and frames.max() < 1100
+
+
+def test_training_leaves_the_time_constants_alone():
+    """ScaledAdam's own step, in proportion to the size of dt_bias and A_log, halves them within some steps."""
+    changes = {}
+    for scale in (None, 0.03):
+        torch.manual_seed(0)
+        block = Mamba2(d_model=8, d_inner=16, d_state=4, head_dim=4, time_constants=(2.0, 200.0))
+        before = block.time_constants()
+        named = list(block.named_parameters())
+        optimizer = ScaledAdam(named, lr=0.03, plain_lr_scale=scale and dict.fromkeys(block.dynamics, scale))
+        for _ in range(20):
+            for _, p in named:
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+        changes[scale] = (block.time_constants() / before).log().abs().max()
+    assert changes[None] > 1.0 and changes[0.03] < 0.05

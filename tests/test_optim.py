@@ -327,3 +327,21 @@ def test_gpu_agrees_with_cpu():
             optimizer.step()
         results.append(values(params).cpu())
     torch.testing.assert_close(*results, rtol=0, atol=1e-5)
+
+
+def test_plain_parameters_take_adam_steps():
+    """A step of constant sign moves a plain parameter by its own rate, whatever its size; others by their rms."""
+    big = {"log": torch.nn.Parameter(torch.full((6,), 4.7)), "weight": torch.nn.Parameter(torch.full((6,), 4.7))}
+    optimizer = ScaledAdam(big.items(), lr=0.01, betas=(0.0, 0.98), plain_lr_scale={"log": 0.03})
+    for p in big.values():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    moved = {name: 4.7 - p.detach().mean().item() for name, p in big.items()}
+    assert moved["log"] == pytest.approx(0.01 * 0.03, rel=1e-3)
+    assert moved["weight"] == pytest.approx(0.01 * 4.7, rel=1e-3)
+
+
+@pytest.mark.parametrize("scales", [{"nobody": 0.1}, {"log": 0.0}])
+def test_plain_rates_that_cannot_be(scales):
+    with pytest.raises(UserError, match="plain_lr_scale"):
+        ScaledAdam([("log", torch.nn.Parameter(torch.ones(2)))], plain_lr_scale=scales)

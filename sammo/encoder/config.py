@@ -18,6 +18,8 @@ LOG_EPS = math.log(1e-10)
 # use up and 2 * 3 for the look-ahead of the ConvNeXt block.
 WINDOW_EXTRA_FRAMES = 13
 
+EMBED_RATE = 50.0  # frames a second after the front-end
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -48,6 +50,10 @@ class EncoderConfig:
     mamba_expand: float = 0.75
     mamba_conv_kernel: int = 4
     mamba_groups: int = 1
+    # Shortest and longest time constant of the heads at the start of training, in seconds, the same in all stacks, so
+    # that those at low frame rates count fewer frames. (): as mamba-ssm starts, whatever the frame rate.
+    mamba_time_constants: tuple[float, ...] = (0.04, 4.0)
+    mamba_output_scale: float = 0.5  # of the output projection at the start; 0.05 is NLA's
     # Drawn from in training, one of each per batch.
     chunk_sizes: tuple[int, ...] = (16, 32, 64, -1)
     left_context_frames: tuple[int, ...] = (64, 128, 256, -1)
@@ -98,11 +104,21 @@ class EncoderConfig:
                 )
         if self.d_state < 1 or self.mamba_conv_kernel < 1:
             raise UserError("d_state and mamba_conv_kernel must be positive")
+        times = self.mamba_time_constants
+        if times and not (len(times) == 2 and 0 < times[0] <= times[1]):
+            raise UserError(f"mamba_time_constants {times}: give the shortest and the longest in seconds, or neither")
 
     def mamba_inner_dim(self, dim: int) -> int:
         """Hidden width of the Mamba-2 block in a layer of this width; 0 if it is not whole."""
         inner = self.mamba_expand * dim
         return int(inner) if inner == int(inner) else 0
+
+    def mamba_time_constants_in_frames(self, stack: int) -> tuple[float, float] | None:
+        """Shortest and longest time constant of a stack's heads at the start; None: as mamba-ssm starts."""
+        if not self.mamba_time_constants:
+            return None
+        low, high = (time * EMBED_RATE / self.downsampling[stack] for time in self.mamba_time_constants)
+        return low, high
 
     @property
     def out_dim(self) -> int:
@@ -121,7 +137,8 @@ class EncoderConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
-        """Raises UserError for keys that are missing or unknown."""
+        """Raises UserError for keys that are missing or unknown. Fields younger than ``values`` get what was before them."""
+        values = {**BEFORE, **values}
         names = {field.name for field in dataclasses.fields(cls)}
         unknown, missing = sorted(set(values) - names), sorted(names - set(values))
         if unknown or missing:
@@ -132,6 +149,9 @@ class EncoderConfig:
             )
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
+
+# What checkpoints that lack a field were made with.
+BEFORE: dict[str, Any] = {"mamba_time_constants": (), "mamba_output_scale": 0.05}
 
 NAMES = ("sammo", "zipformer")
 PER_STACK = (

@@ -123,8 +123,9 @@ class ChunkCausalConv(nn.Module):
         if plan.ends is not None:
             return torch.addcmul(causal, within, self._own_scale(plan.ends, frames)), past
         scale = self._derived(plan.chunk, lambda: self._scale(plan.chunk), self.edge_scale)
-        out = torch.addcmul(causal.view(within.shape), within, scale)
-        return out.view(num, frames, channels), past
+        # reshape, not view: on CUDA the convolutions return transposed tensors, whose frames do not split into chunks.
+        out = torch.addcmul(causal.reshape(within.shape), within, scale)
+        return out.reshape(num, frames, channels), past
 
     def _one_chunk(
         self, x: Tensor, past: Tensor | None, shift: float

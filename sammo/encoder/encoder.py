@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sammo.encoder.causal_conv import CONV_ENGINES
-from sammo.encoder.config import WINDOW_EXTRA_FRAMES, EncoderConfig
+from sammo.encoder.config import EMBED_RATE, WINDOW_EXTRA_FRAMES, EncoderConfig
 from sammo.encoder.frontend import LOOKAHEAD, Frontend, all_full
 from sammo.encoder.mamba2 import Mamba2
 from sammo.encoder.plan import Plan, make_plan, tile_mask
@@ -168,6 +168,15 @@ class Encoder(nn.Module):
         seen = torch.zeros(batch_size, dtype=torch.int64, device=device) if zipformer else ()
         frontend = self.frontend.init_state(batch_size, device, dtype)
         return EncoderState(frontend, tuple(stacks), seen)
+
+    def time_constants(self) -> dict[int, Tensor]:
+        """Stack -> seconds that its recurrent heads remember where the input does not change it, (layers * heads,)."""
+        found = {}
+        for index, stack in enumerate(self.stacks):
+            blocks = [module for module in stack.modules() if isinstance(module, Mamba2)]
+            if blocks:
+                found[index] = torch.cat([block.time_constants() for block in blocks]) * stack.factor / EMBED_RATE
+        return found
 
     def set_engines(self, scan: str = "auto", conv: str = "auto") -> None:
         """Who computes the Mamba-2 blocks, see :mod:`sammo.encoder.ssd` and :mod:`sammo.encoder.causal_conv`.

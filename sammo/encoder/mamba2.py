@@ -13,10 +13,13 @@ from sammo.encoder.causal_conv import causal_conv
 from sammo.encoder.linear import linear
 from sammo.encoder.ssd import ssd_scan
 
-# Step sizes at the start of training are spread log-uniformly over this range, decay rates
-# uniformly over the other (mamba-ssm's defaults).
-DT_RANGE = (1e-3, 1e-1)
-DECAY_RANGE = (1.0, 16.0)
+# How Mamba starts (mamba-ssm's defaults): step sizes spread log-uniformly over the first range, decay rates A uniformly
+# over the second. The time constants 1 / (dt A) then have a median of a dozen frames.
+MAMBA_DT_RANGE = (1e-3, 1e-1)
+MAMBA_DECAY_RANGE = (1.0, 16.0)
+# How a block starts whose time constants are given: a head that forgets slowly does so by a small A, not by a small step,
+# because the step is also the weight with which each frame is written into the state.
+DT_RANGE = (5e-2, 5e-1)
 NORM_EPS = 1e-5
 
 
@@ -42,12 +45,16 @@ class Mamba2(nn.Module):
       head_dim: channels P per head.
       conv_kernel: width K of the causal convolution, in frames.
       groups: number of B/C projections, shared by the heads of a group.
+      time_constants: shortest and longest at the start, in frames; the heads' are spread log-uniformly between them.
+        None: as mamba-ssm starts.
 
     ``scan_engine`` and ``conv_engine`` choose who computes, see :func:`sammo.encoder.ssd.ssd_scan` and
     :func:`sammo.encoder.causal_conv.causal_conv`.
     """
 
     scan_engine = conv_engine = "auto"
+    # Parameters that set how long a head remembers and how much it takes in: see TrainConfig.ssm_lr_scale.
+    dynamics = ("A_log", "dt_bias", "D")
 
     def __init__(
         self,
@@ -57,6 +64,7 @@ class Mamba2(nn.Module):
         head_dim: int = 16,
         conv_kernel: int = 4,
         groups: int = 1,
+        time_constants: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         if d_inner % head_dim:
@@ -69,10 +77,13 @@ class Mamba2(nn.Module):
         conv_dim = d_inner + 2 * groups * d_state
         self.in_proj = nn.Linear(d_model, d_inner + conv_dim + heads, bias=False)
         self.conv1d = nn.Conv1d(conv_dim, conv_dim, conv_kernel, groups=conv_dim, bias=False)
-        low, high = (math.log(bound) for bound in DT_RANGE)
-        dt = torch.exp(torch.rand(heads) * (high - low) + low)
+        dt = _log_uniform(torch.rand(heads), *(DT_RANGE if time_constants else MAMBA_DT_RANGE))
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) = dt
-        self.A_log = nn.Parameter(torch.empty(heads).uniform_(*DECAY_RANGE).log())
+        if time_constants:
+            spread = _log_uniform(torch.linspace(0.0, 1.0, heads), *time_constants)
+            self.A_log = nn.Parameter(-(spread * dt).log())
+        else:
+            self.A_log = nn.Parameter(torch.empty(heads).uniform_(*MAMBA_DECAY_RANGE).log())
         self.D = nn.Parameter(torch.ones(heads))
         self.norm = GatedRMSNorm(d_inner)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
@@ -101,6 +112,11 @@ class Mamba2(nn.Module):
         out = linear(self.norm(y.flatten(-2), z), self.out_proj.weight)
         return out, Mamba2State(conv_state, ssm_state)
 
+    def time_constants(self) -> Tensor:
+        """(H,) frames after which a head's state has fallen to 1/e, where the input does not change the step size."""
+        with torch.no_grad():
+            return 1.0 / (F.softplus(self.dt_bias) * self.A_log.exp())
+
     def init_state(
         self,
         batch_size: int,
@@ -115,6 +131,11 @@ class Mamba2(nn.Module):
             torch.zeros(batch_size, self.conv_kernel - 1, conv_dim, **zeros),
             torch.zeros(batch_size, heads, self.head_dim, self.d_state, **zeros),
         )
+
+
+def _log_uniform(share: Tensor, low: float, high: float) -> Tensor:
+    """0 -> low, 1 -> high, evenly in the logarithm between."""
+    return torch.exp(share * (math.log(high) - math.log(low)) + math.log(low))
 
 
 class GatedRMSNorm(nn.Module):

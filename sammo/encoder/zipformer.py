@@ -24,8 +24,6 @@ from sammo.regularize import Balancer, BiasNorm, Dropout, ScheduledFloat, Whiten
 from sammo.regularize.schedule import whitening_schedule
 
 POSITION_DROPOUT = 0.15
-# The Mamba-2 block starts as small a part of the layer as the NLA it replaces.
-MIXER_INITIAL_SCALE = 0.05
 
 
 def dropout_schedule() -> ScheduledFloat:
@@ -67,9 +65,10 @@ class EncoderLayer(nn.Module):
                 config.mamba_head_dim,
                 config.mamba_conv_kernel,
                 config.mamba_groups,
+                config.mamba_time_constants_in_frames(stack),
             )
             with torch.no_grad():
-                self.mixer.out_proj.weight.mul_(MIXER_INITIAL_SCALE)
+                self.mixer.out_proj.weight.mul_(config.mamba_output_scale)
             self.mixer_whiten = Whiten(1, whitening_schedule(5.0, ratio=3.0))
         else:
             self.mixer = NonlinAttention(dim, 3 * dim // 4)

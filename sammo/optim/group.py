@@ -36,7 +36,12 @@ class GroupState:
     def __init__(self, params: list[Tensor], options: dict[str, Any]) -> None:
         self.layout = layout = Layout(params)
         device = layout.device
-        self.is_scalar = torch.tensor([p.numel() == 1 for p in params], device=device)
+        # Parameters that take plain Adam steps, and the size of these over the learning rate.
+        scales = options["plain_lr_scale"]
+        named = zip(params, options["names"])
+        plain = [scales.get(name, options["scalar_lr_scale"] if p.numel() == 1 else 0.0) for p, name in named]
+        self.plain_scale = torch.tensor(plain, device=device)
+        self.is_plain = self.plain_scale > 0.0
         self.scalars = [p for p in params if p.numel() == 1]
         self.numel = torch.tensor([p.numel() for p in params], device=device, dtype=torch.float32)
         self.exp_avg_sq = layout.zeros()

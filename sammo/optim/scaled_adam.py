@@ -24,7 +24,9 @@ class ScaledAdam(Optimizer):
 
     A parameter of more than one element moves by ``-lr * rms * grad / sqrt(mean grad^2)``, with momentum; every
     ``size_update_period`` steps it also grows or shrinks by a step of ``lr * scalar_lr_scale`` in the direction
-    that its gradient along itself asks for. One-element parameters get plain Adam at ``lr * scalar_lr_scale``.
+    that its gradient along itself asks for. One-element parameters get plain Adam at ``lr * scalar_lr_scale``,
+    and so do, at a rate of their own, those that ``plain_lr_scale`` names: parameters whose size says nothing
+    about the step that suits them, as the logarithms that set the time constants of a state space model.
 
     Gradients are clipped to ``clipping_scale`` times the median of the total norm over the last
     ``clipping_update_period`` steps, each gradient being weighted with its parameter's rms. A total norm that
@@ -40,6 +42,8 @@ class ScaledAdam(Optimizer):
         param_min_rms: rms below which a parameter is not shrunk, and its step not made smaller.
         param_max_rms: rms that learning the scale does not go beyond.
         scalar_max: largest magnitude of a one-element parameter.
+        plain_lr_scale: name -> learning rate over ``lr``, above 0, of parameters that take plain Adam steps. The group
+            must give names.
         size_update_period: steps between updates of scales and rms.
         clipping_update_period: steps between estimates of the clipping threshold.
 
@@ -60,6 +64,7 @@ class ScaledAdam(Optimizer):
         scalar_max: float = 10.0,
         size_update_period: int = 4,
         clipping_update_period: int = 100,
+        plain_lr_scale: dict[str, float] | None = None,
     ) -> None:
         defaults = dict(
             lr=lr,
@@ -72,6 +77,7 @@ class ScaledAdam(Optimizer):
             scalar_max=scalar_max,
             size_update_period=size_update_period,
             clipping_update_period=clipping_update_period,
+            plain_lr_scale=plain_lr_scale or {},
         )
         self._groups: dict[int, GroupState] = {}
         super().__init__(params, defaults)
@@ -88,6 +94,9 @@ class ScaledAdam(Optimizer):
         ]
         group["params"] = [entry[1] if isinstance(entry, tuple) else entry for entry in entries]
         super().add_param_group(group)
+        plain = group["plain_lr_scale"]
+        if set(plain) - set(group["names"]) or not all(scale > 0 for scale in plain.values()):
+            raise UserError(f"plain_lr_scale {plain}: give parameters of the group, and rates above 0")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -129,9 +138,10 @@ class ScaledAdam(Optimizer):
         if size_step:
             group.param_rms.copy_((param_sq / group.numel).sqrt())
         scalar_lr = options["lr"] * options["scalar_lr_scale"]
-        factor = torch.where(
-            group.is_scalar, scalar_lr, group.param_rms.clamp(min=options["param_min_rms"]) * options["lr"]
+        sizes = torch.where(
+            group.is_plain, group.plain_scale, group.param_rms.clamp(min=options["param_min_rms"])
         )
+        factor = sizes * options["lr"]
         scale_step = self._scale_step(group, options, scalar_lr) if size_step and group.step > 0 else None
         group.update(clip, factor, scale_step, options)
         group.step += 1
@@ -147,11 +157,11 @@ class ScaledAdam(Optimizer):
         growth.masked_fill_(group.param_rms < options["param_min_rms"], 0.0)
         growth.clamp_(min=-0.1, max=0.1)
         growth = torch.minimum(growth, (options["param_max_rms"] - group.param_rms) / group.param_rms)
-        return growth.masked_fill_(group.is_scalar, 0.0)
+        return growth.masked_fill_(group.is_plain, 0.0)
 
     def _clip(self, group: GroupState, options: dict[str, Any], grad_sq: Tensor) -> float:
         """The factor, at most 1, to scale this step's gradients with; keeps the statistics."""
-        weights = torch.where(group.is_scalar, options["scalar_lr_scale"], group.param_rms)
+        weights = torch.where(group.is_plain, group.plain_scale, group.param_rms)
         sumsq = grad_sq * weights.square()
         norm = math.sqrt(sumsq.sum().item())
         quartiles = group.stats.quartiles

@@ -42,6 +42,12 @@ class TrainConfig:
     lr_epochs: float = _option(3.5, "Epochs after which the learning rate falls.")
     lr_warmup_batches: float = _option(500.0, "Batches over which the learning rate rises.")
     lr_warmup_start: float = _option(0.5, "Share of the learning rate at the first batch.")
+    ssm_lr_scale: float = _option(
+        0.03,
+        "Learning rate of A_log, dt_bias and D of the Mamba-2 blocks over that of other parameters. They take plain Adam "
+        "steps of this size; ScaledAdam's, in proportion to a parameter's size, would erase the longer time constants "
+        "within an epoch. 0: no exception for them.",
+    )
     clipping_scale: float = _option(2.0, "Gradients above so many times their median norm are clipped.")
     ref_duration: float = _option(
         600.0, "Seconds of a reference batch: schedules over batches count --max-duration x processes / this for one."
@@ -98,6 +104,8 @@ class TrainConfig:
         for name in positive:
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} must be above 0, got {getattr(self, name)}")
+        if self.ssm_lr_scale < 0:
+            raise UserError(f"--ssm-lr-scale must not be below 0, got {self.ssm_lr_scale}")
         if self.prune_range < 2:
             raise UserError(f"--prune-range must be at least 2, got {self.prune_range}")
         if min(self.max_steps, self.time_budget_minutes, self.start_epoch, self.start_batch, self.warm_step) < 0:
@@ -166,13 +174,25 @@ NUMBERS = {
     "joiner-dim": "joiner_dim",
     "context-size": "context_size",
 }
-FLOATS = {"mamba-expand": "mamba_expand", "encoder-warmup-batches": "warmup_batches"}
+FLOATS = {
+    "mamba-expand": "mamba_expand",
+    "mamba-output-scale": "mamba_output_scale",
+    "encoder-warmup-batches": "warmup_batches",
+}
 HELP = {
     "chunk-size": "Chunk sizes drawn from in training, frames of 20 ms; -1: whole utterances",
     "left-context-frames": "Left contexts drawn from in training, frames of 20 ms (Zipformer only); -1: all",
     "decoder-dim": "Width of the predictor",
     "d-state": "State size of Mamba-2",
 }
+
+
+def seconds_range(text: str) -> tuple[float, ...]:
+    """argparse type: "0.04,4" -> (0.04, 4.0), "" -> ()."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected seconds separated by a comma, got {text!r}") from None
 
 
 def integers(text: str) -> tuple[int, ...]:
@@ -188,6 +208,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model", "Options left out come from the preset.")
     group.add_argument("--encoder", default="sammo", choices=("sammo", "zipformer"), help="(default: sammo)")
     group.add_argument("--preset", default="medium", choices=("medium", "small", "tiny"), help="(default: medium)")
+    group.add_argument(
+        "--mamba-time-constants",
+        dest="model_mamba_time_constants",
+        type=seconds_range,
+        help="Shortest and longest time constant of the heads of Mamba-2 at the start, seconds; '': as mamba-ssm starts.",
+    )
     for table, kind in ((LISTS, integers), (NUMBERS, int), (FLOATS, float)):
         for option, name in table.items():
             text = HELP.get(option, f"{name.replace('_', ' ')}" + (", one a stack" if table is LISTS else ""))
@@ -196,7 +222,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def model_config_from_args(args: argparse.Namespace, vocab_size: int, blank_id: int) -> ModelConfig:
     """The configuration that the options ask for."""
-    fields = [*LISTS.values(), *NUMBERS.values(), *FLOATS.values()]
+    fields = [*LISTS.values(), *NUMBERS.values(), *FLOATS.values(), "mamba_time_constants"]
     overrides = {name: getattr(args, f"model_{name}") for name in fields}
     overrides["use_ctc"] = args.ctc_loss_scale > 0
     return model_config(args.encoder, args.preset, vocab_size, blank_id=blank_id, **overrides)

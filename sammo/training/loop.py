@@ -26,7 +26,7 @@ from sammo.training.randomness import random_state, seed_everything, set_random_
 from sammo.training.report import RunReport, Step
 from sammo.training.signals import StopRequest
 from sammo.training.validation import validate
-from sammo.transducer import Transducer
+from sammo.transducer import ModelConfig, Transducer
 
 SCHEDULE_INTERVAL = 10  # batches between updates of the scheduled regularizers
 MAX_SAVED_BATCHES = 5  # of those that an epoch skips
@@ -58,7 +58,10 @@ class Trainer:
         self.world, self.stop, self.facts = world, stop, facts
         self.adjust = batch_seconds * world.size / config.ref_duration
         self.optimizer = ScaledAdam(
-            [{"named_params": list(model.named_parameters())}], lr=config.base_lr, clipping_scale=config.clipping_scale
+            [{"named_params": list(model.named_parameters())}],
+            lr=config.base_lr,
+            clipping_scale=config.clipping_scale,
+            plain_lr_scale=dict.fromkeys(dynamics(model), config.ssm_lr_scale) if config.ssm_lr_scale else None,
         )
         self.scheduler = Eden(
             self.optimizer, config.lr_batches, config.lr_epochs, config.lr_warmup_batches, config.lr_warmup_start
@@ -253,6 +256,7 @@ class Trainer:
             if self.world.is_main:
                 save_checkpoint(self.config.exp_dir / BEST, self._model_content(epoch_done=False))
         report.validation(self.epoch, self.batch, result, best)
+        report.time_constants(self.batch, self.model.encoder.time_constants())
 
     # -------------------------------------------------------------------------------- one step
 
@@ -381,6 +385,13 @@ class Trainer:
             load_regularizer_state(self.model, regularizers)
 
 
+def dynamics(model: nn.Module) -> list[str]:
+    """Names of the parameters that set how long the recurrent states of ``model`` remember."""
+    return [
+        f"{name}.{parameter}" for name, module in model.named_modules() for parameter in getattr(module, "dynamics", ())
+    ]
+
+
 def out_of_memory(shape: torch.Size | tuple[int, ...], batch: int) -> str:
     """The one line for a batch that does not fit."""
     count, frames = shape[0], shape[1]
@@ -392,7 +403,8 @@ def out_of_memory(shape: torch.Size | tuple[int, ...], batch: int) -> str:
 
 def check_same_model(content: dict[str, Any], model_config: dict[str, Any], fingerprint: str) -> None:
     """UserError naming the first difference between a checkpoint's model and the one asked for."""
-    saved, wanted = _flat(content["model_config"]), _flat(model_config)
+    # Through ModelConfig, which knows the fields that are younger than a checkpoint.
+    saved, wanted = _flat(ModelConfig.from_dict(content["model_config"]).to_dict()), _flat(model_config)
     different = [name for name in wanted if saved.get(name) != wanted[name]]
     advice = "use another --exp-dir or the options it was trained with"
     if content["tokenizer"] != fingerprint:

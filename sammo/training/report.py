@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from sammo.training.config import TrainConfig
@@ -143,6 +144,12 @@ class RunReport:
             text = "\n\n".join(f"**{cut}**\n\nref: {ref}\n\nhyp: {hyp}" for cut, ref, hyp in result.samples)
             self.writer.add_text("valid/samples", text, batch)
         self._last_line = time.monotonic()
+
+    def time_constants(self, batch: int, stacks: dict[int, Tensor]) -> None:
+        """How long the recurrent heads of each stack remember, in seconds, to see what training does to it."""
+        for stack, seconds in stacks.items():
+            values = {"median": float(seconds.median()), "max": float(seconds.max())}
+            self._scalars(f"time_constants/stack{stack + 1}_", values, batch)
 
     def end_epoch(self, epoch: int, batch: int, data: Any, skipped: int) -> None:
         """``data`` is the epoch's WaitTimer, ``skipped`` the batches that were not finite."""
