@@ -55,6 +55,7 @@ class Mamba2(nn.Module):
     scan_engine = conv_engine = "auto"
     # Parameters that set how long a head remembers and how much it takes in: see TrainConfig.ssm_lr_scale.
     dynamics = ("A_log", "dt_bias", "D")
+    recurrent_leaf = "ssm"  # the field of the state that is linear in its past, see log_decay
 
     def __init__(
         self,
@@ -116,6 +117,11 @@ class Mamba2(nn.Module):
         """(H,) frames after which a head's state has fallen to 1/e, where the input does not change the step size."""
         with torch.no_grad():
             return 1.0 / (F.softplus(self.dt_bias) * self.A_log.exp())
+
+    def log_decay(self, u: Tensor) -> Tensor:
+        """u (N, T, d_model) -> (N, T, H) float32: log of what each frame leaves of a head's state before it."""
+        dt = linear(u, self.in_proj.weight[-self.A_log.numel() :]).float()
+        return -F.softplus(dt + self.dt_bias.float()) * torch.exp(self.A_log.float())
 
     def init_state(
         self,

@@ -93,6 +93,26 @@ def probability_of_improvement(
     return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
 
 
+def relative_change(
+    baseline: Sequence[Counts], system: Sequence[Counts], level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float] | None:
+    """Change of the error rate from ``baseline`` to ``system`` in percent of the former, and its paired interval.
+
+    Both lists hold the same utterances in the same order, and each bootstrap sample draws the same ones from both. None
+    where the baseline makes no errors.
+    """
+    if len(baseline) != len(system):
+        raise ValueError("paired bootstrap needs the same utterances in both systems")
+    before, after = error_rate(total(baseline)), error_rate(total(system))
+    if not before or not np.isfinite(before):
+        return None
+    old, new = _resampled_rates(baseline, seed), _resampled_rates(system, seed)
+    drawn = old > 0
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(100.0 * (new[drawn] / old[drawn] - 1.0), [tail, 100 - tail])
+    return 100.0 * (after / before - 1.0), float(low), float(high)
+
+
 def _resampled_rates(counts: Sequence[Counts], seed: int) -> np.ndarray:
     """(RESAMPLES,) error rates in percent; the same seed draws the same utterances."""
     draws = np.random.default_rng(seed).integers(len(counts), size=(RESAMPLES, len(counts)))

@@ -1,0 +1,1 @@
+"""What the encoder's memory carries: decoding with parts of it removed."""
