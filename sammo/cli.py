@@ -15,7 +15,7 @@ COMMANDS = {
     "info": ("sammo.encoder.info", "parameters, state size and cost of a model"),
     "report": ("sammo.scoring.report", "table and figures from the results of decode.py"),
     "parity": ("sammo.streaming.parity", "compare simulated with chunk-by-chunk decoding"),
-    "memory": ("sammo.memory.command", "show what the encoder's memory carries, by error rates with parts of it removed"),
+    "memory": ("sammo.memory.command", "show what the encoder's memory carries: error rates with parts of it removed"),
     "transcribe": ("sammo.streaming.transcribe", "transcribe audio files as a stream"),
     "doctor": ("sammo.doctor", "list engines and try each against its reference"),
     "import-icefall": ("sammo.export.icefall", "turn a Zipformer checkpoint of icefall into one of ours"),

@@ -60,7 +60,8 @@ def test_nothing_removed_is_simulated_decoding(name, left):
         condition = Condition(*setting)
         found, durations = decode_conditions(model, searcher, [batch], tokenizer, [condition], DecaySums())
         assert [count.errors for count in found[condition].counts] == [0, 0, 0]
-        assert [count.ref for count in found[condition].counts] == [len(characters(item.hypothesis)) for item in decoded]
+        lengths = [len(characters(item.hypothesis)) for item in decoded]
+        assert [count.ref for count in found[condition].counts] == lengths
         assert durations == [2.9, 2.0, 1.31]
 
 

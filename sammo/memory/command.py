@@ -52,8 +52,8 @@ def window_chunks(chunk_size: int, ages: Sequence[float] | None) -> list[int]:
             below, above = math.floor(exact) * duration, math.ceil(exact) * duration
             near = f"{below:g} or {above:g}" if below > 0 else f"{above:g}"
             raise UserError(
-                f"--ages {age:g} is no multiple of {duration:g} s, a chunk of {chunk_size} frames: use {near}, or leave "
-                "--ages out to have the default ages rounded up"
+                f"--ages {age:g} is no multiple of {duration:g} s, a chunk of {chunk_size} frames: use {near}, "
+                "or leave --ages out to have the default ages rounded up"
             )
         chunks = math.ceil(exact - 1e-6)
         if chunks not in windows:
@@ -159,13 +159,14 @@ def run(args: argparse.Namespace) -> int:
     recurrent, attends = recurrent_mixers(encoder), attends_left_context(encoder)
     at_biases = {place: mixer.time_constants() for place, mixer in recurrent.items()}
     method = args.decoding_method.replace("_", " ")
+    if args.decoding_method == "modified_beam_search":
+        method += f" {args.beam_size}"
     report = Report(
         model=model_line,
-        decoding=f"{method}{f' {args.beam_size}' if args.decoding_method == 'modified_beam_search' else ''}, chunk by chunk",
+        decoding=f"{method}, chunk by chunk",
         parts=list(loaders),
         durations=durations,
         recurrent=bool(recurrent),
-        left_contexts=sorted({condition.left_context_frames for condition in listed}),
         tables={chunk: rows(table, outcomes, bool(recurrent), attends) for chunk, table in tables.items()},
         times=stack_times([stack.factor for stack in encoder.stacks], at_biases, sums.time_constants()),
     )

@@ -14,7 +14,7 @@ from matplotlib.ticker import NullLocator  # noqa: E402
 
 from sammo.files import atomic_path  # noqa: E402
 from sammo.memory.decoding import EMBED_RATE, Condition  # noqa: E402
-from sammo.memory.report import Report, Row, StackTimes  # noqa: E402
+from sammo.memory.report import Report, Row, StackTimes, quantiles  # noqa: E402
 from sammo.scoring.figures import GRID, INK, MARKERS  # noqa: E402
 
 COLORS = ("#c2185b", "#1f5a8c", "#7b1fa2", "#5a8bb5", "#0d3050")
@@ -47,7 +47,8 @@ def _error_rates(ax: Axes, report: Report) -> None:
     for chunk, found in report.tables.items():
         shown = [row for row in found if not row.condition.silenced]
         if report.recurrent:  # at the left context of the row "as it is"
-            shown = [row for row in shown if row.condition.left_context_frames == found[0].condition.left_context_frames]
+            left = found[0].condition.left_context_frames
+            shown = [row for row in shown if row.condition.left_context_frames == left]
         points = [(_kept(row.condition, report.recurrent), row) for row in shown]
         lines[chunk] = sorted(points, key=lambda point: point[0])
     ages = sorted({age for points in lines.values() for age, _ in points if 0 < age < float("inf")}) or [1.0]
@@ -91,7 +92,7 @@ def _time_constants(ax: Axes, stacks: Sequence[StackTimes]) -> None:
         for shift, values, color in ((-0.15, times.at_biases, BIASES), (0.15, times.as_driven, DRIVEN)):
             heads = sorted(value for layer in values for value in layer)
             ax.scatter([i + shift] * len(heads), heads, s=16, color=color, alpha=0.6, linewidth=0)
-            median = heads[len(heads) // 2]
+            median = quantiles(values)["median"]
             ax.plot([i + shift - 0.11, i + shift + 0.11], [median] * 2, color=color, linewidth=2.5)
     for name, color in (("at the biases", BIASES), ("as the data drive them", DRIVEN)):
         ax.scatter([], [], color=color, label=name)

@@ -5,8 +5,8 @@ of each frame (``log_decay``). What is required of that state is that it is line
 
     S_t = decay_t(S_{t-1}) + what frame t writes,
 
-so that what older frames wrote can be followed through time and taken away. A mixer whose decay is no factor a head needs
-another :class:`Decay`, with the same two operations.
+so that what older frames wrote can be followed through time and taken away. Where a frame's decay is more than a factor
+a head (a gated delta rule multiplies by a matrix), another :class:`Decay` with the same two operations does it.
 """
 
 from __future__ import annotations

@@ -49,7 +49,6 @@ class Report:
     parts: Sequence[str]
     durations: Sequence[float]  # seconds of the utterances
     recurrent: bool
-    left_contexts: Sequence[int]  # that were compared; (0,) for an encoder without
     tables: dict[int, list[Row]]  # chunk size -> rows
     times: Sequence[StackTimes]
 
@@ -153,8 +152,8 @@ def markdown(report: Report) -> str:
             "",
             "## Time constants (s)",
             "",
-            "Seconds after which a head's state has fallen to 1/e: from the parameters alone (a step of the size of its "
-            "bias), and from the mean log decay a frame over the decoded utterances.",
+            "Seconds after which a head's state has fallen to 1/e: from the parameters alone (the step of the bias), "
+            "and from the mean log decay a frame over the decoded utterances, tails of silence counted.",
             "",
             *_table(head, body),
         ]
