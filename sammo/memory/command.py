@@ -13,9 +13,10 @@ from sammo.data.datamodule import TEST_PARTS, CsjDataModule, DataConfig, add_dat
 from sammo.data.tokens import load_tokenizer
 from sammo.decoding import add_model_arguments, load_model_for, names
 from sammo.encoder import Encoder
+from sammo.encoder.config import EMBED_RATE
 from sammo.errors import UserError
 from sammo.files import atomic_write
-from sammo.memory.decoding import EMBED_RATE, Condition, DecaySums, Outcome, decode_conditions
+from sammo.memory.decoding import Condition, DecaySums, Outcome, decode_conditions
 from sammo.memory.recurrence import recurrent_mixers
 from sammo.memory.report import Report, markdown, rows, stack_times, to_json
 from sammo.progress import progress

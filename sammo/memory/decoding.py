@@ -13,6 +13,7 @@ from torch import Tensor
 from sammo.data.tokens import Tokenizer
 from sammo.decoding import with_tails
 from sammo.encoder import LOG_EPS, WINDOW_EXTRA_FRAMES, Encoder, EncoderState
+from sammo.encoder.config import EMBED_RATE
 from sammo.encoder.frontend import embed_lengths
 from sammo.memory.recurrence import (
     ChunkWindow,
@@ -26,7 +27,6 @@ from sammo.scoring import Counts, count_errors
 from sammo.search import Searcher
 from sammo.transducer import Transducer
 
-EMBED_RATE = 50  # embed frames a second
 FEATURE_RATE = 100
 # Values of past chunks' contributions that are held at a time: a larger batch is split.
 MAX_HELD_VALUES = 2**28

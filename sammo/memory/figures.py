@@ -12,8 +12,9 @@ import matplotlib.pyplot as plt  # noqa: E402  (the back-end is chosen first: th
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.ticker import NullLocator  # noqa: E402
 
+from sammo.encoder.config import EMBED_RATE  # noqa: E402
 from sammo.files import atomic_path  # noqa: E402
-from sammo.memory.decoding import EMBED_RATE, Condition  # noqa: E402
+from sammo.memory.decoding import Condition  # noqa: E402
 from sammo.memory.report import Report, Row, StackTimes, quantiles  # noqa: E402
 from sammo.scoring.figures import GRID, INK, MARKERS  # noqa: E402
 

@@ -9,7 +9,8 @@ from typing import NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from sammo.memory.decoding import EMBED_RATE, Condition, Outcome
+from sammo.encoder.config import EMBED_RATE
+from sammo.memory.decoding import Condition, Outcome
 from sammo.memory.recurrence import Place
 from sammo.scoring import Counts, bootstrap_interval
 from sammo.scoring.cer import error_rate, relative_change, total
