@@ -33,7 +33,7 @@ from machine import machine  # noqa: E402
 from sammo.encoder import Encoder, build_encoder, encoder_config  # noqa: E402
 from sammo.encoder.config import WINDOW_EXTRA_FRAMES  # noqa: E402
 from sammo.errors import UserError, run_main  # noqa: E402
-from sammo.training.config import integers  # noqa: E402
+from sammo.options import integers  # noqa: E402
 
 FLOOR_SHAPE = (32, 512, 1536)
 FLOOR_REPEATS = 40  # products timed together, about 30 ms

@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from machine import machine  # noqa: E402
 
+from sammo.device import choose_device  # noqa: E402
 from sammo.errors import run_main  # noqa: E402
 from sammo.optim import ScaledAdam  # noqa: E402
 from sammo.progress import progress  # noqa: E402
 from sammo.regularize import set_batch_count  # noqa: E402
 from sammo.training.config import TrainConfig  # noqa: E402
-from sammo.training.distributed import choose_device  # noqa: E402
 from sammo.training.precision import Precision  # noqa: E402
 from sammo.transducer import Transducer, model_config  # noqa: E402
 

@@ -11,19 +11,19 @@ from typing import Any, Iterable, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from sammo.data.datamodule import TEST_PARTS, CsjDataModule, DataConfig, add_data_arguments, parse_bool
+from sammo.checkpoint import ModelInfo, check_tokenizer, load_model
+from sammo.data.datamodule import TEST_PARTS, CsjDataModule, DataConfig, add_data_arguments
 from sammo.data.tokens import Tokenizer, load_tokenizer
+from sammo.device import choose_device
 from sammo.encoder.causal_conv import CONV_ENGINES
 from sammo.encoder.config import LOG_EPS, TAIL_PADDING_FRAMES
 from sammo.encoder.ssd import SCAN_ENGINES
 from sammo.encoder.state import state_numel
+from sammo.options import integers, parse_bool
 from sammo.progress import progress
 from sammo.scoring import DecodeSetting, has_results, write_results
 from sammo.search import Searcher, make_searcher
 from sammo.search.factory import METHODS
-from sammo.training.config import integers
-from sammo.training.distributed import choose_device
-from sammo.training.loading import check_tokenizer, load_model
 from sammo.transducer import Transducer
 
 SECONDS_A_FRAME = 0.04  # of encoder output
@@ -130,7 +130,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--num-threads", type=int, default=0, help="CPU threads; 0: as PyTorch chooses.")
 
 
-def load_model_for(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Transducer, dict[str, Any]]:
+def load_model_for(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Transducer, ModelInfo]:
     """The model of the options, which must have been trained with the units of ``tokenizer``, and what it is."""
     if args.num_threads > 0:
         torch.set_num_threads(args.num_threads)
@@ -179,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
     """Decodes the parts at all chunk sizes and left contexts and writes the results; raises UserError."""
     tokenizer = load_tokenizer(args.lang)
     model, info = load_model_for(args, tokenizer)
-    args.transcript_mode = args.transcript_mode or info["transcript_mode"]
+    args.transcript_mode = args.transcript_mode or info.transcript_mode
     data = CsjDataModule(DataConfig.from_args(args), tokenizer)
     settings = {
         chunking: describe(model, info, args.decoding_method, args.beam_size, chunking)
@@ -187,7 +187,7 @@ def run(args: argparse.Namespace) -> int:
     }
     searcher = _searcher(args, model)
     res_dir = args.res_dir or default_directory(args)
-    logging.info(f"{info['encoder']} {info['preset']}, {info['checkpoint']}")
+    logging.info(f"{info.encoder} {info.preset}, {info.checkpoint}")
     for part in args.parts:
         open_settings = [
             chunking for chunking, setting in settings.items() if args.force or not has_results(res_dir, setting, part)
@@ -226,28 +226,28 @@ def _decode_part(
 
 
 def describe(
-    model: Transducer, info: dict[str, Any], method: str, beam_size: int, chunking: Chunking
+    model: Transducer, info: ModelInfo, method: str, beam_size: int, chunking: Chunking
 ) -> DecodeSetting:
-    """What a result was made by; ``info`` of :func:`sammo.training.loading.load_model`."""
+    """What a result was made by."""
     encoder = model.config.encoder
     state_bytes = 0
     if chunking.chunk_size != -1 and chunking.left_context_frames != -1:
         state_bytes = 4 * state_numel(model.encoder.init_state(1, chunking.left_context_frames))
     return DecodeSetting(
-        encoder=info["encoder"],
-        preset=info["preset"],
+        encoder=info.encoder,
+        preset=info.preset,
         method=method,
         beam_size=beam_size if method == "modified_beam_search" else 1,
         chunk_size=chunking.chunk_size,
         left_context_frames=chunking.left_context_frames,
-        epoch=info["epoch"],
-        avg=info["avg"],
-        use_averaged_model=info["use_averaged_model"],
+        epoch=info.epoch,
+        avg=info.avg,
+        use_averaged_model=info.use_averaged_model,
         d_state=encoder.d_state if encoder.name == "sammo" else 0,
         state_dtype="float32",
         state_bytes=state_bytes,
         streaming=False,
-        checkpoint=info["checkpoint"],
+        checkpoint=info.checkpoint,
     )
 
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from data_fixtures import make_corpus
 from streaming_fixtures import make_model
-from training_fixtures import Letters, make_batch
+from training_fixtures import Letters, checkpoint_of, make_batch
 
 from sammo import decoding
+from sammo.checkpoint import write_checkpoint
 from sammo.data.tokens import load_tokenizer
 from sammo.decoding import Chunking, chunkings, decode_batches, with_tails
 from sammo.encoder.config import LOG_EPS
 from sammo.errors import UserError
 from sammo.scoring import read_results
 from sammo.search import make_searcher
-from sammo.training.checkpoint import save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +31,8 @@ def work(tmp_path_factory):
         model = make_model(name, tokenizer.vocab_size)
         (directory / name).mkdir()
         for epoch in (1, 2):
-            content = {
-                "model_config": model.config.to_dict(),
-                "model": model.state_dict(),
-                "model_avg": model.state_dict(),
-                "epoch": epoch,
-                "epoch_done": True,
-                "batch_idx_train": 10 * epoch,
-                "average_period": 5,
-                "preset": "tiny",
-                "tokenizer": tokenizer.fingerprint,
-                "transcript_mode": "disfluent",
-            }
-            save_checkpoint(directory / name / f"epoch-{epoch}.pt", content)
+            checkpoint = checkpoint_of(model, tokenizer.fingerprint, epoch, transcript_mode="disfluent")
+            write_checkpoint(directory / name / f"epoch-{epoch}.pt", checkpoint)
     return directory
 
 

@@ -69,13 +69,13 @@ def test_configuration_is_inferred():
 
 
 def test_import_and_load(tmp_path):
-    from sammo.training.loading import load_model
+    from sammo.checkpoint import load_model
 
     state = icefall_state()
     out = tmp_path / "imported.pt"
     icefall.run(parse(save(tmp_path / "epoch-30.pt", state), out, "--left-context-frames", "64,-1"))
     model, info = load_model(out)
-    assert info["encoder"] == "zipformer" and model.config.encoder.left_context_frames == (64, -1)
+    assert info.encoder == "zipformer" and model.config.encoder.left_context_frames == (64, -1)
     features, lengths = torch.from_numpy(Z["in/features"])[:1], torch.from_numpy(Z["in/lengths"])[:1]
     with torch.no_grad():
         frames = model.encoder(

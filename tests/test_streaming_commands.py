@@ -12,13 +12,14 @@ import torch
 from data_fixtures import make_corpus
 from lhotse import CutSet
 from streaming_fixtures import make_model, speech
+from training_fixtures import checkpoint_of
 
 from sammo import decoding as simulated
+from sammo.checkpoint import write_checkpoint
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
 from sammo.scoring import read_results
 from sammo.streaming import decoding, parity, transcribe
-from sammo.training.checkpoint import save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +34,8 @@ def work(tmp_path_factory):
     tokenizer = load_tokenizer(directory / "lang_char")
     for name in ("sammo", "zipformer"):
         model = make_model(name, tokenizer.vocab_size)
-        weights = model.state_dict()
         (directory / name).mkdir()
-        content = {
-            "model_config": model.config.to_dict(),
-            "model": weights,
-            "model_avg": weights,
-            "epoch": 1,
-            "epoch_done": True,
-            "batch_idx_train": 10,
-            "average_period": 5,
-            "preset": "tiny",
-            "tokenizer": tokenizer.fingerprint,
-            "transcript_mode": "fluent",
-        }
-        save_checkpoint(directory / name / "epoch-1.pt", content)
+        write_checkpoint(directory / name / "epoch-1.pt", checkpoint_of(model, tokenizer.fingerprint))
     return directory
 
 

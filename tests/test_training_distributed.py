@@ -10,9 +10,10 @@ import torch
 from training_fixtures import differences, make_trainer, start
 from training_parallel import data, record, without_randomness
 
+from sammo.checkpoint import read_checkpoint
+from sammo.device import choose_device
 from sammo.errors import UserError
-from sammo.training.checkpoint import read_checkpoint
-from sammo.training.distributed import World, choose_device
+from sammo.training.distributed import World
 
 
 def test_two_processes_train_as_one(tmp_path):
@@ -28,9 +29,9 @@ def test_two_processes_train_as_one(tmp_path):
     assert len(losses) == len(ranks[0]["losses"]) == 8
     assert losses[-1] < losses[0]
     assert ranks[0]["losses"] == pytest.approx(losses, rel=1e-3)
-    content = read_checkpoint(tmp_path / "epoch-2.pt")
-    assert len(content["random"]) == 2 and content["batch_idx_train"] == 8
-    assert differences(content["model"], ranks[0]["model"]) == []
+    checkpoint = read_checkpoint(tmp_path / "epoch-2.pt")
+    assert len(checkpoint.training.random) == 2 and checkpoint.batch_idx_train == 8
+    assert differences(checkpoint.model, ranks[0]["model"]) == []
 
 
 def test_a_process_that_dies_stops_the_others(tmp_path):

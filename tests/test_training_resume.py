@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import random
 import signal
 import threading
@@ -12,8 +13,8 @@ import pytest
 from data_fixtures import make_corpus
 from training_fixtures import SMALL_OPTIONS, differences, start
 
+from sammo.checkpoint import list_checkpoints, read_checkpoint
 from sammo.errors import UserError
-from sammo.training.checkpoint import list_checkpoints, read_checkpoint
 from sammo.training.run import add_arguments
 from sammo.training.run import run as run_training
 
@@ -60,9 +61,9 @@ class Run:
 
 def end(exp_dir):
     """The last checkpoint, without how long it took and where it lies."""
-    content = read_checkpoint(exp_dir / "epoch-2.pt")
-    del content["seconds"], content["options"]
-    return content
+    checkpoint = read_checkpoint(exp_dir / "epoch-2.pt")
+    training = dataclasses.replace(checkpoint.training, wall_seconds=0.0, options={})
+    return dataclasses.replace(checkpoint, training=training)
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +87,13 @@ def test_killed_and_stopped_runs_end_the_same(tmp_path, options, whole):
         time.sleep(draw.uniform(0.0, 0.1))  # in the middle of a batch, a validation or a save
         run.process.send_signal(signal.SIGKILL)
         assert run.wait() == -signal.SIGKILL, run.text
-    assert batch < 5 or "going on in epoch" in run.text
+    assert batch < 5 or "resuming in epoch" in run.text
 
     run = Run(tmp_path, options)
     run.wait_for(f"({batch + 2} in all)")
     run.process.send_signal(signal.SIGTERM)
     assert run.wait() == 0, run.text
-    assert "stopped by SIGTERM; the same command goes on" in run.text
+    assert "stopped by SIGTERM; the same command resumes" in run.text
     newest = max(list_checkpoints(tmp_path, "checkpoint"), key=lambda file: file.number)
     assert newest.number >= batch + 2
     newest.path.write_bytes(newest.path.read_bytes()[:-1000])

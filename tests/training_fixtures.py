@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any, Iterator
 
 import torch
 
+from sammo.checkpoint import Checkpoint
 from sammo.training.config import TrainConfig
 from sammo.training.distributed import World
 from sammo.training.loop import Trainer
@@ -142,6 +144,15 @@ def make_trainer(
     )
 
 
+def checkpoint_of(model: Transducer, tokenizer: str, epoch: int = 1, **others: Any) -> Checkpoint:
+    """A model as if training had come to ``epoch`` with it; ``tokenizer`` is the fingerprint of its units."""
+    weights = dict(model.state_dict())
+    facts = {"preset": "tiny", "transcript_mode": "fluent", "epoch_done": True, "batch_idx_train": 10 * epoch, **others}
+    return Checkpoint(
+        model_config=model.config, tokenizer=tokenizer, epoch=epoch, average_period=5, model=weights, model_avg=weights, **facts
+    )
+
+
 def start(script: str | Path, *options: Any) -> subprocess.Popen:
     """Runs a script of the repository; its output is one stream of text."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
@@ -158,6 +169,8 @@ def differences(left: Any, right: Any, path: str = "") -> list[str]:
     if isinstance(left, torch.Tensor):
         same = left.dtype == right.dtype and torch.equal(left, right)
         return [] if same else [path]
+    if dataclasses.is_dataclass(left) and type(left) is type(right):
+        return differences(vars(left), vars(right), path)
     if isinstance(left, dict):
         if left.keys() != right.keys():
             return [f"{path}: {sorted(map(str, left.keys() ^ right.keys()))}"]

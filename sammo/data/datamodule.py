@@ -19,6 +19,7 @@ from sammo.data.sampling import FixedSampler, TrainSampler
 from sammo.data.shar import SharCuts, shar_manifests
 from sammo.data.tokens import Tokenizer
 from sammo.errors import UserError
+from sammo.options import parse_bool
 
 TEST_PARTS = ("eval1", "eval2", "eval3")
 
@@ -88,15 +89,6 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             "--" + item.name.replace("_", "-"), type=kind, default=item.default, help=item.metadata["help"] + shown
         )
-
-
-def parse_bool(text: str) -> bool:
-    """argparse type of icefall's boolean options: true|false, yes|no, 1|0."""
-    if text.lower() in ("true", "yes", "t", "y", "1"):
-        return True
-    if text.lower() in ("false", "no", "f", "n", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
 
 
 class CsjDataModule:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sammo.checkpoint import Checkpoint, write_checkpoint
 from sammo.encoder.config import PRESETS, EncoderConfig
 from sammo.errors import UserError
 from sammo.transducer import ModelConfig, Transducer
@@ -260,8 +261,6 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace) -> None:
     """Read, convert, check, write."""
-    from sammo.training.checkpoint import save_checkpoint
-
     state, numbers = read_icefall(args.checkpoint, args.key)
     model = import_model(
         state,
@@ -287,21 +286,19 @@ def run(args: argparse.Namespace) -> None:
     weights = dict(model.state_dict())
     out = args.out if args.out.suffix == ".pt" else args.out / "epoch-1.pt"
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(
-        out,
-        {
-            "model_config": model.config.to_dict(),
-            "preset": _preset(model.config.encoder),
-            "tokenizer": fingerprint,
-            "transcript_mode": args.transcript_mode,
-            "model": weights,
-            "model_avg": weights,
-            "average_period": 1,
-            "epoch": 1,
-            "epoch_done": True,
-            "batch_idx_train": max(1, int(numbers.get("batch_idx_train", 1))),
-        },
+    checkpoint = Checkpoint(
+        model_config=model.config,
+        preset=_preset(model.config.encoder),
+        tokenizer=fingerprint,
+        transcript_mode=args.transcript_mode,
+        epoch=1,
+        epoch_done=True,
+        batch_idx_train=max(1, int(numbers.get("batch_idx_train", 1))),
+        average_period=1,
+        model=weights,
+        model_avg=weights,
     )
+    write_checkpoint(out, checkpoint)
     parameters = sum(p.numel() for p in model.parameters())
     logging.info(f"wrote {out}: {parameters:,} parameters from {len(state)} tensors")
 

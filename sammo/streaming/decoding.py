@@ -20,6 +20,7 @@ from sammo.data.transcripts import transcript
 from sammo.decoding import add_model_arguments, default_directory, load_model_for, names
 from sammo.errors import UserError
 from sammo.files import atomic_write
+from sammo.options import integers
 from sammo.progress import progress
 from sammo.scoring import has_results, write_results
 from sammo.streaming.options import (
@@ -30,7 +31,6 @@ from sammo.streaming.options import (
     settings,
 )
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
-from sammo.training.config import integers
 
 PIECE_SECONDS = 0.1  # audio handed over at a time
 
@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(args.lang)
     model, info = load_model_for(args, tokenizer)
     res_dir = args.res_dir or default_directory(args)
-    mode = args.transcript_mode or info["transcript_mode"]
+    mode = args.transcript_mode or info.transcript_mode
     failed = 0
     for chunking in settings(model, args.chunk_size, args.left_context_frames):
         setting = decode_setting(args, model, info, chunking)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
 
 import torch
 
+from sammo.checkpoint import ModelInfo
 from sammo.decoding import Chunking, chunkings, describe
 from sammo.errors import UserError
 from sammo.scoring import DecodeSetting
@@ -47,7 +47,7 @@ def settings(model: Transducer, chunk_sizes: list[int], left_context_frames: lis
 
 
 def decode_setting(
-    args: argparse.Namespace, model: Transducer, info: dict[str, Any], chunking: Chunking
+    args: argparse.Namespace, model: Transducer, info: ModelInfo, chunking: Chunking
 ) -> DecodeSetting:
     """What the results of real streaming are filed under."""
     setting = describe(model, info, args.decoding_method, args.beam_size, chunking)

@@ -21,6 +21,7 @@ from sammo.data.tokens import load_tokenizer
 from sammo.data.transcripts import transcript
 from sammo.decoding import add_model_arguments, load_model_for
 from sammo.encoder.config import LOG_EPS, TAIL_PADDING_FRAMES
+from sammo.options import integers
 from sammo.progress import progress
 from sammo.scoring import count_errors
 from sammo.scoring.cer import error_rate, total
@@ -33,7 +34,6 @@ from sammo.streaming.options import (
     settings,
 )
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
-from sammo.training.config import integers
 
 PIECE = 4000  # samples handed to a stream at a time; not a multiple of any chunk, so that pieces straddle them
 
@@ -184,9 +184,9 @@ def run(args: argparse.Namespace) -> int:
     """Prints the table, a row a part and setting; 1 if any utterance came out differently."""
     tokenizer = load_tokenizer(args.lang)
     model, info = load_model_for(args, tokenizer)
-    mode = args.transcript_mode or info["transcript_mode"]
+    mode = args.transcript_mode or info.transcript_mode
     half = STATE_DTYPES[args.state_dtype] or torch.float16
-    print(f"{info['encoder']}, {info['checkpoint']}; {args.decoding_method}, {args.num_decode_streams} streams\n")
+    print(f"{info.encoder}, {info.checkpoint}; {args.decoding_method}, {args.num_decode_streams} streams\n")
     print(
         "| part | chunk | left context | utterances | identical | max deviation "
         f"| CER simulated | CER chunk by chunk | CER, state in {str(half).removeprefix('torch.')} |"

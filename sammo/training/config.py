@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sammo.data.datamodule import parse_bool
 from sammo.encoder.causal_conv import CONV_ENGINES
 from sammo.encoder.ssd import SCAN_ENGINES
 from sammo.errors import UserError
+from sammo.options import integers, parse_bool
 from sammo.transducer import LOSS_ENGINES, ModelConfig, model_config
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
@@ -193,14 +193,6 @@ def seconds_range(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected seconds separated by a comma, got {text!r}") from None
-
-
-def integers(text: str) -> tuple[int, ...]:
-    """argparse type: "16,32,-1" -> (16, 32, -1)."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected whole numbers separated by commas, got {text!r}") from None
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

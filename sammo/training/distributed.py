@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sammo.device import choose_device
 from sammo.errors import UserError
 from sammo.training.config import TrainConfig
 from sammo.training.signals import STOP_SIGNALS
@@ -131,17 +132,6 @@ def lost_connection(world: World, error: BaseException) -> UserError | None:
         return None
     first = text.strip().splitlines()[0]
     return UserError(f"rank {world.rank} stops: another process is gone or does not answer ({first})")
-
-
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """"auto", "cpu" or "cuda" -> the device of this process; UserError where there is no such GPU."""
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError("--device cuda, but PyTorch sees no GPU here; sammo doctor says more")
-    if local_rank >= torch.cuda.device_count():
-        raise UserError(f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}")
-    return torch.device("cuda", local_rank)
 
 
 def _from_environment(name: str, default: int) -> int:

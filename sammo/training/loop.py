@@ -11,13 +11,13 @@ from typing import Any, Iterator
 import torch
 from torch import Tensor, nn
 
+from sammo.checkpoint import BEST, Checkpoint, TrainingState, batch_path, epoch_path, remove_old, write_checkpoint
+from sammo.checkpoint.averaging import AveragedModel
 from sammo.data.dataset import WaitTimer
 from sammo.data.tokens import Tokenizer
 from sammo.errors import UserError
 from sammo.optim import Eden, ScaledAdam
 from sammo.regularize import load_regularizer_state, regularizer_state, set_batch_count
-from sammo.training.averaging import AveragedModel
-from sammo.training.checkpoint import BEST, batch_path, epoch_path, remove_old, save_checkpoint
 from sammo.training.config import LOSSES, TrainConfig
 from sammo.training.distributed import World
 from sammo.training.nonfinite import first_overflow, save_batch, watch
@@ -33,7 +33,7 @@ MAX_SAVED_BATCHES = 5  # of those that an epoch skips
 
 
 class Trainer:
-    """Everything that changes while a model is trained; :meth:`content` is all of it.
+    """Everything that changes while a model is trained; :meth:`checkpoint` is all of it.
 
     Args:
       model: on the world's device.
@@ -81,65 +81,76 @@ class Trainer:
 
     # -------------------------------------------------------------------------------- state
 
-    def content(self, sampler: Any, epoch_done: bool) -> dict[str, Any] | None:
-        """What a checkpoint holds; None in all processes but the first. All of them must call it."""
+    def checkpoint(self, sampler: Any, epoch_done: bool) -> Checkpoint | None:
+        """All that a resumed run needs; None in all processes but the first. All of them must call it."""
         own = {"random": random_state(self.world.device), "regularizers": regularizer_state(self.model)}
         ranks = self.world.gather(own)
         if ranks is None:
             return None
-        return {
-            **self._model_content(epoch_done),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "scaler": self.precision.scaler.state_dict(),
-            "sampler": None if epoch_done else sampler.state_dict(),
-            "random": [rank["random"] for rank in ranks],
-            "regularizers": [rank["regularizers"] for rank in ranks],
-            "epoch_batches": self.epoch_batches,
-            "batch_ratio": self.batch_ratio,
-            "best_valid": self.best_valid,
-            "skipped": self.skipped,
-            "seconds": self.seconds,
-            "options": self.config.to_dict(),
-        }
+        training = TrainingState(
+            optimizer=self.optimizer.state_dict(),
+            scheduler=self.scheduler.state_dict(),
+            scaler=self.precision.scaler.state_dict(),
+            sampler=None if epoch_done else sampler.state_dict(),
+            random=[rank["random"] for rank in ranks],
+            regularizers=[rank["regularizers"] for rank in ranks],
+            epoch_batches=self.epoch_batches,
+            batch_ratio=self.batch_ratio,
+            best_valid=self.best_valid,
+            skipped=self.skipped,
+            wall_seconds=self.seconds,
+            options=self.config.to_dict(),
+        )
+        return self._weights(epoch_done, training)
 
-    def _model_content(self, epoch_done: bool) -> dict[str, Any]:
+    def _weights(self, epoch_done: bool = False, training: TrainingState | None = None) -> Checkpoint:
+        """The model and its running average, with ``training`` if given."""
         assert self.averaged is not None
-        return {
+        return Checkpoint(
             **self.facts,
-            "model_config": self.model.config.to_dict(),
-            "tokenizer": self.tokenizer.fingerprint,
-            "model": dict(self.model.state_dict()),
-            "model_avg": self.averaged.state,
-            "average_period": self.averaged.period,
-            "epoch": self.epoch,
-            "epoch_done": epoch_done,
-            "batch_idx_train": self.batch,
-        }
+            model_config=self.model.config,
+            tokenizer=self.tokenizer.fingerprint,
+            model=dict(self.model.state_dict()),
+            model_avg=self.averaged.state,
+            average_period=self.averaged.period,
+            epoch=self.epoch,
+            epoch_done=epoch_done,
+            batch_idx_train=self.batch,
+            training=training,
+        )
 
-    def load(self, content: dict[str, Any]) -> None:
-        """Goes on where ``content`` was saved. UserError where it belongs to another model or other units."""
-        check_same_model(content, self.model.config.to_dict(), self.tokenizer.fingerprint)
-        self.model.load_state_dict(content["model"])
-        if self.averaged is not None:
-            self.averaged.load(content["model_avg"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.scheduler.load_state_dict(content["scheduler"])
-        if self.precision.scaler.is_enabled() and content["scaler"]:
-            self.precision.scaler.load_state_dict(content["scaler"])
-        self.batch, self.best_valid = content["batch_idx_train"], content["best_valid"]
-        self.batch_ratio, self.seconds = content["batch_ratio"], content["seconds"]
-        self.epoch = content["epoch"] + content["epoch_done"]
-        self.sampler_state = content["sampler"]
-        if not content["epoch_done"]:
-            self.epoch_batches, self.skipped = content["epoch_batches"], content["skipped"]
-        rank = self.world.rank
-        if len(content["random"]) != self.world.size:
-            logging.warning(f"the checkpoint is of {len(content['random'])} processes: random draws start afresh")
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Resumes where ``checkpoint`` was saved. UserError where it belongs to another model or other units."""
+        check_same_model(checkpoint, self.model.config, self.tokenizer.fingerprint)
+        training = checkpoint.training
+        if training is None:
+            raise UserError("the checkpoint holds a model and no state of training: it can be decoded, not resumed")
+        try:
+            self.model.load_state_dict(checkpoint.model)
+            if self.averaged is not None:
+                self.averaged.load(checkpoint.model_avg)
+            self._load_training(training)
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(f"the checkpoint does not fit what train.py keeps in one ({problem})") from error
+        self.batch = checkpoint.batch_idx_train
+        self.epoch = checkpoint.epoch + checkpoint.epoch_done
+        if not checkpoint.epoch_done:
+            self.epoch_batches, self.skipped = training.epoch_batches, training.skipped
+        if len(training.random) != self.world.size:
+            logging.warning(f"the checkpoint is of {len(training.random)} processes: random draws start afresh")
             seed_everything(self._seed())
-            return
-        load_regularizer_state(self.model, content["regularizers"][rank])
-        set_random_state(content["random"][rank], self.world.device)
+
+    def _load_training(self, training: TrainingState) -> None:
+        self.optimizer.load_state_dict(training.optimizer)
+        self.scheduler.load_state_dict(training.scheduler)
+        if self.precision.scaler.is_enabled() and training.scaler:
+            self.precision.scaler.load_state_dict(training.scaler)
+        self.best_valid, self.batch_ratio = training.best_valid, training.batch_ratio
+        self.seconds, self.sampler_state = training.wall_seconds, training.sampler
+        if len(training.random) == self.world.size:
+            load_regularizer_state(self.model, training.regularizers[self.world.rank])
+            set_random_state(training.random[self.world.rank], self.world.device)
 
     def _lap(self) -> None:
         """Counts the time since the last lap. Only here: what decides on the time budget is what a checkpoint keeps."""
@@ -214,9 +225,9 @@ class Trainer:
             self.batch_ratio = self.epoch_batches / len(loader)
         self._lap()
         # A budget that ends within an epoch leaves an epoch-N.pt, too: one that knows it is not the end.
-        content = self.content(loader.sampler, epoch_done=not over)
-        if content is not None:
-            save_checkpoint(epoch_path(self.config.exp_dir, self.epoch), content)
+        checkpoint = self.checkpoint(loader.sampler, epoch_done=not over)
+        if checkpoint is not None:
+            write_checkpoint(epoch_path(self.config.exp_dir, self.epoch), checkpoint)
         report.end_epoch(self.epoch, self.batch, timer, self.skipped)
         self.epoch += not over
         return True
@@ -241,9 +252,9 @@ class Trainer:
         return max(0.0, seconds)
 
     def _save_batch(self, sampler: Any) -> None:
-        content = self.content(sampler, epoch_done=False)
-        if content is not None:
-            save_checkpoint(batch_path(self.config.exp_dir, self.batch), content)
+        checkpoint = self.checkpoint(sampler, epoch_done=False)
+        if checkpoint is not None:
+            write_checkpoint(batch_path(self.config.exp_dir, self.batch), checkpoint)
             remove_old(self.config.exp_dir, self.config.keep_last_k)
 
     def _validate(self, report: RunReport) -> None:
@@ -254,7 +265,7 @@ class Trainer:
         if best:
             self.best_valid = result.loss
             if self.world.is_main:
-                save_checkpoint(self.config.exp_dir / BEST, self._model_content(epoch_done=False))
+                write_checkpoint(self.config.exp_dir / BEST, self._weights())
         report.validation(self.epoch, self.batch, result, best)
         report.time_constants(self.batch, self.model.encoder.time_constants())
 
@@ -401,13 +412,12 @@ def out_of_memory(shape: torch.Size | tuple[int, ...], batch: int) -> str:
     )
 
 
-def check_same_model(content: dict[str, Any], model_config: dict[str, Any], fingerprint: str) -> None:
+def check_same_model(checkpoint: Checkpoint, model_config: ModelConfig, fingerprint: str) -> None:
     """UserError naming the first difference between a checkpoint's model and the one asked for."""
-    # Through ModelConfig, which knows the fields that are younger than a checkpoint.
-    saved, wanted = _flat(ModelConfig.from_dict(content["model_config"]).to_dict()), _flat(model_config)
-    different = [name for name in wanted if saved.get(name) != wanted[name]]
+    saved, wanted = _flat(checkpoint.model_config), _flat(model_config)
+    different = [name for name in wanted if saved[name] != wanted[name]]
     advice = "use another --exp-dir or the options it was trained with"
-    if content["tokenizer"] != fingerprint:
+    if checkpoint.tokenizer != fingerprint:
         raise UserError(
             f"the checkpoint was trained with other output units ({saved['vocab_size']}, here {wanted['vocab_size']}): "
             f"{advice} (--lang)"
@@ -416,10 +426,10 @@ def check_same_model(content: dict[str, Any], model_config: dict[str, Any], fing
         name = different[0]
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise UserError(
-            f"the checkpoint is of another model: {name} is {saved.get(name)} there and {wanted[name]} here{more}; {advice}"
+            f"the checkpoint is of another model: {name} is {saved[name]} there and {wanted[name]} here{more}; {advice}"
         )
 
 
-def _flat(model_config: dict[str, Any]) -> dict[str, Any]:
-    others = {name: value for name, value in model_config.items() if name != "encoder"}
-    return {**model_config["encoder"], **others}
+def _flat(config: ModelConfig) -> dict[str, Any]:
+    values = config.to_dict()
+    return {**values.pop("encoder"), **values}

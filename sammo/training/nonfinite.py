@@ -10,8 +10,8 @@ from typing import Any, Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from sammo.checkpoint import write_content
 from sammo.errors import UserError
-from sammo.training.checkpoint import save_checkpoint
 
 
 def save_batch(path: Path, batch: dict[str, Any], **facts: Any) -> None:
@@ -25,7 +25,7 @@ def save_batch(path: Path, batch: dict[str, Any], **facts: Any) -> None:
         **facts,
     }
     try:
-        save_checkpoint(path, content)
+        write_content(path, content)
     except UserError as error:  # training can go on without it
         logging.warning(str(error))
 

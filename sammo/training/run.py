@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import time
 from itertools import islice
@@ -10,12 +11,8 @@ from typing import Any
 
 import torch
 
-from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
-from sammo.data.tokens import Tokenizer, load_tokenizer
-from sammo.encoder.causal_conv import CONV_ENGINES
-from sammo.encoder.ssd import SCAN_ENGINES
-from sammo.errors import UserError
-from sammo.training.checkpoint import (
+from sammo.checkpoint import (
+    Checkpoint,
     batch_path,
     epoch_path,
     list_checkpoints,
@@ -23,6 +20,11 @@ from sammo.training.checkpoint import (
     read_checkpoint,
     remove_unfinished,
 )
+from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
+from sammo.data.tokens import Tokenizer, load_tokenizer
+from sammo.encoder.causal_conv import CONV_ENGINES
+from sammo.encoder.ssd import SCAN_ENGINES
+from sammo.errors import UserError
 from sammo.training.config import TrainConfig, add_model_arguments, add_training_arguments, model_config_from_args
 from sammo.training.diagnostics import diagnose
 from sammo.training.distributed import World, launch, lost_connection, started_by_launcher
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             raise line from error
         world.close()
         if stop.received is not None:
-            logging.info(f"stopped by {stop.received.name}; the same command goes on")
+            logging.info(f"stopped by {stop.received.name}; the same command resumes")
     return stop.exit_code
 
 
@@ -87,9 +89,9 @@ def train(
     if world.is_main:
         config.exp_dir.mkdir(parents=True, exist_ok=True)
         remove_unfinished(config.exp_dir)
-    content = _starting_point(config, world)
-    if content is not None:
-        check_same_model(content, model_config.to_dict(), tokenizer.fingerprint)
+    checkpoint = _starting_point(config, world)
+    if checkpoint is not None:
+        check_same_model(checkpoint, model_config, tokenizer.fingerprint)
     seed_everything(config.seed)
     model = Transducer(model_config).to(world.device)
     model.encoder.set_engines(config.scan_engine, config.conv_engine)
@@ -101,11 +103,11 @@ def train(
         f"{torch.get_num_threads()} threads"
     )
     logging.info(_engines(config, model_config, world.device))
-    if content is not None:
-        trainer.load(content)
-        place = f"epoch {trainer.epoch}" + ("" if content["epoch_done"] else f" after {trainer.epoch_batches} batches")
-        logging.info(f"going on in {place}, {trainer.batch} batches trained")
-        del content
+    if checkpoint is not None:
+        trainer.load(checkpoint)
+        place = f"epoch {trainer.epoch}" + ("" if checkpoint.epoch_done else f" after {trainer.epoch_batches} batches")
+        logging.info(f"resuming in {place}, {trainer.batch} batches trained")
+        del checkpoint
         if trainer.finished():
             logging.info(f"nothing to do: {trainer.finished()}")
             return trainer
@@ -132,8 +134,8 @@ def _engines(config: TrainConfig, model_config: ModelConfig, device: torch.devic
     return "engines: " + ", ".join(f"{operation} {engine}" for operation, engine in found.items())
 
 
-def _starting_point(config: TrainConfig, world: World) -> dict[str, Any] | None:
-    """The checkpoint to go on from: the same in all processes."""
+def _starting_point(config: TrainConfig, world: World) -> Checkpoint | None:
+    """The checkpoint to resume from: the same in all processes."""
     if config.start_epoch == 0 and config.start_batch == 0:
         found = newest_checkpoint(config.exp_dir) if world.is_main else None
         path = world.from_main(None if found is None else str(found[0]))
@@ -142,15 +144,15 @@ def _starting_point(config: TrainConfig, world: World) -> dict[str, Any] | None:
         if world.is_main:
             logging.info(f"found checkpoint {path}")
         return found[1] if found is not None else read_checkpoint(path)
+    checkpoint = None
     if config.start_batch:
-        content = read_checkpoint(batch_path(config.exp_dir, config.start_batch))
+        checkpoint = read_checkpoint(batch_path(config.exp_dir, config.start_batch))
     elif config.start_epoch > 1:
-        content = read_checkpoint(epoch_path(config.exp_dir, config.start_epoch - 1))
-        content.update(epoch=config.start_epoch - 1, epoch_done=True, sampler=None)
-    else:
-        content = None
-    _refuse_newer(config, 0 if content is None else content["batch_idx_train"])
-    return content
+        checkpoint = read_checkpoint(epoch_path(config.exp_dir, config.start_epoch - 1))
+        training = checkpoint.training and dataclasses.replace(checkpoint.training, sampler=None)
+        checkpoint = dataclasses.replace(checkpoint, epoch=config.start_epoch - 1, epoch_done=True, training=training)
+    _refuse_newer(config, 0 if checkpoint is None else checkpoint.batch_idx_train)
+    return checkpoint
 
 
 def _refuse_newer(config: TrainConfig, batch: int) -> None:
@@ -158,7 +160,7 @@ def _refuse_newer(config: TrainConfig, batch: int) -> None:
     newer = []
     for file in list_checkpoints(config.exp_dir):
         try:
-            if read_checkpoint(file.path, lazy=True)["batch_idx_train"] > batch:
+            if read_checkpoint(file.path, ()).batch_idx_train > batch:
                 newer.append(file.path.name)
         except UserError as error:
             logging.warning(str(error))
@@ -166,7 +168,7 @@ def _refuse_newer(config: TrainConfig, batch: int) -> None:
         option = "--start-batch" if config.start_batch else "--start-epoch"
         raise UserError(
             f"{config.exp_dir} holds {len(newer)} newer checkpoints ({', '.join(newer[:3])}): move them away, or leave "
-            f"{option} out to go on from the newest"
+            f"{option} out to resume from the newest"
         )
 
 

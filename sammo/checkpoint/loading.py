@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
+from sammo.checkpoint.averaging import average_between, average_states
+from sammo.checkpoint.directory import batch_path, epoch_path, list_checkpoints, listing
+from sammo.checkpoint.files import newest_checkpoint, read_checkpoint
+from sammo.checkpoint.schema import Checkpoint, Weights, weights_digest
 from sammo.errors import UserError
-from sammo.training.averaging import average_between, average_states
-from sammo.training.checkpoint import listing, batch_path, epoch_path, list_checkpoints, newest_checkpoint, read_checkpoint
-from sammo.transducer import ModelConfig, Transducer
+from sammo.transducer import Transducer
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a loaded model is and what it was read from."""
+
+    encoder: str
+    preset: str
+    epoch: int
+    iteration: int  # the batch of a checkpoint-N.pt that was asked for, otherwise 0
+    avg: int
+    use_averaged_model: bool
+    batch_idx_train: int
+    tokenizer: str  # fingerprint of its output units
+    transcript_mode: str
+    checkpoint: str  # one line that is the same exactly for the same files and weights
 
 
 def load_model(
@@ -23,7 +39,7 @@ def load_model(
     avg: int = 1,
     use_averaged_model: bool = True,
     device: torch.device | str = "cpu",
-) -> tuple[Transducer, dict[str, Any]]:
+) -> tuple[Transducer, ModelInfo]:
     """The model of a checkpoint file, or of an experiment directory, in evaluation mode.
 
     Args:
@@ -35,11 +51,6 @@ def load_model(
       use_averaged_model: average over all batches of those checkpoints, from the running averages at both ends;
         otherwise over the models at the end of each.
 
-    Returns:
-      The model, and a dict that says what it is: "encoder", "preset", "epoch", "iteration", "avg",
-      "use_averaged_model", "batch_idx_train", "tokenizer" (fingerprint of its output units), "transcript_mode", and
-      "checkpoint": one line that is the same exactly for the same files and weights.
-
     Raises:
       UserError: a checkpoint is not there or cannot be read, ``avg`` goes beyond what there is.
     """
@@ -50,45 +61,49 @@ def load_model(
         files, before = _select(path, epoch, iteration, avg, use_averaged_model)
     else:
         raise UserError(f"no checkpoint and no experiment directory {path}")
-    end = read_checkpoint(files[-1], lazy=True)
+    part = "model_avg" if use_averaged_model else "model"
+    end = read_checkpoint(files[-1], (part,))
     used = files
     if use_averaged_model:
         used = [files[-1]] if before is None else [before, files[-1]]
         state = _average(before, files[-1], end)
     elif len(files) == 1:
-        state = end["model"]
+        state = end.model
     else:
-        contents = [read_checkpoint(file, lazy=True) for file in files]
-        for file, content in zip(files, contents):
-            _check_same(end, content, file)
-        state = average_states([content["model"] for content in contents])
+        checkpoints = [read_checkpoint(file, (part,)) for file in files[:-1]]
+        for file, checkpoint in zip(files, checkpoints):
+            _check_same(end, checkpoint, file)
+        state = average_states([*(checkpoint.model for checkpoint in checkpoints), end.model])
 
-    model = Transducer(ModelConfig.from_dict(end["model_config"]))
-    weights = {name: value.to(torch.float32) for name, value in {**end["model"], **state}.items()}
-    model.load_state_dict(weights)
+    model = Transducer(end.model_config)
+    weights = {name: value.to(torch.float32) for name, value in state.items()}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{files[-1]} does not hold the model that it describes: {problem}") from error
     model.to(device).eval()
-    names = "..".join(file.stem for file in used)
-    batch = end["batch_idx_train"]
-    info = {
-        "encoder": end["model_config"]["encoder"]["name"],
-        "preset": end["preset"],
-        "epoch": end["epoch"],
-        "iteration": iteration,
-        "avg": len(files),
-        "use_averaged_model": use_averaged_model,
-        "batch_idx_train": batch,
-        "tokenizer": end["tokenizer"],
-        "transcript_mode": end["transcript_mode"],
-        "checkpoint": f"{names}, batch {batch}, sha256 {_digest(weights)}",
-    }
+    info = ModelInfo(
+        encoder=end.model_config.encoder.name,
+        preset=end.preset,
+        epoch=end.epoch,
+        iteration=iteration,
+        avg=len(files),
+        use_averaged_model=use_averaged_model,
+        batch_idx_train=end.batch_idx_train,
+        tokenizer=end.tokenizer,
+        transcript_mode=end.transcript_mode,
+        checkpoint=f"{'..'.join(file.stem for file in used)}, batch {end.batch_idx_train}, "
+        f"sha256 {weights_digest(weights)[:16]}",
+    )
     return model, info
 
 
-def check_tokenizer(info: dict[str, Any], fingerprint: str, lang: str | Path) -> None:
-    """UserError where a model (``info`` of :func:`load_model`) was trained with other output units than ``lang``."""
-    if info["tokenizer"] != fingerprint:
+def check_tokenizer(info: ModelInfo, fingerprint: str, lang: str | Path) -> None:
+    """UserError where a model was trained with other output units than those of ``lang``, of this ``fingerprint``."""
+    if info.tokenizer != fingerprint:
         raise UserError(
-            f"the checkpoint ({info['checkpoint'].split(',')[0]}) was trained with other output units than those in "
+            f"the checkpoint ({info.checkpoint.split(',')[0]}) was trained with other output units than those in "
             f"{lang}: pass the --lang it was trained with"
         )
 
@@ -102,7 +117,7 @@ def _select(
     if epoch and iteration:
         raise UserError("give --epoch or --iter, not both")
     if not epoch and not iteration:
-        epoch, iteration = _newest(exp_dir)
+        epoch, iteration = _newest(exp_dir, "model_avg" if use_averaged_model else "model")
     if iteration:
         return _select_batches(exp_dir, iteration, avg, use_averaged_model)
     if not epoch_path(exp_dir, epoch).is_file():
@@ -126,7 +141,7 @@ def _select_batches(
     files = [file.path for file in list_checkpoints(exp_dir, "checkpoint") if file.number <= iteration]
     most = len(files)
     # The running average needs the checkpoint before, too; in the first epoch that is the start of training.
-    if use_averaged_model and read_checkpoint(files[0], lazy=True)["epoch"] > 1:
+    if use_averaged_model and read_checkpoint(files[0], ()).epoch > 1:
         most -= 1
     if avg > most:
         there = listing(exp_dir, "checkpoint")
@@ -134,23 +149,23 @@ def _select_batches(
     return files[-avg:], files[-avg - 1] if avg < len(files) else None
 
 
-def _newest(exp_dir: Path) -> tuple[int, int]:
-    newest = newest_checkpoint(exp_dir)
+def _newest(exp_dir: Path, part: str) -> tuple[int, int]:
+    newest = newest_checkpoint(exp_dir, (part,))
     if newest is None:
         raise UserError(f"no checkpoint in {exp_dir}; run train.py with this --exp-dir first")
     kind, number = newest[0].stem.split("-")
     return (int(number), 0) if kind == "epoch" else (0, int(number))
 
 
-def _average(before: Path | None, end_path: Path, end: dict[str, Any]) -> dict[str, Tensor]:
+def _average(before: Path | None, end_path: Path, end: Checkpoint) -> Weights:
     """Average over the batches after ``before`` (None: from the first) up to ``end``."""
-    period = end["average_period"]
-    end_batch = end["batch_idx_train"] // period * period
+    period = end.average_period
+    end_batch = end.batch_idx_train // period * period
     start_batch, start = 0, end
     if before is not None:
-        start = read_checkpoint(before, lazy=True)
+        start = read_checkpoint(before, ("model_avg",))
         _check_same(end, start, before)
-        start_batch = start["batch_idx_train"] // period * period
+        start_batch = start.batch_idx_train // period * period
     if end_batch <= start_batch:
         since = f"{before.name} and {end_path.name}" if before else f"the start of training and {end_path.name}"
         raise UserError(
@@ -158,18 +173,10 @@ def _average(before: Path | None, end_path: Path, end: dict[str, Any]) -> dict[s
             "take a larger --avg or pass --use-averaged-model false"
         )
     if start_batch == 0:
-        return end["model_avg"]
-    return average_between(start["model_avg"], start_batch, end["model_avg"], end_batch)
+        return end.model_avg
+    return average_between(start.model_avg, start_batch, end.model_avg, end_batch)
 
 
-def _check_same(end: dict[str, Any], other: dict[str, Any], path: Path) -> None:
-    if end["model_config"] != other["model_config"] or end["tokenizer"] != other["tokenizer"]:
+def _check_same(end: Checkpoint, other: Checkpoint, path: Path) -> None:
+    if end.model_config != other.model_config or end.tokenizer != other.tokenizer:
         raise UserError(f"{path} is of another model than the last checkpoint: they cannot be averaged")
-
-
-def _digest(weights: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].contiguous().numpy())
-    return digest.hexdigest()[:16]

@@ -10,12 +10,12 @@ and so the average over the batches after ``start`` up to ``end`` is (avg_end * 
 
 from __future__ import annotations
 
-from typing import Mapping, Sequence
+from typing import Sequence
 
 import torch
 from torch import Tensor, nn
 
-State = Mapping[str, Tensor]
+from sammo.checkpoint.schema import Weights
 
 
 class AveragedModel:
@@ -39,7 +39,7 @@ class AveragedModel:
         values = [value.to(torch.float64) for value in _floats(model).values()]
         torch._foreach_lerp_(averages, values, self.period / batch)
 
-    def load(self, state: State) -> None:
+    def load(self, state: Weights) -> None:
         """Takes over ``state``, a copy of another's."""
         for name, value in self.state.items():
             value.copy_(state[name])
@@ -49,7 +49,7 @@ def _floats(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
 
 
-def average_between(start: State, start_batch: int, end: State, end_batch: int) -> dict[str, Tensor]:
+def average_between(start: Weights, start_batch: int, end: Weights, end_batch: int) -> dict[str, Tensor]:
     """Average over the batches after ``start_batch`` up to ``end_batch``, of two running averages; float64."""
     share = end_batch / (end_batch - start_batch)
     return {
@@ -57,7 +57,7 @@ def average_between(start: State, start_batch: int, end: State, end_batch: int) 
     }
 
 
-def average_states(states: Sequence[State]) -> dict[str, Tensor]:
+def average_states(states: Sequence[Weights]) -> dict[str, Tensor]:
     """The plain mean of the floating-point values of several models; float64."""
     total = {name: value.to(torch.float64, copy=True) for name, value in states[0].items() if value.is_floating_point()}
     for state in states[1:]:
