@@ -20,6 +20,7 @@ from lhotse import CutSet, LilcomChunkyWriter
 from lhotse.cut import MonoCut
 
 from sammo.data.features import make_extractor
+from sammo.data.manifests import write_cuts
 from sammo.data.problems import brief
 from sammo.errors import UserError
 from sammo.progress import progress
@@ -102,10 +103,7 @@ def _compute_piece(number: int, cuts: list[MonoCut], directory: Path) -> str | N
             cut.features.storage_path = str(archive)
             done.append(cut)
     os.replace(scratch, archive)
-    manifest = _manifest(directory, number)
-    temporary = manifest.with_name("." + manifest.name)
-    CutSet(done).to_file(temporary)
-    os.replace(temporary, manifest)
+    write_cuts(_manifest(directory, number), done)
     return None
 
 

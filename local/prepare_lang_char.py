@@ -44,8 +44,9 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--lang-dir", type=Path, required=True)
     parser.add_argument("--mode", default="disfluent", help="Transcript mode to read.")
+    parser.add_argument("--words", action="store_true", help="The space between words is a unit, too.")
     args = parser.parse_args()
-    pieces = character_table(training_texts(args.manifest, args.mode))
+    pieces = character_table(training_texts(args.manifest, args.mode), args.words)
     write_lang(args.lang_dir, pieces, "char")
     print(f"{args.lang_dir}/tokens.txt: {len(pieces)} units")
 

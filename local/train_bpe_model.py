@@ -19,9 +19,13 @@ from sammo.errors import UserError, run_main
 from sammo.files import atomic_write
 
 
-def train(texts: list[str], vocab_size: int) -> bytes:
-    """A serialized model: <blk> 0, <sos/eos> 1, <unk> 2, then pieces. UserError where ``vocab_size`` cannot be had."""
+def train(texts: list[str], vocab_size: int, has_words: bool = False) -> bytes:
+    """A serialized model: <blk> 0, <sos/eos> 1, <unk> 2, then pieces. UserError where ``vocab_size`` cannot be had.
+
+    has_words: spaces between words are kept, and a unit that begins a word says so; otherwise they are left out.
+    """
     model = io.BytesIO()
+    texts = [(" " if has_words else "").join(text.split()) for text in texts]
     characters = len(set("".join(texts)))
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -29,10 +33,10 @@ def train(texts: list[str], vocab_size: int) -> bytes:
             model_writer=model,
             vocab_size=vocab_size,
             model_type="bpe",
-            # The text is Japanese without spaces whose full-width letters the references keep.
+            # Full-width letters of Japanese text stay as they are: the references keep them.
             character_coverage=1.0,
             normalization_rule_name="identity",
-            add_dummy_prefix=False,
+            add_dummy_prefix=has_words,
             user_defined_symbols=[BLANK, SOS_EOS],
             unk_id=2,
             bos_id=-1,
@@ -56,8 +60,9 @@ def main() -> None:
     parser.add_argument("--lang-dir", type=Path, required=True)
     parser.add_argument("--vocab-size", type=int, required=True)
     parser.add_argument("--mode", default="fluent", help="Transcript mode to read.")
+    parser.add_argument("--words", action="store_true", help="Keep the spaces between words.")
     args = parser.parse_args()
-    model = train(training_texts(args.manifest, args.mode), args.vocab_size)
+    model = train(training_texts(args.manifest, args.mode), args.vocab_size, args.words)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     args.lang_dir.mkdir(parents=True, exist_ok=True)
     with atomic_write(args.lang_dir / "bpe.model", "wb") as file:

@@ -51,7 +51,7 @@ def validate(manifest: Path, tokenizer: Tokenizer | None, mode: str) -> str:
     """Raises UserError with the first problem of ``manifest``; returns a line about its size and unusable cuts."""
     archives: dict[str, int] = {}
     ids: set[str] = set()
-    speech = manifest.name.startswith("csj_")
+    speech = not manifest.name.startswith("musan_")
     for cut in read_json_lines(manifest):
         problem = check_cut(cut, archives) if speech else check_features(cut, archives)
         if cut["id"] in ids:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sammo.checkpoint import ModelInfo, check_tokenizer, load_model
-from sammo.data.datamodule import TEST_PARTS, CsjDataModule, DataConfig, add_data_arguments
+from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.device import choose_device
 from sammo.encoder.causal_conv import CONV_ENGINES
@@ -152,7 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     group = parser.add_argument_group("decoding")
     group.add_argument(
-        "--parts", "--test-sets", type=names, default=list(TEST_PARTS), help=f"(default: {','.join(TEST_PARTS)})"
+        "--parts", "--test-sets", type=names, help="Parts of the corpus: valid,eval1 (default: its test parts)."
     )
     group.add_argument("--chunk-size", type=integers, default=(32,), help="Frames of 20 ms: 16,32,64,128 (default: 32).")
     group.add_argument(
@@ -172,7 +172,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--force", action="store_true", help="Decode again what was decoded from the same weights.")
     add_data_arguments(parser)
     # Features from the audio, as streaming_decode.py computes them: the stored ones are compressed with losses.
-    parser.set_defaults(transcript_mode=None, num_workers=1, on_the_fly_feats=True)
+    parser.set_defaults(num_workers=1, on_the_fly_feats=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -188,7 +188,7 @@ def run(args: argparse.Namespace) -> int:
     searcher = _searcher(args, model)
     res_dir = args.res_dir or default_directory(args)
     logging.info(f"{info.encoder} {info.preset}, {info.checkpoint}")
-    for part in args.parts:
+    for part in args.parts or data.corpus.tests:
         open_settings = [
             chunking for chunking, setting in settings.items() if args.force or not has_results(res_dir, setting, part)
         ]

@@ -1,4 +1,4 @@
-"""CSJ for training and decoding: options, and the loaders of the parts train, valid, eval1, eval2, eval3."""
+"""A corpus for training and decoding: options, and the loaders of its parts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from lhotse import CutSet
 
+from sammo.corpora import CORPORA, Corpus, find_corpus
 from sammo.data.augmentation import NoiseMixer, make_spec_augment
 from sammo.data.dataset import BatchLoader, SpeechDataset
 from sammo.data.features import make_extractor
@@ -21,8 +22,6 @@ from sammo.data.tokens import Tokenizer
 from sammo.errors import UserError
 from sammo.options import parse_bool
 
-TEST_PARTS = ("eval1", "eval2", "eval3")
-
 
 def _option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
@@ -32,10 +31,11 @@ def _option(default: Any, help: str) -> Any:
 class DataConfig:
     """Options of the data module; each is a command-line option of the same name, icefall's where it has one."""
 
-    manifest_dir: Path = _option(Path("data/fbank"), "Directory with csj_cuts_PART.jsonl.gz.")
+    manifest_dir: Path = _option(Path("data/fbank"), "Directory with the cut manifests that prepare.sh wrote.")
+    corpus: str = _option("", f"Corpus: {', '.join(CORPORA)}; default: the one that --manifest-dir was prepared from.")
     musan_dir: Path | None = _option(None, "Directory with musan_cuts.jsonl.gz; default: --manifest-dir.")
     shar_dir: Path | None = _option(None, "Directory of Shar shards to train from, written by local/make_shar.py.")
-    transcript_mode: str = _option("fluent", "Transcript to learn: fluent, disfluent or number.")
+    transcript_mode: str = _option("", "Transcript to learn, for CSJ fluent, disfluent or number; default: the corpus's.")
     max_duration: float = _option(200.0, "Seconds of audio in a batch of one process.")
     num_buckets: int = _option(30, "Most buckets of similar duration to draw batches from.")
     buffer_size: int = _option(60000, "Cuts held in memory to shuffle and bucket; with Shar their data, too.")
@@ -63,6 +63,7 @@ class DataConfig:
         if config.num_workers < 0 or config.num_buckets < 1 or config.buffer_size < 1:
             raise UserError("--num-workers must be at least 0, --num-buckets and --buffer-size at least 1")
         config.longest(1)  # reads --curriculum
+        find_corpus(config.manifest_dir, config.corpus)
         return config
 
     def longest(self, epoch: int) -> float | None:
@@ -85,7 +86,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data", "How batches are made of the corpus that prepare.sh wrote.")
     for item in dataclasses.fields(DataConfig):
         kind = {bool: parse_bool, int: int, float: float, str: str}.get(type(item.default), Path)
-        shown = "" if item.default is None else f" (default: {item.default})"
+        shown = "" if item.default in (None, "") else f" (default: {item.default})"
         group.add_argument(
             "--" + item.name.replace("_", "-"), type=kind, default=item.default, help=item.metadata["help"] + shown
         )
@@ -96,6 +97,8 @@ class CsjDataModule:
 
     def __init__(self, config: DataConfig, tokenizer: Tokenizer):
         self.config = config
+        self.corpus: Corpus = find_corpus(config.manifest_dir, config.corpus)
+        self.mode = config.transcript_mode or self.corpus.default_mode
         self.tokenizer = tokenizer
         self._scans: dict[str, Scan] = {}
         self._noise: CutSet | None = None
@@ -106,7 +109,7 @@ class CsjDataModule:
         key = "train" if longest is None else f"train cuts of at most {longest:g} s"
         if key not in self._scans:
             self._scans[key] = scan_manifests(
-                key, self._train_paths(), self.config.transcript_mode, self.tokenizer, longest=longest
+                key, self._train_paths(), self.mode, self.tokenizer, longest=longest
             )
         return self._scans[key]
 
@@ -149,7 +152,7 @@ class CsjDataModule:
             sampler.load_state_dict(sampler_state)
         dataset = SpeechDataset(
             self.tokenizer,
-            config.transcript_mode,
+            self.mode,
             extractor=make_extractor() if config.on_the_fly_feats else None,
             noise=NoiseMixer(self._noise_cuts()) if config.enable_musan else None,
             spec_augment=make_spec_augment(config.spec_aug_time_warp_factor) if config.enable_spec_aug else None,
@@ -157,31 +160,32 @@ class CsjDataModule:
         return BatchLoader(dataset, sampler, config.num_workers, on_batch=sampler.advance)
 
     def valid_dataloader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
-        """The part "valid" without augmentation, each cut once over all ranks; ranks may differ by one batch."""
-        return self._fixed_loader("valid", False, rank, world_size)
+        """The validation part without augmentation, each cut once over all ranks; ranks may differ by one batch."""
+        return self._fixed_loader(self.corpus.valid, False, rank, world_size)
 
     def test_dataloader(self, part: str, rank: int = 0, world_size: int = 1) -> BatchLoader:
         """A part to decode, every cut that has text, longest first."""
         return self._fixed_loader(part, True, rank, world_size)
 
     def _fixed_loader(self, part: str, keep_long_texts: bool, rank: int, world_size: int) -> BatchLoader:
-        paths = [self.config.manifest_dir / f"csj_cuts_{part}.jsonl.gz"]
+        paths = [self.corpus.manifest_path(self.config.manifest_dir, part)]
         key = f"{part}/{keep_long_texts}"
         if key not in self._scans:
-            mode = self.config.transcript_mode
-            self._scans[key] = scan_manifests(part, paths, mode, self.tokenizer, keep_long_texts)
+            self._scans[key] = scan_manifests(part, paths, self.mode, self.tokenizer, keep_long_texts)
         sampler = FixedSampler(
             ManifestCuts(paths, self._scans[key].left_out), self.config.max_duration, rank, world_size
         )
         extractor = make_extractor() if self.config.on_the_fly_feats else None
-        dataset = SpeechDataset(self.tokenizer, self.config.transcript_mode, extractor)
+        dataset = SpeechDataset(self.tokenizer, self.mode, extractor)
         return BatchLoader(dataset, sampler, self.config.num_workers)
 
     def _train_paths(self) -> list[Path]:
         if self.config.shar_dir is not None:
             return shar_manifests(self.config.shar_dir)
         suffixes = ["", "_sp0.9", "_sp1.1"] if self.config.speed_perturb else [""]
-        return [self.config.manifest_dir / f"csj_cuts_train{suffix}.jsonl.gz" for suffix in suffixes]
+        return [
+            self.corpus.manifest_path(self.config.manifest_dir, self.corpus.train + suffix) for suffix in suffixes
+        ]
 
     def _noise_cuts(self) -> CutSet:
         if self._noise is None:

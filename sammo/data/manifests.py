@@ -18,6 +18,7 @@ from sammo.data.frames import num_encoder_frames, num_frames
 from sammo.data.tokens import Tokenizer
 from sammo.data.transcripts import select
 from sammo.errors import UserError
+from sammo.files import atomic_write
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -123,6 +124,14 @@ def read_json_lines(path: Path) -> Iterator[dict]:
                 yield json.loads(line)
     except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is damaged after line {number} ({error}); remove it, run prepare.sh again") from error
+
+
+def write_cuts(path: Path, cuts: Iterable[Cut]) -> None:
+    """Writes a cut manifest (.jsonl.gz), whole or not at all; the same cuts give the same bytes."""
+    # lhotse's own writer lets gzip note the time and the file's name.
+    with atomic_write(path, "wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+        for cut in cuts:
+            packed.write((json.dumps(cut.to_dict(), ensure_ascii=False) + "\n").encode())
 
 
 class ManifestCuts:

@@ -13,6 +13,7 @@ BLANK = "<blk>"
 UNKNOWN = "<unk>"
 SOS_EOS = "<sos/eos>"
 SPECIAL = (BLANK, UNKNOWN, SOS_EOS)
+SPACE = "\u2581"  # the space between words as a unit, or at the start of one, as sentencepiece writes it
 
 _TABLE_LINE = re.compile(r"^(.+?)[ \t]+(\d+)$")
 
@@ -21,13 +22,15 @@ class Tokenizer(Protocol):
     """What training and decoding need of a set of output units.
 
     ``fingerprint`` (sha256 in hex) is the same for two tables exactly when they hold the same units
-    under the same ids, so a checkpoint can tell whether it was trained with this table.
+    under the same ids, so a checkpoint can tell whether it was trained with this table. ``has_words`` tells
+    whether decoded text has spaces between words.
     """
 
     kind: str
     vocab_size: int
     blank_id: int
     unk_id: int
+    has_words: bool
     fingerprint: str
 
     def encode(self, text: str) -> list[int]: ...
@@ -38,7 +41,10 @@ class Tokenizer(Protocol):
 
 
 class CharTokenizer:
-    """One unit a character; spaces are no units, characters outside of the table become ``<unk>``."""
+    """One unit a character; characters outside of the table become ``<unk>``.
+
+    Where the table has the unit SPACE, it stands between words; otherwise white space is no unit.
+    """
 
     kind = "char"
 
@@ -50,20 +56,26 @@ class CharTokenizer:
         self.blank_id = self._ids[BLANK]
         self.unk_id = self._ids[UNKNOWN]
         self.fingerprint = _fingerprint(self.kind, pieces)
+        self.has_words = SPACE in self._ids
         self._silent = {self._ids[name] for name in (BLANK, SOS_EOS) if name in self._ids}
 
     def encode(self, text: str) -> list[int]:
-        return [self._ids.get(char, self.unk_id) for char in text if not char.isspace()]
+        units = (SPACE if self.has_words else "").join(text.split())
+        return [self._ids.get(unit, self.unk_id) for unit in units]
 
     def decode(self, ids: Iterable[int]) -> str:
-        return "".join(self._pieces[index] for index in ids if index not in self._silent)
+        text = "".join(self._pieces[index] for index in ids if index not in self._silent)
+        return " ".join(text.replace(SPACE, " ").split()) if self.has_words else text
 
     def piece(self, token_id: int) -> str:
         return self._pieces[token_id]
 
 
 class BpeTokenizer:
-    """Units of a sentencepiece model trained by local/train_bpe_model.py."""
+    """Units of a sentencepiece model trained by local/train_bpe_model.py.
+
+    Where some of them begin with SPACE, text is words with spaces between them; otherwise white space is left out.
+    """
 
     kind = "bpe"
 
@@ -80,16 +92,17 @@ class BpeTokenizer:
         self.unk_id = self._processor.unk_id()
         if self.blank_id != 0 or self._processor.id_to_piece(0) != BLANK:
             raise UserError(f"{model}: unit 0 must be {BLANK}; train the model with local/train_bpe_model.py")
+        self.has_words = any(SPACE in self.piece(i) for i in range(self.vocab_size))
         # Two models may share their pieces and still cut a text differently: the scores decide that.
         scores = [f"{self.piece(i)}\t{self._processor.get_score(i):.6g}" for i in range(self.vocab_size)]
         self.fingerprint = _fingerprint(self.kind, scores)
 
     def encode(self, text: str) -> list[int]:
-        return self._processor.encode("".join(text.split()))
+        return self._processor.encode((" " if self.has_words else "").join(text.split()))
 
     def decode(self, ids: Iterable[int]) -> str:
         pieces = [int(index) for index in ids if index != self.blank_id]
-        return "".join(self._processor.decode(pieces).split())
+        return (" " if self.has_words else "").join(self._processor.decode(pieces).split())
 
     def piece(self, token_id: int) -> str:
         return self._processor.id_to_piece(token_id)
@@ -156,12 +169,14 @@ def read_token_table(path: str | Path) -> list[str]:
     return [by_id[i] for i in range(len(by_id))]
 
 
-def character_table(texts: Iterable[str]) -> list[str]:
-    """The units of ``texts`` in the order of the CSJ recipe: blank, characters sorted, unknown, sos/eos."""
-    characters: set[str] = set()
+def character_table(texts: Iterable[str], has_words: bool = False) -> list[str]:
+    """The units of ``texts`` in the order of the CSJ recipe: blank, characters sorted, unknown, sos/eos.
+
+    has_words: the space between words is a unit, SPACE, and sorted among the characters.
+    """
+    characters: set[str] = {SPACE} if has_words else set()
     for text in texts:
-        characters.update(text)
-    characters = {char for char in characters if not char.isspace()}
+        characters.update("".join(text.split()))
     return [BLANK, *sorted(characters), UNKNOWN, SOS_EOS]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sammo.corpora import CORPORA
 from sammo.errors import UserError
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
-MODES = ("fluent", "disfluent", "number")
+MODES = {mode for corpus in CORPORA.values() for mode in corpus.modes}
 
 
 def transcript(cut: Cut, mode: str) -> str:

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Sequence
 
-from sammo.data.datamodule import TEST_PARTS, CsjDataModule, DataConfig, add_data_arguments
+from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
 from sammo.data.tokens import load_tokenizer
 from sammo.decoding import add_model_arguments, load_model_for, names
 from sammo.encoder import Encoder
@@ -111,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     group = parser.add_argument_group("memory")
     group.add_argument(
-        "--parts", "--test-sets", type=names, default=list(TEST_PARTS), help=f"(default: {','.join(TEST_PARTS)})"
+        "--parts", "--test-sets", type=names, help="(default: the corpus's test parts)"
     )
     group.add_argument("--chunk-size", type=integers, default=(16, 64), help="Frames of 20 ms (default: 16,64).")
     group.add_argument(
@@ -140,14 +140,14 @@ def run(args: argparse.Namespace) -> int:
     encoder = model.encoder
     tables = conditions(encoder, args.chunk_size, args.ages, args.left_context_frames)
     listed = [condition for table in tables.values() for condition in table]
-    args.transcript_mode = args.transcript_mode or info["transcript_mode"]
+    args.transcript_mode = args.transcript_mode or info.transcript_mode
     data = CsjDataModule(DataConfig.from_args(args), tokenizer)
     # All parts first: a part that is not there must not show after the others have been decoded.
-    loaders = {part: data.test_dataloader(part) for part in args.parts}
+    loaders = {part: data.test_dataloader(part) for part in args.parts or data.corpus.tests}
     if not loaders:
         raise UserError("--parts names no part")
     searcher = make_searcher(model, args.decoding_method, args.beam_size)
-    model_line = f"{info['encoder']} {info['preset']}, {info['checkpoint']}"
+    model_line = f"{info.encoder} {info.preset}, {info.checkpoint}"
     logging.info(f"{model_line}; {len(listed)} ways to decode")
 
     sums, durations = DecaySums(), []

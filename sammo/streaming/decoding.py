@@ -12,7 +12,7 @@ import torch
 from lhotse.cut import Cut
 from torch import Tensor
 
-from sammo.data.datamodule import TEST_PARTS
+from sammo.corpora import CORPORA, Corpus, find_corpus
 from sammo.data.features import SAMPLING_RATE, load_audio
 from sammo.data.manifests import ManifestCuts, scan_manifests
 from sammo.data.tokens import Tokenizer, load_tokenizer
@@ -47,9 +47,9 @@ class StreamedUtterance(NamedTuple):
     error: str | None
 
 
-def part_cuts(manifest_dir: Path, part: str, mode: str, tokenizer: Tokenizer) -> list[Cut]:
+def part_cuts(corpus: Corpus, manifest_dir: Path, part: str, mode: str, tokenizer: Tokenizer) -> list[Cut]:
     """The cuts of ``part`` that decode.py decodes, too, longest first; UserError where there are none."""
-    path = Path(manifest_dir) / f"csj_cuts_{part}.jsonl.gz"
+    path = corpus.manifest_path(manifest_dir, part)
     scan = scan_manifests(part, [path], mode, tokenizer, keep_long_texts=True)
     return sorted(ManifestCuts([path], scan.left_out), key=lambda cut: -cut.duration)
 
@@ -108,7 +108,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Which utterances, decode.py's names."""
     group = parser.add_argument_group("data")
     group.add_argument("--manifest-dir", type=Path, default=Path("data/fbank"), help="(default: data/fbank)")
-    group.add_argument("--parts", "--test-sets", type=names, default=list(TEST_PARTS), help=f"(default: {','.join(TEST_PARTS)})")
+    group.add_argument("--corpus", help=f"{', '.join(CORPORA)} (default: the one that --manifest-dir was prepared from)")
+    group.add_argument("--parts", "--test-sets", type=names, help="Parts of the corpus (default: its test parts).")
     group.add_argument("--transcript-mode", help="Transcript to score against (default: the one trained on).")
     group.add_argument(
         "--num-decode-streams", type=int, default=16, help="Utterances decoded at the same time (default: 16)."
@@ -137,18 +138,19 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(args.lang)
     model, info = load_model_for(args, tokenizer)
     res_dir = args.res_dir or default_directory(args)
+    corpus = find_corpus(args.manifest_dir, args.corpus)
     mode = args.transcript_mode or info.transcript_mode
     failed = 0
     for chunking in settings(model, args.chunk_size, args.left_context_frames):
         setting = decode_setting(args, model, info, chunking)
-        for part in args.parts:
+        for part in args.parts or corpus.tests:
             if has_results(res_dir, setting, part) and not args.force:
                 logging.info(f"{part}: decoded before at {setting.suffix} (--force decodes again)")
                 continue
             recognizer = StreamingRecognizer(
                 model, searcher_for(args, model), *chunking, STATE_DTYPES[args.state_dtype]
             )
-            cuts = part_cuts(args.manifest_dir, part, mode, tokenizer)
+            cuts = part_cuts(corpus, args.manifest_dir, part, mode, tokenizer)
             started = time.perf_counter()
             if args.partial_results:
                 res_dir.mkdir(parents=True, exist_ok=True)

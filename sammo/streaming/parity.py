@@ -16,6 +16,7 @@ from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
+from sammo.corpora import find_corpus
 from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
 from sammo.data.tokens import load_tokenizer
 from sammo.data.transcripts import transcript
@@ -184,6 +185,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the table, a row a part and setting; 1 if any utterance came out differently."""
     tokenizer = load_tokenizer(args.lang)
     model, info = load_model_for(args, tokenizer)
+    corpus = find_corpus(args.manifest_dir, args.corpus)
     mode = args.transcript_mode or info.transcript_mode
     half = STATE_DTYPES[args.state_dtype] or torch.float16
     print(f"{info.encoder}, {info.checkpoint}; {args.decoding_method}, {args.num_decode_streams} streams\n")
@@ -193,8 +195,8 @@ def run(args: argparse.Namespace) -> int:
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     different = 0
-    for part in args.parts:
-        cuts = part_cuts(args.manifest_dir, part, mode, tokenizer)
+    for part in args.parts or corpus.tests:
+        cuts = part_cuts(corpus, args.manifest_dir, part, mode, tokenizer)
         cuts = cuts[: args.max_utterances or None]
         for chunk_size, left in settings(model, args.chunk_size, args.left_context_frames):
             utterances = (Utterance(cut.id, partial(cut_audio, cut), transcript(cut, mode)) for cut in cuts)

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             tokenizer = load_tokenizer(config.lang)
             model_config = model_config_from_args(args, tokenizer.vocab_size, tokenizer.blank_id)
             data = CsjDataModule(data_config, tokenizer)
-            facts = {"preset": args.preset, "transcript_mode": data_config.transcript_mode}
+            facts = {"preset": args.preset, "transcript_mode": data.mode}
             train(config, model_config, data, tokenizer, world, stop, facts, data_config.max_duration)
         except RuntimeError as error:
             line = lost_connection(world, error)

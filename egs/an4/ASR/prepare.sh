@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Prepares CMU's AN4 for training: see --help.
+set -euo pipefail
+
+export PYTHONUTF8=1 OMP_NUM_THREADS=1 PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python
+
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../.." && pwd)
+local=$root/local
+python=${PYTHON:-python3}
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+
+stage=1
+stop_stage=100
+nj=$(nproc 2> /dev/null || echo 4)
+an4_dir=
+data_dir=data
+byte_order=auto
+valid_speakers=6
+lang_type=char
+vocab_sizes=100
+
+usage() {
+  cat <<END
+Usage: ./prepare.sh --an4-dir DIR [options]
+
+DIR is AN4 as CMU distributes it: etc, and wav with .raw files of either byte order or .sph files. Everything is written
+under --data-dir. What is done already, with the same options, is skipped; what was interrupted goes on. Runs with
+\$PYTHON (now: $python).
+
+Stages:
+  1  audio as WAV, manifests of the parts train, valid (speakers held out of the training list) and test
+  2  80-bin Fbank
+  3  character units, the space between words among them
+  4  BPE units
+  5  validation of the manifests
+
+Options:
+  --stage N, --stop-stage N     first and last stage to run (default: all)
+  --nj N                        processes (default: the number of cores, here $nj)
+  --data-dir DIR                default: data, below the current directory
+  --byte-order auto|big|little  of .raw files (default: auto, which asks the samples)
+  --valid-speakers N            speakers of the part valid (default: $valid_speakers)
+  --lang-type "char bpe"        which units to make (default: $lang_type)
+  --vocab-sizes "N ..."         BPE vocabularies (default: $vocab_sizes)
+END
+}
+
+. "$local/stages.sh"
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --help | -h) usage && exit 0 ;;
+    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+    --stage | --stop-stage | --nj | --an4-dir | --data-dir | --byte-order | --valid-speakers | --lang-type | --vocab-sizes)
+      [ $# -gt 1 ] || die "$1 needs a value; see --help"
+      name=${1#--}
+      printf -v "${name//-/_}" '%s' "$2"
+      shift 2
+      ;;
+    *) die "unknown option $1; see --help" ;;
+  esac
+done
+for name in stage stop_stage nj valid_speakers; do
+  [[ ${!name} =~ ^[0-9]+$ ]] || die "--${name//_/-} must be a number, got '${!name}'"
+done
+[ "$nj" -ge 1 ] || die "--nj must be at least 1"
+[[ $byte_order =~ ^(auto|big|little)$ ]] || die "--byte-order must be auto, big or little, got '$byte_order'"
+for unit in $lang_type; do
+  [[ $unit =~ ^(char|bpe)$ ]] || die "--lang-type knows char and bpe, got '$unit'"
+done
+for size in $vocab_sizes; do
+  [[ $size =~ ^[0-9]+$ ]] || die "--vocab-sizes must be numbers, got '$size'"
+done
+[ -n "$an4_dir" ] || die "--an4-dir DIR is missing, the directory of CMU's AN4 that holds etc and wav; see --help"
+[ -d "$an4_dir" ] || die "no AN4 directory $an4_dir; --an4-dir is the directory that holds etc and wav"
+find_packages='from importlib.util import find_spec as f; import sys; sys.exit(not all(map(f, sys.argv[1:])))'
+"$python" -c "$find_packages" lhotse torch sentencepiece lilcom ||
+  die "$python lacks lhotse, torch, sentencepiece or lilcom: pip install -r requirements.txt, or set PYTHON"
+
+mkdir -p "$data_dir"
+data_dir=$(cd "$data_dir" && pwd)
+manifests=$data_dir/manifests
+fbank=$data_dir/fbank
+lists=$(find -L "$an4_dir"/etc/an4_*.fileids "$an4_dir"/etc/an4_*.transcription 2> /dev/null | sort | xargs -r cat | cksum)
+key="an4 $(readlink -f "$an4_dir") lists=${lists// /-} byte-order=$byte_order valid-speakers=$valid_speakers"
+
+run_stage 1 "Prepare AN4 manifests from $an4_dir" "" "$manifests/.an4.done" "$key" \
+  "$python" "$local/prepare_an4_manifests.py" --an4-dir "$an4_dir" --wav-dir "$data_dir/wav" \
+  --manifest-dir "$manifests" --byte-order "$byte_order" --valid-speakers "$valid_speakers"
+
+run_stage 2 "Compute Fbank of AN4" "$manifests/.an4.done" "$fbank/.an4.done" "$key" \
+  "$python" "$local/compute_fbank_an4.py" --manifest-dir "$manifests" --fbank-dir "$fbank" --nj "$nj"
+
+train=$fbank/an4_cuts_train.jsonl.gz
+if [[ " $lang_type " == *" char "* ]]; then
+  run_stage 3 "Prepare character units" "$fbank/.an4.done" "$data_dir/lang_char/.done" "$key" \
+    "$python" "$local/prepare_lang_char.py" --manifest "$train" --lang-dir "$data_dir/lang_char" --mode "" --words
+fi
+
+if [[ " $lang_type " == *" bpe "* ]]; then
+  for size in $vocab_sizes; do
+    lang=$data_dir/lang_bpe_$size
+    run_stage 4 "Train $size BPE units" "$fbank/.an4.done" "$lang/.done" "$key" \
+      "$python" "$local/train_bpe_model.py" --manifest "$train" --lang-dir "$lang" --vocab-size "$size" --mode "" --words
+  done
+fi
+
+checked=()
+for part in train valid test; do checked+=("$fbank/an4_cuts_$part.jsonl.gz"); done
+units=()
+if [[ " $lang_type " == *" char "* ]]; then units=(--lang "$data_dir/lang_char"); fi
+run_stage 5 "Validate the manifests" "$fbank/.an4.done" "$fbank/.validated.done" "$key ${units[*]}" \
+  "$python" "$local/validate_manifest.py" "${checked[@]}" "${units[@]}" --mode ""
+log "Done up to stage $((stop_stage < 5 ? stop_stage : 5)): $data_dir"

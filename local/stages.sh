@@ -1,0 +1,36 @@
+# Sourced by the prepare.sh of every recipe: messages, and stages that are skipped when they are done.
+# Reads $stage and $stop_stage.
+
+log() {
+  echo "$(date '+%Y-%m-%d %H:%M:%S') (${0##*/}) $*"
+}
+
+die() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+# A stage is done when its marker, written last, holds the options that its result depends on and is not older than
+# the marker of the stage whose results it reads.
+is_done() { # marker key upstream-marker
+  [ -f "$1" ] && [ "$(cat "$1")" = "$2" ] && ! [ "$3" -nt "$1" ]
+}
+mark_done() { # marker key
+  printf '%s\n' "$2" > "$1.tmp"
+  mv "$1.tmp" "$1"
+}
+run_stage() { # number title upstream-marker marker key command...
+  local number=$1 title=$2 upstream=$3 marker=$4 key=$5
+  shift 5
+  if [ "$stage" -gt "$number" ] || [ "$stop_stage" -lt "$number" ]; then return 0; fi
+  if is_done "$marker" "$key" "$upstream"; then
+    log "Stage $number: $title: done already ($marker)"
+    return 0
+  fi
+  log "Stage $number: $title"
+  mkdir -p "$(dirname "$marker")"
+  rm -f "$marker"
+  "$@"
+  mark_done "$marker" "$key"
+}
+checksum() { cat "$@" | cksum | tr ' ' '-'; }
