@@ -18,6 +18,7 @@ from lhotse import CutSet, RecordingSet, SupervisionSet
 from lhotse.cut import MonoCut
 from lhotse.recipes.csj import concat_csj_supervisions
 
+from sammo.corpora import CSJ, write_marker
 from sammo.data.datamodule import parse_bool
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_path
@@ -57,7 +58,7 @@ def utterances(manifest_dir: Path, sources: tuple[str, ...]) -> list[MonoCut]:
 
 def compute_part(part: str, cuts: list[MonoCut], fbank_dir: Path, nj: int) -> None:
     """Writes csj_cuts_PART.jsonl.gz, and its features below feats_PART."""
-    manifest = fbank_dir / f"csj_cuts_{part}.jsonl.gz"
+    manifest = CSJ.manifest_path(fbank_dir, part)
     manifest.unlink(missing_ok=True)  # it may point at features that are about to be replaced
     done = compute_features(cuts, fbank_dir / f"feats_{part}", nj, f"Fbank {part}")
     if part.startswith("train"):
@@ -81,6 +82,7 @@ def main() -> None:
             for speed in SPEEDS:
                 perturbed = [cut.perturb_speed(speed) for cut in cuts]
                 compute_part(f"train_sp{speed}", perturbed, args.fbank_dir, args.nj)
+    write_marker(args.fbank_dir, CSJ)
 
 
 if __name__ == "__main__":

@@ -14,17 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
+from sammo.corpora import CORPORA, CSJ, Corpus, find_corpus
 from sammo.data.manifests import read_json_lines
 from sammo.data.transcripts import select
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_write
 
-PARTS = ("train", "valid", "eval1", "eval2", "eval3", "excluded")
 MIN_SENTENCE = 10  # characters; shorter ones, such as back-channels, occur in any two talks
 
 
 def part_statistics(durations: np.ndarray, speakers: set[str], texts: list[str]) -> dict[str, float]:
-    """Sizes of one part: cuts, hours, quantiles of duration (seconds), speakers, characters."""
+    """Sizes of one part: cuts, hours, quantiles of duration (seconds), speakers, characters without white space."""
+    characters = ["".join(text.split()) for text in texts]
     return {
         "cuts": len(durations),
         "hours": float(durations.sum() / 3600),
@@ -34,8 +35,9 @@ def part_statistics(durations: np.ndarray, speakers: set[str], texts: list[str])
         "p99": float(np.quantile(durations, 0.99)),
         "max": float(durations.max()),
         "speakers": len(speakers),
-        "characters": sum(map(len, texts)),
-        "different_characters": len(set("".join(texts))),
+        "characters": sum(map(len, characters)),
+        "different_characters": len(set("".join(characters))),
+        "words": sum(len(text.split()) for text in texts),
         "cuts_without_text": sum(not text for text in texts),
     }
 
@@ -58,18 +60,18 @@ def overlap(segments: list[str], train_segments: list[str]) -> dict[str, float]:
 
 
 def segment_texts(supervision_dir: Path, part: str) -> list[str]:
-    """The texts of lhotse's segments of ``part`` (train: core and noncore), disfluent as lhotse reads them."""
+    """The texts of lhotse's segments of CSJ's ``part`` (train: core and noncore), disfluent as lhotse reads them."""
     names = ("core", "noncore") if part == "train" else (part,)
     paths = [supervision_dir / f"csj_supervisions_{name}.jsonl.gz" for name in names]
     return [segment["text"] for path in paths for segment in read_json_lines(path)]
 
 
-def collect(manifest_dir: Path, supervision_dir: Path, mode: str) -> dict:
+def collect(corpus: Corpus, manifest_dir: Path, supervision_dir: Path, mode: str) -> dict:
     """Statistics of all parts in ``manifest_dir``; UserError where the training part is missing."""
     parts, texts = {}, {}
-    for part in PARTS:
-        path = manifest_dir / f"csj_cuts_{part}.jsonl.gz"
-        if part != "train" and not path.is_file():
+    for part in corpus.parts:
+        path = corpus.manifest_path(manifest_dir, part)
+        if part != corpus.train and not path.is_file():
             continue
         durations, speakers, texts[part] = [], set(), []
         for cut in read_json_lines(path):
@@ -80,19 +82,25 @@ def collect(manifest_dir: Path, supervision_dir: Path, mode: str) -> dict:
         if not durations:
             raise UserError(f"{path} is empty")
         parts[part] = part_statistics(np.array(durations), speakers, texts[part])
-    train_segments, train_characters = segment_texts(supervision_dir, "train"), set("".join(texts["train"]))
+    segments = texts
+    if corpus == CSJ:  # whose cuts are segments joined
+        segments = {part: segment_texts(supervision_dir, part) for part in parts}
+    train_characters = set("".join(texts[corpus.train]))
     overlaps = {}
     for part in parts:
-        if part not in ("train", "excluded"):
-            overlaps[part] = overlap(segment_texts(supervision_dir, part), train_segments)
+        if part != corpus.train and part not in corpus.excluded:
+            overlaps[part] = overlap(segments[part], segments[corpus.train])
             overlaps[part]["unseen_characters"] = len(set("".join(texts[part])) - train_characters)
-    return {"mode": mode, "parts": parts, "overlap_with_training": overlaps}
+    return {"corpus": corpus.name, "mode": mode, "parts": parts, "overlap_with_training": overlaps}
 
 
 def render(statistics: dict) -> str:
     """The statistics as two text tables."""
-    names = ("cuts", "hours", "min", "mean", "median", "p99", "max", "speakers", "characters", "different_characters")
-    lines = [f"transcript mode {statistics['mode']}; durations in seconds", ""]
+    names = ["cuts", "hours", "min", "mean", "median", "p99", "max", "speakers", "characters", "different_characters"]
+    if CORPORA[statistics["corpus"]].has_words:
+        names.append("words")
+    mode = f"transcript mode {statistics['mode']}; " if statistics["mode"] else ""
+    lines = [f"{mode}durations in seconds", ""]
     header = ["part", *(name.replace("different_characters", "different") for name in names)]
     rows = [header]
     for part, values in statistics["parts"].items():
@@ -113,10 +121,12 @@ def _table(rows: list[list[str]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--manifest-dir", type=Path, required=True)
-    parser.add_argument("--supervision-dir", type=Path, required=True, help="lhotse's manifests of CSJ.")
-    parser.add_argument("--mode", default="fluent")
+    parser.add_argument("--supervision-dir", type=Path, help="lhotse's manifests of CSJ.")
+    parser.add_argument("--mode", help="Transcript mode to read (default: the corpus's).")
     args = parser.parse_args()
-    statistics = collect(args.manifest_dir, args.supervision_dir, args.mode)
+    corpus = find_corpus(args.manifest_dir)
+    mode = corpus.default_mode if args.mode is None else args.mode
+    statistics = collect(corpus, args.manifest_dir, args.supervision_dir or args.manifest_dir, mode)
     text = render(statistics)
     with atomic_write(args.manifest_dir / "manifest_statistics.txt") as file:
         file.write(text)

@@ -152,7 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     group = parser.add_argument_group("decoding")
     group.add_argument(
-        "--parts", "--test-sets", type=names, help="Parts of the corpus: valid,eval1 (default: its test parts)."
+        "--parts", "--test-sets", type=names, default=["tests"], help="Parts: valid,eval1,tests (default: tests, all of those)."
     )
     group.add_argument("--chunk-size", type=integers, default=(32,), help="Frames of 20 ms: 16,32,64,128 (default: 32).")
     group.add_argument(
@@ -188,9 +188,11 @@ def run(args: argparse.Namespace) -> int:
     searcher = _searcher(args, model)
     res_dir = args.res_dir or default_directory(args)
     logging.info(f"{info.encoder} {info.preset}, {info.checkpoint}")
-    for part in args.parts or data.corpus.tests:
+    for part in data.corpus.chosen(args.parts):
         open_settings = [
-            chunking for chunking, setting in settings.items() if args.force or not has_results(res_dir, setting, part)
+            chunking
+            for chunking, setting in settings.items()
+            if args.force or not has_results(res_dir, setting, part, data.corpus.metric)
         ]
         if len(open_settings) < len(settings):
             done = len(settings) - len(open_settings)
@@ -217,10 +219,11 @@ def _decode_part(
     )
     seconds = time.monotonic() - begin
     for chunking, decoded in results.items():
-        summary = write_results(res_dir, settings[chunking], part, decoded)
+        corpus = data.corpus
+        rates = write_results(res_dir, settings[chunking], part, decoded, metric=corpus.metric, corpus=corpus.name)
         logging.info(
             f"{part}, chunk {chunking.chunk_size}, left context {chunking.left_context_frames}: "
-            f"CER {summary.cer:.2f} % ({summary.low:.2f} to {summary.high:.2f}), {summary.utterances} utterances"
+            f"{', '.join(map(str, rates))}, {len(decoded)} utterances"
         )
     logging.info(f"{part}: {len(settings)} settings in {seconds:.1f} s")
 

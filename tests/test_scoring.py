@@ -56,7 +56,7 @@ def test_paired_bootstrap_sees_what_the_intervals_cannot():
 
 
 def test_files_of_a_part(tmp_path):
-    summary = write_results(tmp_path, setting(), "eval1", PART, extra={"delay": 1.5})
+    [summary] = write_results(tmp_path, setting(), "eval1", PART, extra={"delay": 1.5})
     assert summary.counts == Counts(9, 1, 1, 0) and summary.utterances == 2
     name = "eval1-sammo-simulated-epoch-3-avg-1-averaged-model-chunk-64-left-context-0-greedy_search"
     recogs = (tmp_path / f"recogs-{name}.txt").read_text().splitlines()

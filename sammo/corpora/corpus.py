@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterable
 
 from sammo.errors import UserError
 from sammo.files import atomic_write
@@ -47,6 +48,10 @@ class Corpus:
     def has_words(self) -> bool:
         """Whether spaces divide its transcripts into words."""
         return self.metric == "WER"
+
+    def chosen(self, parts: Iterable[str]) -> list[str]:
+        """The names in ``parts``, "tests" standing for all test parts."""
+        return [name for part in parts for name in (self.tests if part == "tests" else (part,))]
 
     def manifest_path(self, manifest_dir: str | Path, part: str) -> Path:
         """The cut manifest of ``part``, or of a speed-perturbed copy such as "train_sp0.9"."""

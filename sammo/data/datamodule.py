@@ -92,6 +92,15 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def check_units(corpus: Corpus, tokenizer: Tokenizer) -> None:
+    """UserError for units that lose the spaces of a corpus that is scored by words."""
+    if corpus.has_words and not tokenizer.has_words:
+        raise UserError(
+            f"{corpus.name} has words, but its units have no space between them; "
+            "make them with the option --words of local/prepare_lang_char.py or local/train_bpe_model.py"
+        )
+
+
 class CsjDataModule:
     """Makes the loaders. Manifests are scanned once each, and what is left out is logged."""
 
@@ -100,6 +109,7 @@ class CsjDataModule:
         self.corpus: Corpus = find_corpus(config.manifest_dir, config.corpus)
         self.mode = config.transcript_mode or self.corpus.default_mode
         self.tokenizer = tokenizer
+        check_units(self.corpus, tokenizer)
         self._scans: dict[str, Scan] = {}
         self._noise: CutSet | None = None
 

@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     args.transcript_mode = args.transcript_mode or info.transcript_mode
     data = CsjDataModule(DataConfig.from_args(args), tokenizer)
     # All parts first: a part that is not there must not show after the others have been decoded.
-    loaders = {part: data.test_dataloader(part) for part in args.parts or data.corpus.tests}
+    loaders = {part: data.test_dataloader(part) for part in data.corpus.chosen(args.parts)}
     if not loaders:
         raise UserError("--parts names no part")
     searcher = make_searcher(model, args.decoding_method, args.beam_size)

@@ -1,12 +1,12 @@
-"""Character error rates, their files, and the report over them."""
+"""Error rates, their files, and the report over them."""
 
-from sammo.scoring.cer import CerSummary, Counts, bootstrap_interval, count_errors
+from sammo.scoring.cer import Counts, ErrorSummary, bootstrap_interval, count_errors
 from sammo.scoring.results import DecodeSetting, PartResult, has_results, read_results, write_results
 
 __all__ = [
-    "CerSummary",
     "Counts",
     "DecodeSetting",
+    "ErrorSummary",
     "PartResult",
     "bootstrap_interval",
     "count_errors",

@@ -1,8 +1,8 @@
-"""Character error rate, with the uncertainty that a test set of this size leaves."""
+"""Character and word error rates, with the uncertainty that a test set of this size leaves."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import kaldialign
 import numpy as np
@@ -12,7 +12,7 @@ RESAMPLES = 1000
 
 
 class Counts(NamedTuple):
-    """Edit operations of one utterance or of many; ``ref`` is the number of reference characters."""
+    """Edit operations of one utterance or of many; ``ref`` is the number of reference characters or words."""
 
     ref: int
     ins: int
@@ -24,32 +24,49 @@ class Counts(NamedTuple):
         return self.ins + self.dels + self.subs
 
 
-class CerSummary(NamedTuple):
-    """The error rate of one part at one setting, in percent, with its 95 % bootstrap interval."""
+class ErrorSummary(NamedTuple):
+    """An error rate ("CER" or "WER") of one part at one setting, in percent, with its 95 % bootstrap interval."""
 
     part: str
+    metric: str
     counts: Counts
-    cer: float
+    rate: float
     low: float
     high: float
     utterances: int
 
+    def __str__(self) -> str:
+        return f"{self.metric} {self.rate:.2f} % ({self.low:.2f} to {self.high:.2f})"
+
 
 def characters(text: str) -> list[str]:
-    """What is scored: the characters of ``text`` without white space."""
+    """What CER counts: the characters of ``text`` without white space."""
     return [char for char in text if not char.isspace()]
 
 
-def count_errors(reference: str, hypothesis: str) -> Counts:
+def words(text: str) -> list[str]:
+    """What WER counts: what white space divides ``text`` into."""
+    return text.split()
+
+
+METRICS: dict[str, Callable[[str], list[str]]] = {"CER": characters, "WER": words}
+
+
+def metrics_for(metric: str) -> list[str]:
+    """The error rates of a corpus whose own is ``metric``, that one first: text without words has no WER."""
+    return ["WER", "CER"] if metric == "WER" else ["CER"]
+
+
+def count_errors(reference: str, hypothesis: str, metric: str = "CER") -> Counts:
     """Edit operations that turn ``reference`` into ``hypothesis``, by Levenshtein distance."""
-    ref, hyp = characters(reference), characters(hypothesis)
+    ref, hyp = METRICS[metric](reference), METRICS[metric](hypothesis)
     found = kaldialign.edit_distance(ref, hyp)
     return Counts(len(ref), found["ins"], found["del"], found["sub"])
 
 
-def alignment(reference: str, hypothesis: str) -> list[tuple[str, str]]:
-    """Aligned pairs of characters; ``EPSILON`` stands for nothing."""
-    return kaldialign.align(characters(reference), characters(hypothesis), EPSILON)
+def alignment(reference: str, hypothesis: str, metric: str = "CER") -> list[tuple[str, str]]:
+    """Aligned pairs of characters or words; ``EPSILON`` stands for nothing."""
+    return kaldialign.align(METRICS[metric](reference), METRICS[metric](hypothesis), EPSILON)
 
 
 def total(counts: Sequence[Counts]) -> Counts:
@@ -67,7 +84,7 @@ def error_rate(counts: Counts) -> float:
 def bootstrap_interval(counts: Sequence[Counts], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of the error rate, in percent, by resampling utterances.
 
-    (Bisani and Ney, ICASSP 2004: utterances, not characters, are the independent units.)
+    (Bisani and Ney, ICASSP 2004: utterances, not characters or words, are the independent units.)
     """
     if not counts:
         return (0.0, 0.0)
@@ -111,6 +128,12 @@ def relative_change(
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(100.0 * (new[drawn] / old[drawn] - 1.0), [tail, 100 - tail])
     return 100.0 * (after / before - 1.0), float(low), float(high)
+
+
+def summarize(part: str, metric: str, counts: Sequence[Counts]) -> ErrorSummary:
+    """The error rate over utterances."""
+    everything = total(counts)
+    return ErrorSummary(part, metric, everything, error_rate(everything), *bootstrap_interval(counts), len(counts))
 
 
 def _resampled_rates(counts: Sequence[Counts], seed: int) -> np.ndarray:

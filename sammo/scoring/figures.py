@@ -1,4 +1,4 @@
-"""The two figures of the report: CER over chunk width and CER over the bytes a stream keeps."""
+"""The two figures of the report: error rate over chunk width and over the bytes a stream keeps."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ SAMMO = ("#c2185b", "#ec6f9c", "#7b1fa2")
 ZIPFORMER = ("#9fb8cf", "#5a8bb5", "#1f5a8c", "#0d3050")
 MARKERS = "osD^vP"
 
-Lines = Mapping[str, Mapping[int, Any]]  # name -> chunk frames -> cell (cer, counts, state_bytes)
+Lines = Mapping[str, Mapping[int, Any]]  # name -> chunk frames -> cell (rate, counts, state_bytes)
 
 
-def cer_over_chunk(lines: Lines, parts: Sequence[str], path: Path) -> Path:
+NAMES = {"CER": "Character error rate", "WER": "Word error rate"}
+
+
+def rate_over_chunk(lines: Lines, parts: Sequence[str], path: Path, metric: str = "CER") -> Path:
     """One line a system with its 95 % interval; the chunk width is on a base-2 axis."""
-    fig, ax = _axes(f"Character error rate over chunk width ({', '.join(parts)})")
+    fig, ax = _axes(f"{NAMES[metric]} over chunk width ({', '.join(parts)})", metric)
     chunks = sorted({chunk for cells in lines.values() for chunk in cells if chunk > 0})
     ends = []
     for (name, cells), (color, marker) in zip(lines.items(), _styles(lines)):
         xs = [chunk for chunk in sorted(cells) if chunk > 0]
         if not xs:
             continue
-        ys = [cells[x].cer for x in xs]
-        low, high = zip(*(bootstrap_interval(cells[x].counts) for x in xs))
+        ys = [cells[x].rate(metric) for x in xs]
+        low, high = zip(*(bootstrap_interval(cells[x].counts[metric]) for x in xs))
         ax.fill_between(xs, low, high, color=color, alpha=0.10, linewidth=0)
         ax.plot(xs, ys, color=color, marker=marker, markersize=6, linewidth=2.2, label=name, clip_on=False)
         ends.append((ys[-1], xs[-1], name, color))
@@ -47,13 +50,13 @@ def cer_over_chunk(lines: Lines, parts: Sequence[str], path: Path) -> Path:
     return _save(fig, path)
 
 
-def cer_over_state(lines: Lines, parts: Sequence[str], path: Path) -> Path:
+def rate_over_state(lines: Lines, parts: Sequence[str], path: Path, metric: str = "CER") -> Path:
     """A point a system and chunk width: what memory buys."""
-    fig, ax = _axes(f"Character error rate over memory per stream ({', '.join(parts)})")
+    fig, ax = _axes(f"{NAMES[metric]} over memory per stream ({', '.join(parts)})", metric)
     chunks = sorted({chunk for cells in lines.values() for chunk in cells if chunk > 0})
     for (name, cells), (color, marker) in zip(lines.items(), _styles(lines)):
         xs = [cells[chunk].state_bytes / 1024 for chunk in chunks if chunk in cells]
-        ys = [cells[chunk].cer for chunk in chunks if chunk in cells]
+        ys = [cells[chunk].rate(metric) for chunk in chunks if chunk in cells]
         sizes = [30 + 30 * i for i, chunk in enumerate(chunks) if chunk in cells]
         ax.scatter(xs, ys, s=sizes, color=color, marker=marker, alpha=0.85, label=name, linewidth=0)
     ax.set_xscale("log", base=2)
@@ -64,10 +67,10 @@ def cer_over_state(lines: Lines, parts: Sequence[str], path: Path) -> Path:
     return _save(fig, path)
 
 
-def _axes(title: str):
+def _axes(title: str, metric: str):
     fig, ax = plt.subplots(figsize=(8, 4.6), dpi=150)
     ax.set_title(title, loc="left", fontsize=11.5, color=INK)
-    ax.set_ylabel("CER (%)")
+    ax.set_ylabel(f"{metric} (%)")
     ax.grid(axis="y", color=GRID, linewidth=0.8)
     ax.set_axisbelow(True)
     for side in ("top", "right", "left"):

@@ -1,4 +1,4 @@
-"""The files of one decoded part: recogs-, errs- and cer-summary- as icefall users know them, and cer-*.json.
+"""The files of one decoded part: recogs-, errs- and cer- or wer-summary- as icefall users know them, and cer-*.json.
 
 The JSON file holds everything that ``sammo report`` needs; it is written last, so a part has
 results exactly when it is there.
@@ -17,17 +17,19 @@ from sammo.errors import UserError
 from sammo.files import atomic_write
 from sammo.scoring.cer import (
     EPSILON,
-    CerSummary,
+    METRICS,
     Counts,
+    ErrorSummary,
     alignment,
-    bootstrap_interval,
-    characters,
     count_errors,
     error_rate,
+    metrics_for,
+    summarize,
     total,
 )
 
 FORMAT = "sammo-cer-1"
+KEYS = {"CER": ("interval", "utterances"), "WER": ("word_interval", "words")}  # what the JSON file calls them
 
 
 @dataclass(frozen=True)
@@ -71,19 +73,23 @@ class DecodeSetting:
 
 
 class PartResult(NamedTuple):
-    """One part at one setting, as read back from its JSON file."""
+    """One part at one setting, as read back from its JSON file.
+
+    counts: one an utterance, by metric: always "CER", also "WER" where the corpus is scored by words. corpus: its name,
+    "" where the file does not say.
+    """
 
     setting: DecodeSetting
     part: str
     cut_ids: list[str]
-    counts: list[Counts]
+    counts: dict[str, list[Counts]]
     extra: dict[str, Any]
     path: Path
+    corpus: str = ""
 
-    @property
-    def cer(self) -> float:
+    def rate(self, metric: str = "CER") -> float:
         """Percent."""
-        return error_rate(total(self.counts))
+        return error_rate(total(self.counts[metric]))
 
 
 def write_results(
@@ -92,56 +98,61 @@ def write_results(
     part: str,
     results: Iterable[tuple[str, str, str, Sequence[float]]],
     extra: dict[str, Any] | None = None,
-) -> CerSummary:
+    metric: str = "CER",
+    corpus: str = "",
+) -> list[ErrorSummary]:
     """Score a decoded part and write its files, each whole or not at all.
 
     Args:
       res_dir: made if it is missing.
       setting: how the part was decoded.
       part: "eval1", "valid", ...
+      metric, corpus: "WER" also counts words and writes recogs- and errs- in them; the corpus's name is noted.
       results: (cut id, reference, hypothesis, time of each token in seconds).
       extra: further JSON values worth keeping (delays of tokens, for instance).
+
+    Returns:
+      The error rates, that of ``metric`` first.
     """
     res_dir = Path(res_dir)
     res_dir.mkdir(parents=True, exist_ok=True)
     results = sorted(results)
-    counts = [count_errors(ref, hyp) for _, ref, hyp, _ in results]
-    everything = total(counts)
-    low, high = bootstrap_interval(counts)
-    summary = CerSummary(part, everything, error_rate(everything), low, high, len(counts))
+    counts = {kind: [count_errors(ref, hyp, kind) for _, ref, hyp, _ in results] for kind in metrics_for(metric)}
+    summaries = [summarize(part, kind, counts[kind]) for kind in counts]
+    units = METRICS[metric]
     name = f"{part}-{setting.suffix}"
     with atomic_write(res_dir / f"recogs-{name}.txt") as file:
         for cut_id, ref, hyp, times in results:
-            print(f"{cut_id}:\tref={characters(ref)}", file=file)
-            print(f"{cut_id}:\thyp={characters(hyp)}", file=file)
+            print(f"{cut_id}:\tref={units(ref)}", file=file)
+            print(f"{cut_id}:\thyp={units(hyp)}", file=file)
             print(f"{cut_id}:\ttimestamp_hyp={[round(time, 3) for time in times]}", file=file)
     with atomic_write(res_dir / f"errs-{name}.txt") as file:
-        for line in error_lines(results, summary):
+        for line in error_lines(results, summaries[0]):
             print(line, file=file)
-    with atomic_write(res_dir / f"cer-summary-{name}.txt") as file:
-        print("settings\tCER", file=file)
-        print(f"{setting.suffix}\t{summary.cer:.2f}", file=file)
-    record = {
-        "format": FORMAT,
-        "part": part,
-        "setting": dataclasses.asdict(setting),
-        "cer": round(summary.cer, 4),
-        "interval": [round(low, 4), round(high, 4)],
-        "utterances": {cut_id: list(count) for (cut_id, *_), count in zip(results, counts)},
-        "extra": extra or {},
-    }
+    record = {"format": FORMAT, "corpus": corpus, "part": part, "setting": dataclasses.asdict(setting)}
+    for summary in summaries:
+        kind = summary.metric.lower()
+        with atomic_write(res_dir / f"{kind}-summary-{name}.txt") as file:
+            print(f"settings\t{summary.metric}", file=file)
+            print(f"{setting.suffix}\t{summary.rate:.2f}", file=file)
+        interval, utterances = KEYS[summary.metric]
+        record[kind] = round(summary.rate, 4)
+        record[interval] = [round(summary.low, 4), round(summary.high, 4)]
+        record[utterances] = {cut_id: list(count) for (cut_id, *_), count in zip(results, counts[summary.metric])}
+    record["extra"] = extra or {}
     with atomic_write(_json_path(res_dir, setting, part)) as file:
         json.dump(record, file, ensure_ascii=False, indent=1)
-    return summary
+    return summaries
 
 
-def error_lines(results: Sequence[tuple], summary: CerSummary) -> Iterable[str]:
+def error_lines(results: Sequence[tuple], summary: ErrorSummary) -> Iterable[str]:
     """The lines of an errs- file: totals, each utterance's alignment, and the most frequent errors."""
     counts = summary.counts
-    yield f"%CER = {summary.cer:.2f}   95% interval {summary.low:.2f} to {summary.high:.2f}"
+    units = {"CER": "characters", "WER": "words"}[summary.metric]
+    yield f"%{summary.metric} = {summary.rate:.2f}   95% interval {summary.low:.2f} to {summary.high:.2f}"
     yield (
         f"Errors: {counts.ins} insertions, {counts.dels} deletions, {counts.subs} substitutions, "
-        f"over {counts.ref} reference characters ({counts.ref - counts.dels - counts.subs} correct)"
+        f"over {counts.ref} reference {units} ({counts.ref - counts.dels - counts.subs} correct)"
     )
     yield "Search below for sections starting with PER-UTT DETAILS:, SUBSTITUTIONS:, DELETIONS:, INSERTIONS:"
     yield ""
@@ -149,7 +160,7 @@ def error_lines(results: Sequence[tuple], summary: CerSummary) -> Iterable[str]:
     kinds: dict[str, Counter] = {"SUBSTITUTIONS": Counter(), "DELETIONS": Counter(), "INSERTIONS": Counter()}
     for cut_id, ref, hyp, _ in results:
         words = []
-        for left, right in alignment(ref, hyp):
+        for left, right in alignment(ref, hyp, summary.metric):
             words.append(left if left == right else f"({left}->{right})")
             if left == right:
                 continue
@@ -167,10 +178,13 @@ def error_lines(results: Sequence[tuple], summary: CerSummary) -> Iterable[str]:
             yield f"{count}   {what}"
 
 
-def has_results(res_dir: str | Path, setting: DecodeSetting, part: str) -> bool:
-    """Whether this part was decoded at this setting from these very weights."""
+def has_results(res_dir: str | Path, setting: DecodeSetting, part: str, metric: str = "CER") -> bool:
+    """Whether this part was decoded at this setting from these very weights, and scored by ``metric``."""
     path = _json_path(Path(res_dir), setting, part)
-    return path.is_file() and read_result(path).setting == setting
+    if not path.is_file():
+        return False
+    result = read_result(path)
+    return result.setting == setting and metric in result.counts
 
 
 def read_results(directory: str | Path) -> list[PartResult]:
@@ -190,9 +204,13 @@ def read_result(path: Path) -> PartResult:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']!r}")
-        counts = [Counts(*map(int, values)) for values in record["utterances"].values()]
-        setting = DecodeSetting(**record["setting"])
-        return PartResult(setting, record["part"], list(record["utterances"]), counts, record["extra"], path)
+        counts = {
+            metric: [Counts(*map(int, values)) for values in record[key].values()]
+            for metric, (_, key) in KEYS.items()
+            if metric == "CER" or key in record
+        }
+        setting, ids = DecodeSetting(**record["setting"]), list(record["utterances"])
+        return PartResult(setting, record["part"], ids, counts, record["extra"], path, record.get("corpus", ""))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a result file of decode.py ({error}); delete it and decode again") from error
 

@@ -13,6 +13,7 @@ from lhotse.cut import Cut
 from torch import Tensor
 
 from sammo.corpora import CORPORA, Corpus, find_corpus
+from sammo.data.datamodule import check_units
 from sammo.data.features import SAMPLING_RATE, load_audio
 from sammo.data.manifests import ManifestCuts, scan_manifests
 from sammo.data.tokens import Tokenizer, load_tokenizer
@@ -109,7 +110,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--manifest-dir", type=Path, default=Path("data/fbank"), help="(default: data/fbank)")
     group.add_argument("--corpus", help=f"{', '.join(CORPORA)} (default: the one that --manifest-dir was prepared from)")
-    group.add_argument("--parts", "--test-sets", type=names, help="Parts of the corpus (default: its test parts).")
+    group.add_argument("--parts", "--test-sets", type=names, default=["tests"], help="(default: tests, all test parts)")
     group.add_argument("--transcript-mode", help="Transcript to score against (default: the one trained on).")
     group.add_argument(
         "--num-decode-streams", type=int, default=16, help="Utterances decoded at the same time (default: 16)."
@@ -139,12 +140,13 @@ def run(args: argparse.Namespace) -> int:
     model, info = load_model_for(args, tokenizer)
     res_dir = args.res_dir or default_directory(args)
     corpus = find_corpus(args.manifest_dir, args.corpus)
+    check_units(corpus, tokenizer)
     mode = args.transcript_mode or info.transcript_mode
     failed = 0
     for chunking in settings(model, args.chunk_size, args.left_context_frames):
         setting = decode_setting(args, model, info, chunking)
-        for part in args.parts or corpus.tests:
-            if has_results(res_dir, setting, part) and not args.force:
+        for part in corpus.chosen(args.parts):
+            if has_results(res_dir, setting, part, corpus.metric) and not args.force:
                 logging.info(f"{part}: decoded before at {setting.suffix} (--force decodes again)")
                 continue
             recognizer = StreamingRecognizer(
@@ -160,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
                 results = _decode_part(recognizer, cuts, tokenizer, mode, part, args.num_decode_streams)
             elapsed = time.perf_counter() - started
             failed += sum(result.error is not None for result in results)
-            _report(res_dir, setting, part, results, elapsed)
+            _report(res_dir, setting, part, corpus, results, elapsed)
     if failed:
         logging.error(f"{failed} utterance(s) were given up; they are scored with what they gave until then")
     return 1 if failed else 0
@@ -184,14 +186,16 @@ def _decode_part(
     return list(progress(running, total=len(cuts), desc=part))
 
 
-def _report(res_dir: Path, setting: Any, part: str, results: list[StreamedUtterance], elapsed: float) -> None:
+def _report(
+    res_dir: Path, setting: Any, part: str, corpus: Corpus, results: list[StreamedUtterance], elapsed: float
+) -> None:
     """Writes the result files, delays among them, and logs one line."""
     delays = delay_summary([delay for result in results for delay in result.delays])
     audio = sum(result.duration for result in results)
     extra = {"delay_seconds": delays, "audio_seconds": audio, "wall_seconds": elapsed}
     scored = [(result.cut_id, result.reference, result.hypothesis, result.timestamps) for result in results]
-    summary = write_results(res_dir, setting, part, scored, extra)
-    line = f"{part}, {setting.suffix}: CER {summary.cer:.2f} % ({summary.low:.2f} to {summary.high:.2f})"
+    rates = write_results(res_dir, setting, part, scored, extra, corpus.metric, corpus.name)
+    line = f"{part}, {setting.suffix}: {', '.join(map(str, rates))}"
     if delays["tokens"]:
         line += f", delay {delays['mean']:.2f} s (median {delays['p50']:.2f}, 90 % {delays['p90']:.2f})"
     logging.info(f"{line}, {audio / max(elapsed, 1e-9):.1f} x real time")

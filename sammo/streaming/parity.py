@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sammo.corpora import find_corpus
+from sammo.data.datamodule import check_units
 from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
 from sammo.data.tokens import load_tokenizer
 from sammo.data.transcripts import transcript
@@ -62,7 +63,7 @@ class Parity(NamedTuple):
     identical: int  # utterances whose tokens and time stamps agree
     max_deviation: float  # of any encoder output value of those
     different: list[str]  # keys of the others
-    cers: tuple[float, float, float]  # percent: simulated, streaming, streaming with the state in 16 bit
+    rates: tuple[float, float, float]  # percent: simulated, streaming, streaming with the state in 16 bit
 
 
 def decode_simulated(
@@ -127,6 +128,7 @@ def compare(
     num_streams: int,
     half: torch.dtype = torch.float16,
     seed: int = 0,
+    metric: str = "CER",
 ) -> Parity:
     """Decodes each utterance three ways: simulated; chunk by chunk among ``num_streams`` concurrent streams in
     shuffled order; and the latter with the state kept in ``half`` between chunks.
@@ -153,10 +155,10 @@ def compare(
                 deviation = max(deviation, float((a.frames - b.frames).abs().max()))
             for way, counted in zip((a, b, c), counts):
                 text = "" if isinstance(way, str) else to_text(way.tokens)
-                counted.append(count_errors(utterance.reference, text))
+                counted.append(count_errors(utterance.reference, text, metric))
     count = len(counts[0])
-    cers = tuple(error_rate(total(counted)) for counted in counts)
-    return Parity(count, count - len(different), deviation, different, cers)
+    rates = tuple(error_rate(total(counted)) for counted in counts)
+    return Parity(count, count - len(different), deviation, different, rates)
 
 
 def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -186,16 +188,18 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(args.lang)
     model, info = load_model_for(args, tokenizer)
     corpus = find_corpus(args.manifest_dir, args.corpus)
+    check_units(corpus, tokenizer)
+    metric = corpus.metric
     mode = args.transcript_mode or info.transcript_mode
     half = STATE_DTYPES[args.state_dtype] or torch.float16
     print(f"{info.encoder}, {info.checkpoint}; {args.decoding_method}, {args.num_decode_streams} streams\n")
     print(
         "| part | chunk | left context | utterances | identical | max deviation "
-        f"| CER simulated | CER chunk by chunk | CER, state in {str(half).removeprefix('torch.')} |"
+        f"| {metric} simulated | {metric} chunk by chunk | {metric}, state in {str(half).removeprefix('torch.')} |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     different = 0
-    for part in args.parts or corpus.tests:
+    for part in corpus.chosen(args.parts):
         cuts = part_cuts(corpus, args.manifest_dir, part, mode, tokenizer)
         cuts = cuts[: args.max_utterances or None]
         for chunk_size, left in settings(model, args.chunk_size, args.left_context_frames):
@@ -209,12 +213,13 @@ def run(args: argparse.Namespace) -> int:
                 left,
                 args.num_decode_streams,
                 half,
+                metric=metric,
             )
             different += len(found.different)
-            cers = " | ".join(f"{cer:.2f}" for cer in found.cers)
+            rates = " | ".join(f"{rate:.2f}" for rate in found.rates)
             print(
                 f"| {part} | {chunk_size} | {left} | {found.utterances} | {found.identical} "
-                f"| {found.max_deviation:.1e} | {cers} |",
+                f"| {found.max_deviation:.1e} | {rates} |",
                 flush=True,
             )
             for key in found.different[:5]:

@@ -33,6 +33,7 @@ Stages:
   3  character units, the space between words among them
   4  BPE units
   5  validation of the manifests
+  6  statistics
 
 Options:
   --stage N, --stop-stage N     first and last stage to run (default: all)
@@ -111,4 +112,7 @@ units=()
 if [[ " $lang_type " == *" char "* ]]; then units=(--lang "$data_dir/lang_char"); fi
 run_stage 5 "Validate the manifests" "$fbank/.an4.done" "$fbank/.validated.done" "$key ${units[*]}" \
   "$python" "$local/validate_manifest.py" "${checked[@]}" "${units[@]}" --mode ""
-log "Done up to stage $((stop_stage < 5 ? stop_stage : 5)): $data_dir"
+
+run_stage 6 "Show statistics" "$fbank/.an4.done" "$fbank/.statistics.done" "$key" \
+  "$python" "$local/display_manifest_statistics.py" --manifest-dir "$fbank"
+log "Done up to stage $((stop_stage < 6 ? stop_stage : 6)): $data_dir"

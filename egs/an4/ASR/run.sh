@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# AN4 from CMU's files to a table of word and character error rates over chunk widths. See --help.
+set -euo pipefail
+
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+root=$here/../../..
+called_from=$PWD
+cd "$here"
+
+an4_dir=
+epochs=33
+preset=tiny
+device=auto
+work_dir=work
+cores=$(nproc 2> /dev/null || echo 2)
+smoke=false
+
+usage() {
+  cat <<END
+Usage: ./run.sh --an4-dir DIR [options]
+
+Prepares AN4, trains Sammo and its Zipformer baseline for the same number of epochs, decodes both over chunk widths, and
+writes a table and figures of word and character error rates. Interrupted, it goes on where it stopped. On 2 CPU cores
+it takes about half an hour.
+
+  --an4-dir DIR    CMU's AN4, the directory that holds etc and wav
+  --epochs N       epochs for each of the two models (default: $epochs)
+  --preset P       tiny, small or medium (default: $preset)
+  --device D       auto, cpu or cuda (default: $device)
+  --work-dir DIR   everything is written below it (default: $here/$work_dir)
+  --smoke          one epoch and two chunk widths; the error rates mean nothing
+END
+}
+
+die() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --help | -h) usage && exit 0 ;;
+    --smoke) smoke=true && shift && continue ;;
+    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
+    --an4-dir | --epochs | --preset | --device | --work-dir)
+      [ $# -gt 1 ] || die "$1 needs a value; see --help"
+      name=${1#--}
+      printf -v "${name//-/_}" '%s' "$2"
+      shift 2
+      ;;
+    *) die "unknown option $1; see --help" ;;
+  esac
+done
+[ -n "$an4_dir" ] || die "--an4-dir DIR is missing; see --help"
+[[ $preset =~ ^(tiny|small|medium)$ ]] || die "--preset must be tiny, small or medium, got '$preset'"
+[[ $epochs =~ ^[1-9][0-9]*$ ]] || die "--epochs must be a whole number above 0, got '$epochs'"
+# Paths are the caller's.
+an4_dir=$(cd "$called_from" && readlink -m "$an4_dir")
+[ "$work_dir" = work ] || work_dir=$(cd "$called_from" && readlink -m "$work_dir")
+
+chunks=16,32,64,128
+lefts=64,128,256
+# As in run.sh of the repository, for real speech: SpecAugment on, and no curriculum, since most of AN4's utterances
+# are short already.
+budget=(--max-duration 12 --ctc-loss-scale 1 --base-lr 0.03 --ref-duration 0.12 --lr-batches 4000 --lr-epochs 6
+  --lr-warmup-batches 100 --warm-step 200 --average-period 10 --num-workers 1 --drop-last false --enable-spec-aug true
+  --enable-musan false --valid-interval 1000000)
+if $smoke; then
+  epochs=1 chunks=16,64 lefts=128
+  [ "$work_dir" != work ] || work_dir=work/smoke
+fi
+
+. "$root/local/venv.sh"
+make_venv "$(cd "$root" && pwd)"
+export PYTHON PYTHONUTF8=1
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+mkdir -p "$work_dir"
+data=$work_dir/data
+options=(--manifest-dir "$data/fbank" --lang "$data/lang_char" --device "$device")
+
+echo "== Audio, manifests and features in $data"
+./prepare.sh --an4-dir "$an4_dir" --data-dir "$data" > "$work_dir/prepare.log" ||
+  die "preparation failed; see the end of $work_dir/prepare.log"
+
+train() {
+  "$PYTHON" sammo/train.py --encoder "$1" --preset "$preset" --exp-dir "$work_dir/exp/$1-$preset" --num-epochs "$epochs" \
+    "${options[@]}" "${budget[@]}"
+}
+
+decode() {
+  local exp=$work_dir/exp/$1-$preset left=()
+  [ "$1" = sammo ] || left=(--left-context-frames "$lefts")
+  "$PYTHON" sammo/decode.py --exp-dir "$exp" --epoch "$epochs" --avg 1 --use-averaged-model true "${options[@]}" \
+    --decoding-method modified_beam_search --beam-size 4 --chunk-size "$chunks" "${left[@]}" --parts valid,tests \
+    --res-dir "$exp/results"
+}
+
+# Runs a function for both encoders: on CPUs side by side, which is faster for small models than threads are.
+both() {
+  local log=$work_dir/$1-zipformer.log
+  if [ "$device" = cuda ] || { [ "$device" = auto ] && command -v nvidia-smi > /dev/null; } || [ "$cores" -lt 2 ]; then
+    "$1" sammo
+    "$1" zipformer
+    return
+  fi
+  echo "   zipformer runs beside sammo; what it prints is in $log"
+  OMP_NUM_THREADS=$((cores / 2)) "$1" zipformer > "$log" 2>&1 &
+  local pid=$!
+  OMP_NUM_THREADS=$((cores / 2)) "$1" sammo
+  wait $pid || die "zipformer failed: $(tail -n 1 "$log") (all of it: $log)"
+}
+trap 'jobs -p | xargs -r kill 2> /dev/null || true' EXIT
+
+echo "== Training Sammo and Zipformer ($preset, $epochs epochs) in $work_dir/exp"
+both train
+echo "== Decoding with chunks of $chunks frames of 20 ms"
+both decode
+echo "== Report"
+"$PYTHON" -m sammo.cli report "$work_dir/exp/sammo-$preset/results" "$work_dir/exp/zipformer-$preset/results" \
+  --out-dir "$work_dir/report" --statistics "$data/fbank/statistics.json"
+echo "   ($((SECONDS / 60)) min)"
