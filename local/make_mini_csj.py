@@ -80,6 +80,7 @@ def main() -> int:
     try:
         build.claim(args.out, {"hours": args.hours, "eval_minutes": args.eval_minutes, **common})
         build.write_bytes(args.out / "LICENSE", voices.NOTICE.encode())
+        build.write_bytes(args.out / build.HOMOPHONES_NAME, build.homophone_table(plan))
         jobs = [(talk, build.build_talk, (args.out, talk, settings)) for talk in plan]
         reports = build.run_jobs(jobs, args.nj, "mini-CSJ talks")
         if args.musan_out is not None:

@@ -70,6 +70,14 @@ def tilt(x: np.ndarray, coefficient: float) -> np.ndarray:
     return out / (1.0 + abs(coefficient))
 
 
+def band_limit(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """x (T,) as a microphone hears it that loses 3 dB at low and at high Hz, 12 and 24 dB per octave beyond, no phase."""
+    size = smooth_size(len(x))
+    frequency = np.fft.rfftfreq(size, 1 / RATE)
+    gain = 1.0 / np.sqrt(1.0 + (low / np.maximum(frequency, 1.0)) ** 4) / np.sqrt(1.0 + (frequency / high) ** 8)
+    return np.fft.irfft(np.fft.rfft(x, size) * gain, size)[: len(x)]
+
+
 def level(x: np.ndarray) -> float:
     """Root mean square."""
     return float(np.sqrt(np.mean(x**2))) if len(x) else 0.0

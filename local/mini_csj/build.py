@@ -20,14 +20,18 @@ from sammo.errors import UserError
 from sammo.files import atomic_write
 from sammo.progress import progress
 
-from . import acoustics, sdb, voices, words
+from . import acoustics, lexicon, sdb, voices, words
 from .grammar import Grammar
+from .script import JOINED, Script
 from .talks import Talk, stream
 
-VERSION = 2  # raise it when the same options would give other bytes
+VERSION = 3  # raise it when the same options would give other bytes
 CONFIG_NAME = "mini_csj.json"
+HOMOPHONES_NAME = "homophones.json"
 LONGEST = 30.0  # seconds of one utterance
-CLAUSE_SECONDS = 3.0  # of a typical clause, to plan the end of a talk
+SHORTEST_REST = 1.5  # seconds of speech that are still worth another utterance
+# Seconds between utterances: inside a paragraph they are below the 1 s at which the recipe stops joining, others are above.
+PAUSES, PAUSES_BETWEEN = (0.2, 0.7), (1.1, 1.4)
 QUIET = 10.0 ** (-8.0 / 20.0)  # level of (L ...), against normal speech
 
 
@@ -67,28 +71,32 @@ def synthesize(talk: Talk, settings: Settings) -> tuple[list[sdb.Segment], list[
     rng = np.random.default_rng(stream(settings.seed, talk.id, "sound"))
     sexes = (talk.sex, "F" if talk.sex == "M" else "M")
     speakers = [voices.draw_speaker(rng, sexes[i], settings.voices) for i in range(len(talk.names()))]
-    grammar = Grammar(talk.topic, talk.pool, text_rng, talk.number)
-    now, speech, turn = rng.uniform(0.3, 0.9), 0.0, 0
+    script = Script(Grammar(talk.topic, talk.pool, text_rng, talk.number), text_rng, talk.seconds)
+    now, turn = rng.uniform(0.3, 0.9), 0  # now: end of what was said last
+    began = now  # of the joined cut
     placed: list[tuple[int, int, np.ndarray]] = []
     segments: list[sdb.Segment] = []
-    while len(segments) < len(speakers) or speech < talk.seconds - CLAUSE_SECONDS / 2:
-        runs = grammar.utterance(most=max(1, int((talk.seconds - speech) / CLAUSE_SECONDS)))
-        line = words.words_of(runs, text_rng)
-        sound = voices.say(line, speakers[turn], rng)
-        if len(sound) > LONGEST * acoustics.RATE:
-            continue
-        if any(run.slip == "L" for run in runs):
-            sound = sound * QUIET
-        first = round(now * 1000) * (acoustics.RATE // 1000)  # on a millisecond, so that the SDB times are exact
+    while len(segments) < len(speakers) or script.left > SHORTEST_REST:
+        line = script.next(room=JOINED - (now - began) - PAUSES[1])
+        if line.opens and talk.dialogue and segments:  # each channel needs a word, or lhotse stops
+            turn = 1 - turn if len(segments) == 1 or text_rng.random() < 0.5 else turn
+        spoken = words.words_of(line.runs, text_rng)
+        sound = voices.say(spoken, speakers[turn], rng)
         length = len(sound) / acoustics.RATE
-        placed.append((turn, first, sound))
+        start = now + rng.uniform(*(PAUSES_BETWEEN if line.opens else PAUSES)) if segments else now
+        if length > LONGEST or not line.opens and start + length - began > JOINED - 0.01:  # homophones would lose their cue
+            script.close()
+            continue
+        if any(run.slip == "L" for run in line.runs):
+            sound = sound * QUIET
+        first = round(start * 1000) * (acoustics.RATE // 1000)  # on a millisecond, so that the SDB times are exact
         start = first / acoustics.RATE
-        segments.append(sdb.Segment(start, start + length, line, "LR"[turn]))
-        speech += length
-        # Pauses inside a paragraph are below the 1 s at which the recipe stops joining utterances, those between are above.
-        now = start + length + (rng.uniform(0.2, 0.8) if rng.random() < 0.3 else rng.uniform(1.1, 1.4))
-        if talk.dialogue and (len(segments) == 1 or rng.random() < 0.5):  # each channel needs a word, or lhotse stops
-            turn = 1 - turn
+        placed.append((turn, first, sound))
+        segments.append(sdb.Segment(start, start + length, spoken, "LR"[turn]))
+        script.said(line, length)
+        began, now = start if line.opens else began, start + length
+        if talk.dialogue and len(segments) == 1:
+            script.close()
     total = int((segments[-1].end + rng.uniform(0.3, 0.9)) * acoustics.RATE)
     channels = [np.zeros(total) for _ in speakers]
     for channel, first, sound in placed:
@@ -175,6 +183,13 @@ def claim(root: Path, options: dict[str, Any]) -> None:
     elif root.is_dir() and any(root.iterdir()):
         raise UserError(f"{root} is not empty and was not made by this script; choose another directory")
     write_bytes(config, (json.dumps(wanted, indent=2, sort_keys=True) + "\n").encode())
+
+
+def homophone_table(plan: Iterable[Talk]) -> bytes:
+    """JSON for evaluations that count how often a homophone is spelled right: the groups and the topic of every talk."""
+    groups = [{"reading": g.reading, "spellings": g.spellings, "by_topic": g.by_topic} for g in lexicon.HOMOPHONES]
+    talks = {name: talk.topic for talk in plan for name in talk.names()}
+    return (json.dumps({"groups": groups, "talks": talks}, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
 
 
 def voice_identity(path: str) -> str:

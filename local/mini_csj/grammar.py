@@ -1,7 +1,8 @@
 """Lecture-like Japanese from a small grammar: clauses, utterances, and the slips of spontaneous speech.
 
 A clause belongs to exactly one pool (train, valid or eval) by a hash of its text, so no clause of an evaluation talk,
-let alone a sentence, is ever spoken in a training talk.
+let alone a sentence, is ever spoken in a training talk.  Clauses of topic words tell what a talk is about; neutral clauses
+hold homophones, whose spelling depends on just that.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 from . import lexicon
 
 POOLS = ("train", "valid", "eval")
-SHORT_SHARE, SHORT_SHARE_TEST = 0.6, 0.05  # of utterances that are a noun and a word or two
 # Of a list of words the first ones are said everywhere; of the others a talk uses a few, each seldom.
 COMMON, SPECIAL, SPECIAL_SHARE = 4, 3, 0.12
+SHORT_HOMOPHONES = 0.3  # of short training utterances that hold a homophone beside a topic word
 MAX_DRAWS = 2000  # a pool holds at least a tenth of the clauses, so this many draws never fail in practice
 
 
@@ -42,8 +44,8 @@ class Run(NamedTuple):
 
 
 def pool_of(text: str) -> str:
-    """The pool a clause belongs to: 80 % train, 8 % valid, 12 % eval."""
-    bucket = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") % 100
+    """The pool a clause belongs to: 80 % train, 8 % valid, 12 % eval.  Clauses that sound the same share it."""
+    bucket = int.from_bytes(hashlib.blake2b(lexicon.without_topic(text).encode(), digest_size=8).digest(), "big") % 100
     return "train" if bucket < 80 else "valid" if bucket < 88 else "eval"
 
 
@@ -90,6 +92,7 @@ class Grammar:
         if pool not in POOLS:
             raise ValueError(f"pool must be one of {POOLS}, not {pool!r}")
         self.topic = lexicon.TOPICS[topic]
+        self.homophones = {group.reading: group.by_topic[topic] for group in lexicon.HOMOPHONES}
         self.pool = pool
         self.rng = rng
         self.number = number
@@ -149,15 +152,23 @@ class Grammar:
 
     def _predicate(self, out: _Builder, final: bool, action: str = "") -> None:
         rng = self.rng
-        if action or rng.random() < 0.75:
-            action = action or self._topic_action()
-            stem, plain, past, te = action + "し", action + "する", action + "した", action + "して"
-        else:
-            chosen = self._draw(tuple(verb.plain for verb in lexicon.VERBS))
-            stem, plain, past, te = next(verb for verb in lexicon.VERBS if verb.plain == chosen)
         endings = lexicon.FINAL_ENDINGS if final else lexicon.LINKING_ENDINGS
-        form, ending = rng.choices([pair for pair, _ in endings], [weight for _, weight in endings])[0]
-        out.add({"stem": stem, "plain": plain, "past": past, "te": te}[form] + ending)
+        if action or rng.random() < 0.75:
+            self._inflect(out, self._verb_of(action or self._topic_action()), endings)
+        else:
+            self._inflect(out, self._verb(), endings)
+
+    @staticmethod
+    def _verb_of(action: str) -> lexicon.Verb:
+        return lexicon.Verb(action + "し", action + "する", action + "した", action + "して")
+
+    def _verb(self) -> lexicon.Verb:
+        chosen = self._draw(tuple(verb.plain for verb in lexicon.VERBS))
+        return next(verb for verb in lexicon.VERBS if verb.plain == chosen)
+
+    def _inflect(self, out: _Builder, verb: lexicon.Verb, endings: tuple) -> None:
+        form, ending = self.rng.choices([pair for pair, _ in endings], [weight for _, weight in endings])[0]
+        out.add(getattr(verb, form) + ending)
 
     def _number(self, out: _Builder) -> None:
         rng = self.rng
@@ -216,57 +227,92 @@ class Grammar:
     def _noun_plain(self) -> str:
         return self._draw(tuple(word for word in self.topic.nouns if word not in lexicon.LATIN))
 
-    def clause(self, final: bool = True) -> Run:
-        """A clause of this pool that this talk has not used yet."""
+    def _homophone(self, out: _Builder) -> None:
+        """The homophone furthest behind the others, as this topic spells it."""
+        free = [reading for reading in self.homophones if reading not in self._drawn]
+        reading = min(free, key=lambda reading: self.uses[reading] + self.rng.random())
+        self._drawn.append(reading)
+        out.add(self.homophones[reading])
+
+    def _neutral(self, final: bool) -> _Builder:
+        """A clause of general words and homophones: nothing in it depends on the topic but their spelling."""
+        rng, out = self.rng, _Builder()
+        kind = rng.random()
+        if rng.random() < 0.2:
+            out.add(self._draw(lexicon.TIMES))
+        if kind < 0.45:
+            for i in range(3 if kind < 0.12 else 2):
+                out.add(rng.choice("とや") if i else "")
+                out.add(self._adjective()[0])
+                self._homophone(out)
+            if rng.random() < 0.5:
+                out.add(rng.choice(("です", "でした", "があります", "がありました") if final else ("なので", "ですが", "があるので")))
+                return out
+            out.add("を")
+        elif kind < 0.75:
+            out.add(self._draw(lexicon.GENERAL_NOUNS) + rng.choice(("には", "では", "としては")))
+            self._homophone(out)
+            out.add(rng.choice(lexicon.LINKS))
+            self._homophone(out)
+            if rng.random() < 0.4:
+                out.add("が必要です" if final else "が必要なので")
+                return out
+            out.add("を")
+        elif kind < 0.9:
+            out.add(self._adjective()[0])
+            self._homophone(out)
+            out.add("を")
+        else:
+            out.add(self._draw(lexicon.GENERAL_NOUNS) + "の" + self._draw(lexicon.GENERAL_NOUNS) + "として")
+            self._homophone(out)
+            out.add("を")
+        verb = self._verb() if rng.random() < 0.6 else self._verb_of(self._draw(lexicon.GENERAL_ACTIONS))
+        self._inflect(out, verb, lexicon.SHORT_FINAL_ENDINGS if final else lexicon.SHORT_LINKING_ENDINGS)
+        return out
+
+    def _short(self) -> _Builder:
+        rng, out = self.rng, _Builder()
+        out.add(rng.choice(("", "次は", "これは", "まず", "特に", "また", "つまり")))
+        if self.pool == "train" and rng.random() < SHORT_HOMOPHONES:
+            out.text = ""  # below 2 s, so that these, too, are learned from first
+            out.word(self._noun() if rng.random() < 0.6 else self._topic_action())
+            out.add(rng.choice(lexicon.TOPIC_LINKS))
+            self._homophone(out)
+            out.add(rng.choice(("です", "でした")))
+            return out
+        out.word(self._noun())
+        out.add(rng.choice(("です", "ですね", "でした", "になります", "の" + self._draw(lexicon.GENERAL_NOUNS) + "です")))
+        return out
+
+    def _of_pool(self, draw: Callable[[], _Builder]) -> Run:
+        """What draw gives, once it belongs to this pool and this talk has not said it yet."""
         for _ in range(MAX_DRAWS):
             self._drawn = []
-            out = self._clause(final)
+            out = draw()
             if pool_of(out.text) == self.pool and out.text not in self.spoken:
                 return self._accept(out)
         raise RuntimeError(f"no clause of pool {self.pool} in {MAX_DRAWS} draws")
 
+    def clause(self, final: bool = True) -> Run:
+        """A clause with words of the topic and no homophone."""
+        return self._of_pool(lambda: self._clause(final))
+
+    def neutral(self, final: bool = True) -> Run:
+        """A clause with one to three homophones and no word of the topic."""
+        return self._of_pool(lambda: self._neutral(final))
+
     def short(self) -> Run:
-        """About one second: a noun and です."""
-        for _ in range(MAX_DRAWS):
-            self._drawn = []
-            out = _Builder()
-            out.add(self.rng.choice(("", "次は", "これは", "まず", "特に", "また", "つまり")))
-            out.word(self._noun())
-            out.add(self.rng.choice(("です", "ですね", "でした", "になります", "の" + self._draw(lexicon.GENERAL_NOUNS) + "です")))
-            if pool_of(out.text) == self.pool and out.text not in self.spoken:
-                return self._accept(out)
-        raise RuntimeError(f"no short utterance of pool {self.pool} in {MAX_DRAWS} draws")
+        """About one second: a noun and です; in training also a topic word and a homophone."""
+        return self._of_pool(self._short)
 
     def _accept(self, out: _Builder) -> Run:
         self.spoken.add(out.text)
         self.uses.update(self._drawn)
         return Run(out.text, tuple(out.marks))
 
-    # utterances ----------------------------------------------------------------------------------------------------
+    # slips ---------------------------------------------------------------------------------------------------------
 
-    def utterance(self, most: int = 12) -> list[Run]:
-        """The runs between two pauses: a noun (1 s), one or two clauses (2-8 s), rarely a long chain (30 s).
-
-        most: largest number of clauses allowed.
-        """
-        rng = self.rng
-        # Much of what is trained on is short: a recognizer finds out which sound is which character from these first.
-        if rng.random() < (SHORT_SHARE if self.pool == "train" else SHORT_SHARE_TEST):
-            runs = [self.short()]
-        else:
-            kind = rng.random()
-            count = 1 if kind < 0.42 else 2 if kind < 0.85 else 3 if kind < 0.97 else 4 if kind < 0.99 else rng.randint(7, 12)
-            count = min(count, most)
-            runs = [self.clause(final=i == count - 1) for i in range(count)]
-            if count == 1 and rng.random() < 0.03:
-                return [runs[0]._replace(slip="L")]
-            if self.pool == "train" and rng.random() < 0.01:
-                runs.insert(0, Run(rng.choice(lexicon.NAMES) + "さんによると", slip="R"))
-            if rng.random() < 0.3:
-                runs.insert(0, Run(rng.choice(lexicon.OPENERS)))
-        return self._with_slips(runs)
-
-    def _with_slips(self, runs: list[Run]) -> list[Run]:
+    def with_slips(self, runs: list[Run]) -> list[Run]:
         """Insert fillers before runs, and break a run by a fragment (D) or a corrected particle (D2)."""
         rng, out = self.rng, []
         for run in runs:

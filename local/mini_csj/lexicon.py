@@ -1,12 +1,14 @@
 """The words of mini-CSJ.
 
-Every word is written with characters of JIS X 0208 (CSJ's Shift-JIS), is read in one way only, and no two words
-share a reading: a recognizer can then learn the spelling from the sound.  The tests check all three.
-Topic words occur only in talks of their topic, general words in every talk.
+Every word is written with characters of JIS X 0208 (CSJ's Shift-JIS) and is read in one way only.  Topic words occur only
+in talks of their topic, general words in every talk.  No two of these share a reading, so their spelling follows from the
+sound.  The homophones are the exception: groups of words of one sound, spelled as the topic of the talk wants it, so a
+recognizer has to remember what the talk is about.  The tests check all of this.
 """
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 
@@ -57,12 +59,12 @@ TOPICS: dict[str, Topic] = {
         "統一 支配 改革 独立 交渉 発掘 征服 廃止 継承 普及",
     ),
     "nature": _topic(
-        "惑星 銀河 宇宙 望遠鏡 衛星 太陽 月面 台風 気圧 雷雲 梅雨 地震 火山 津波 岩石 化石 恐竜 昆虫 鳥類 植物 "
+        "惑星 銀河 宇宙 望遠鏡 隕石 太陽 月面 台風 気圧 雷雲 梅雨 地震 火山 津波 岩石 化石 恐竜 昆虫 鳥類 植物 "
         "種子 氷河 微生物 ロケット エネルギー ＮＡＳＡ",
         "観測 蒸発 噴火 進化 繁殖 飼育 採集 分布 予報 循環",
     ),
     "economy": _topic(
-        "企業 株式 市場 銀行 資金 利益 貿易 工場 製品 部品 機械 電池 半導体 燃料 価格 給料 社員 顧客 店舗 倉庫 "
+        "企業 株式 市場 銀行 資金 利益 貿易 工場 製品 部品 車両 電池 半導体 燃料 価格 給料 社員 顧客 店舗 倉庫 "
         "需要 税金 コスト システム ＬＥＤ ＰＣ",
         "投資 販売 輸出 製造 雇用 経営 開発 削減 契約 融資",
     ),
@@ -72,6 +74,57 @@ TOPICS: dict[str, Topic] = {
         "演奏 練習 鑑賞 創作 応援 指導 放送 卒業 優勝 展示",
     ),
 }
+
+
+
+class Homophones(NamedTuple):
+    """Words of one pronunciation: their reading in katakana and the spelling that each topic asks for."""
+
+    reading: str
+    by_topic: dict[str, str]
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """In the order of the topics that use them, each once."""
+        return tuple(dict.fromkeys(self.by_topic.values()))
+
+
+def _homophones(row: str) -> Homophones:
+    reading, *spellings = row.split()
+    return Homophones(reading, dict(zip(TOPICS, spellings, strict=True)))
+
+
+# Each spelling of a group serves as many topics as the others (of three: 2, 3, 3) and no two groups of two spellings divide
+# the topics in the same way, so one group says little about another.  All spellings have two characters.
+HOMOPHONES = tuple(
+    _homophones(row)
+    for row in (
+        # language medicine cooking travel history nature economy arts
+        "カガク 科学 化学 化学 科学 科学 化学 化学 科学",
+        "キカイ 機会 機械 機会 機械 機会 機械 機械 機会",
+        "ソーゾー 想像 創造 創造 想像 想像 想像 創造 創造",
+        "ショーメー 証明 照明 照明 照明 証明 証明 証明 照明",
+        "エーセー 衛星 衛生 衛生 衛星 衛生 衛星 衛生 衛星",
+        "シジ 指示 指示 指示 支持 支持 支持 支持 指示",
+        "カンシン 感心 関心 感心 感心 関心 関心 関心 感心",
+        "カイトー 解答 解凍 解凍 回答 回答 解答 回答 解答",
+        "コーエン 講演 講演 後援 公園 公演 公園 後援 公演",
+        "カテー 課程 過程 家庭 家庭 過程 仮定 仮定 課程",
+    )
+)
+_FIRST_SPELLING = {word: group.spellings[0] for group in HOMOPHONES for word in group.spellings}
+_ANY_HOMOPHONE = re.compile("|".join(_FIRST_SPELLING))
+
+
+def homophones_in(text: str) -> list[tuple[int, str]]:
+    """(first character, spelling) of every homophone in text, from left to right."""
+    return [(match.start(), match.group()) for match in _ANY_HOMOPHONE.finditer(text)]
+
+
+def without_topic(text: str) -> str:
+    """text with every homophone spelled in the first way of its group: equal for texts that sound the same."""
+    return _ANY_HOMOPHONE.sub(lambda match: _FIRST_SPELLING[match.group()], text)
+
 
 # How the Latin words above are spoken: (A シーティー;ＣＴ) in the transcript.
 LATIN: dict[str, str] = {
@@ -86,7 +139,7 @@ LATIN: dict[str, str] = {
 }
 
 GENERAL_NOUNS = tuple(
-    "結果 問題 方法 理由 目的 課題 資料 特徴 影響 関係 状態 役割 基準 過程 効果 構造 性質 範囲 価値 条件".split()
+    "結果 問題 方法 理由 目的 課題 資料 特徴 影響 関係 状態 役割 基準 手順 効果 構造 性質 範囲 価値 条件".split()
 )
 GENERAL_ACTIONS = tuple("説明 研究 調査 分析 比較 実験 報告 確認 検討 評価 準備 紹介".split())
 
@@ -119,6 +172,14 @@ LINKING_ENDINGS = (
     (("plain", "ことによって"), 2), (("te", "いますので"), 2), (("stem", "ながら"), 1),
 )  # fmt: skip
 
+# The same for clauses that hold homophones.  They are short, so that much of the text is decided by the topic.
+SHORT_FINAL_ENDINGS = ((("stem", "ました"), 3), (("stem", "ます"), 2), (("te", "います"), 1))
+SHORT_LINKING_ENDINGS = ((("te", ""), 2), (("past", "ので"), 2), (("stem", "ましたが"), 1))
+# Between two homophones, and between a topic word and a homophone: at least three characters that tell nothing, because a
+# stateless predictor of two tokens would otherwise find the spelling of the second in that of the first.
+LINKS = tuple("だけでなく と同時に に加えて のほかに をはじめ".split())
+TOPIC_LINKS = tuple("については にあるのは のための といえば".split())
+
 TIMES = tuple("今年は 去年は 昨日は 毎日 現在は 最近は 将来は 今回は 最初は 最後は 午前は 午後は".split())
 OPENERS = tuple("それでは 次に まず また しかし そこで 例えば さらに つまり ところで 一方 その後".split())
 FILLERS = ("えー", "えーと", "あの", "まあ", "あー", "そのー", "うーん")
@@ -134,7 +195,7 @@ def spoken(word: str) -> str:
 
 
 def all_words() -> list[str]:
-    """Every content word once, in a fixed order."""
+    """Every content word that is no homophone once, in a fixed order."""
     words: list[str] = []
     for topic in TOPICS.values():
         words += topic.nouns + topic.actions

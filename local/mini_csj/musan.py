@@ -91,7 +91,7 @@ def _babble(rng: np.random.Generator, text_rng: random.Random, count: int, setti
         grammar = Grammar(text_rng.choice(list(TOPICS)), "train", text_rng)
         at = 0
         while at < count:
-            sound = voices.say(words.words_of(grammar.utterance(most=2), text_rng), speaker, rng)[: count - at]
+            sound = voices.say(words.words_of(grammar.with_slips([grammar.clause()]), text_rng), speaker, rng)[: count - at]
             out[at : at + len(sound)] += sound
             at += len(sound) + int(0.2 * acoustics.RATE)
     return out

@@ -76,7 +76,7 @@ def _train_ids(count: int, seed: int) -> list[str]:
 def plan_corpus(hours: float, eval_minutes: float, seed: int) -> list[Talk]:
     """All talks, longest first.  hours: speech in core and noncore together; eval_minutes: speech in each of eval1-3.
 
-    The validation set gets 4/7 of eval_minutes; the excluded talks hold a sentence or two each.
+    The validation set gets 5/7 of eval_minutes; the excluded talks hold a sentence or two each.
     """
     topics = list(lexicon.TOPICS)
     count = max(8, round(hours * 3600 / TALK_SECONDS))
@@ -89,7 +89,7 @@ def plan_corpus(hours: float, eval_minutes: float, seed: int) -> list[Talk]:
         for i, talk in enumerate(_train_ids(count, seed))
     ]
     parts = [(f"eval{i}", "eval", ids, eval_minutes * 60) for i, ids in enumerate(EVAL, start=1)]
-    parts.append(("valid", "valid", VALID, eval_minutes * 60 * 4 / 7))
+    parts.append(("valid", "valid", VALID, eval_minutes * 60 * 5 / 7))
     parts.append(("excluded", "eval", EXCLUDED, EXCLUDED_SECONDS * len(EXCLUDED.split())))
     offset = 0
     for part, pool, ids, seconds in parts:

@@ -1,4 +1,4 @@
-"""Speakers: one HMM voice or more, varied in pitch, rate, vocal-tract length, tilt, level, noise and room."""
+"""Speakers: one HMM voice or more, varied in pitch, rate, vocal-tract length, tilt, level, noise, room and microphone."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ whatever voices were given by --voices, under their own terms.  The voice was ch
 
 Music and noise: public domain (CC0 1.0).
 """
+BAND_LIMITED = 0.6  # of talks whose microphone hears a part of the spectrum only
+LOUDEST = 0.98  # of full scale: a talk that would clip is turned down
 PEAK = 32768.0  # the synthesizer's full scale
 
 
@@ -33,7 +35,8 @@ class Speaker:
 
     voice: path of an .htsvoice file, "" for the one in pyopenjtalk-plus; warp: formant scale, above 1 is a shorter vocal
     tract; half_tones: pitch against the voice; rate: speaking rate; tilt: spectral tilt; level_db: RMS of speech below full
-    scale; snr_db: speech over stationary noise; noise_slope: dB per octave; reverberation: s; direct_db: direct over tail.
+    scale; snr_db: speech over stationary noise; noise_slope: dB per octave; reverberation: s; direct_db: direct over tail; band: Hz at
+    which the microphone has lost 3 dB, below and above, or None.
     """
 
     voice: str
@@ -46,23 +49,28 @@ class Speaker:
     noise_slope: float
     reverberation: float
     direct_db: float
+    band: tuple[float, float] | None
 
 
 def draw_speaker(rng: np.random.Generator, sex: str, voices: tuple[str, ...]) -> Speaker:
-    """A speaker of sex "M" or "F".  Voices that --voices adds are drawn as often as the built-in one."""
-    warp = rng.uniform(0.89, 0.94) if sex == "M" else rng.uniform(0.98, 1.04)
-    half_tones = rng.uniform(-8.0, -5.0) if sex == "M" else rng.uniform(-1.0, 2.0)
+    """A speaker of sex "M" or "F".  Voices that --voices adds are drawn as often as the built-in one.
+
+    Talks differ much and one talk does not change: the longer a recognizer listens, the better it can know the conditions.
+    """
+    male = sex == "M"
+    low, high = float(rng.uniform(50.0, 300.0)), float(math.exp(rng.uniform(math.log(3400.0), math.log(8000.0))))
     return Speaker(
         voice=voices[int(rng.integers(len(voices)))],
-        warp=float(warp),
-        half_tones=float(half_tones),
-        rate=float(rng.uniform(1.12, 1.28)),
-        tilt=float(rng.uniform(-0.25, 0.3)),
-        level_db=float(rng.uniform(-30.0, -20.0)),
-        snr_db=float(rng.uniform(30.0, 45.0)),
+        warp=float(rng.uniform(0.84, 0.95) if male else rng.uniform(0.95, 1.08)),
+        half_tones=float(rng.uniform(-8.5, -4.5) if male else rng.uniform(-2.0, 2.5)),
+        rate=float(rng.uniform(1.0, 1.35)),
+        tilt=float(rng.uniform(-0.3, 0.4)),
+        level_db=float(rng.uniform(-34.0, -16.0)),
+        snr_db=float(rng.uniform(15.0, 40.0)),
         noise_slope=float(rng.uniform(0.0, 6.0)),
-        reverberation=float(rng.uniform(0.10, 0.25)),
-        direct_db=float(rng.uniform(10.0, 18.0)),
+        reverberation=float(rng.uniform(0.10, 0.45)),
+        direct_db=float(rng.uniform(4.0, 16.0)),
+        band=(low, high) if rng.random() < BAND_LIMITED else None,
     )
 
 
@@ -105,4 +113,6 @@ def in_room(dry: np.ndarray, speaker: Speaker, rng: np.random.Generator) -> np.n
     wet = acoustics.convolve(dry, response)
     noise = acoustics.coloured_noise(rng, len(dry), speaker.noise_slope)
     mixed = wet + noise * 10.0 ** (-speaker.snr_db / 20.0)
-    return mixed * 10.0 ** (speaker.level_db / 20.0)
+    if speaker.band:
+        mixed = acoustics.band_limit(mixed, *speaker.band)
+    return mixed * min(10.0 ** (speaker.level_db / 20.0), LOUDEST / float(np.abs(mixed).max()))

@@ -12,6 +12,7 @@ import random
 from typing import Any, NamedTuple
 
 from .grammar import Run
+from .lexicon import without_topic
 
 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     import pyopenjtalk  # says that an optional model is missing; no word of the lexicon needs it
@@ -71,7 +72,7 @@ def _one_word(text: str, pron: str) -> dict[str, Any]:
 def _slip_words(run: Run) -> list[Word]:
     tag = run.slip
     if tag == "D":  # up to two morae, written in katakana
-        pron = "".join(morae(clean(analyze(run.text)[0]["pron"]))[:2])
+        pron = "".join(morae(clean(analyze(without_topic(run.text))[0]["pron"]))[:2])
         pron = pron.rstrip("ーッン") or pron
         return [Word(_one_word(pron, pron), f"(D {pron})", f"(D {pron})", pron, "言いよどみ")]
     pron = "".join(clean(feature["pron"]) for feature in analyze(run.text))
@@ -81,11 +82,12 @@ def _slip_words(run: Run) -> list[Word]:
 
 def _fluent_words(run: Run, rng: random.Random) -> list[Word]:
     words, at = [], 0
-    for feature in analyze(run.text):
-        text = feature["string"]
-        start, end = at, at + len(text)
+    # The front-end never sees which homophone is meant, so neither accent nor part of speech can give it away.
+    for feature in analyze(without_topic(run.text)):
+        start, end = at, at + len(feature["string"])
         at = end
-        feature = dict(feature)
+        text = run.text[start:end]
+        feature = {**feature, "string": text, "orig": feature["orig"] if feature["string"] == text else text}
         surface, pron, marked = _tagged(run, start, end, clean(feature["pron"]))
         if not marked:
             feature, surface, pron = _reduce(feature, surface, pron, rng)
