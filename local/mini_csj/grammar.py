@@ -18,7 +18,6 @@ from . import lexicon
 POOLS = ("train", "valid", "eval")
 # Of a list of words the first ones are said everywhere; of the others a talk uses a few, each seldom.
 COMMON, SPECIAL, SPECIAL_SHARE = 4, 3, 0.12
-SHORT_HOMOPHONES = 0.3  # of short training utterances that hold a homophone beside a topic word
 MAX_DRAWS = 2000  # a pool holds at least a tenth of the clauses, so this many draws never fail in practice
 
 
@@ -238,48 +237,45 @@ class Grammar:
         """A clause of general words and homophones: nothing in it depends on the topic but their spelling."""
         rng, out = self.rng, _Builder()
         kind = rng.random()
-        if rng.random() < 0.2:
+        if rng.random() < 0.15:
             out.add(self._draw(lexicon.TIMES))
-        if kind < 0.45:
-            for i in range(3 if kind < 0.12 else 2):
+        if kind < 0.5:
+            for i in range(3 if kind < 0.2 else 2):
                 out.add(rng.choice("とや") if i else "")
                 out.add(self._adjective()[0])
                 self._homophone(out)
-            if rng.random() < 0.5:
+            if rng.random() < 0.6:
                 out.add(rng.choice(("です", "でした", "があります", "がありました") if final else ("なので", "ですが", "があるので")))
                 return out
-            out.add("を")
-        elif kind < 0.75:
+        elif kind < 0.85:
             out.add(self._draw(lexicon.GENERAL_NOUNS) + rng.choice(("には", "では", "としては")))
             self._homophone(out)
-            out.add(rng.choice(lexicon.LINKS))
-            self._homophone(out)
-            if rng.random() < 0.4:
+            for _ in range(2 if kind < 0.6 else 1):
+                out.add(rng.choice(lexicon.LINKS))
+                self._homophone(out)
+            if rng.random() < 0.5:
                 out.add("が必要です" if final else "が必要なので")
                 return out
-            out.add("を")
-        elif kind < 0.9:
+        elif kind < 0.93:
             out.add(self._adjective()[0])
             self._homophone(out)
-            out.add("を")
         else:
             out.add(self._draw(lexicon.GENERAL_NOUNS) + "の" + self._draw(lexicon.GENERAL_NOUNS) + "として")
             self._homophone(out)
-            out.add("を")
+        out.add("を")
         verb = self._verb() if rng.random() < 0.6 else self._verb_of(self._draw(lexicon.GENERAL_ACTIONS))
         self._inflect(out, verb, lexicon.SHORT_FINAL_ENDINGS if final else lexicon.SHORT_LINKING_ENDINGS)
         return out
 
-    def _short(self) -> _Builder:
+    def _short(self, homophone: bool) -> _Builder:
         rng, out = self.rng, _Builder()
-        out.add(rng.choice(("", "次は", "これは", "まず", "特に", "また", "つまり")))
-        if self.pool == "train" and rng.random() < SHORT_HOMOPHONES:
-            out.text = ""  # below 2 s, so that these, too, are learned from first
+        if homophone:
             out.word(self._noun() if rng.random() < 0.6 else self._topic_action())
             out.add(rng.choice(lexicon.TOPIC_LINKS))
             self._homophone(out)
             out.add(rng.choice(("です", "でした")))
             return out
+        out.add(rng.choice(("", "次は", "これは", "まず", "特に", "また", "つまり")))
         out.word(self._noun())
         out.add(rng.choice(("です", "ですね", "でした", "になります", "の" + self._draw(lexicon.GENERAL_NOUNS) + "です")))
         return out
@@ -301,9 +297,9 @@ class Grammar:
         """A clause with one to three homophones and no word of the topic."""
         return self._of_pool(lambda: self._neutral(final))
 
-    def short(self) -> Run:
-        """About one second: a noun and です; in training also a topic word and a homophone."""
-        return self._of_pool(self._short)
+    def short(self, homophone: bool = False) -> Run:
+        """One to two seconds: a topic word and です, or a topic word and a homophone."""
+        return self._of_pool(lambda: self._short(homophone))
 
     def _accept(self, out: _Builder) -> Run:
         self.spoken.add(out.text)

@@ -14,11 +14,15 @@ from .grammar import Grammar, Run
 
 JOINED = 10.0  # seconds: utterances are joined to less than this
 SHORT_SHARE, SHORT_SHARE_TEST = 0.38, 0.05  # of the speech: utterances that are a noun and a word or two
-PARAGRAPH = 7.6  # seconds of speech in a typical paragraph
+PARAGRAPH = 8.2  # seconds of speech in a typical paragraph
 ONE_BREATH, ONE_BREATH_TRAIN = 0.25, 0.1  # of paragraphs without any pause, which may exceed JOINED
+BREATH = (8.0, 13.0)  # seconds of those
 CLAUSE = 2.0  # seconds of a typical clause
 CHARACTERS_PER_SECOND = 8.0  # before anything of a talk is spoken
-REMIND = 0.3  # of the clauses after the first that name the topic again
+NAMING = 0.45  # of paragraphs that begin with a topic word or two instead of a whole clause
+REMIND = 0.2  # of the clauses after the first that name the topic again
+SHORT_HOMOPHONES = 0.3  # of short training utterances that hold a homophone beside a topic word
+LOW_VOICE = 0.04  # of paragraphs that begin in a low voice
 NAMED = 0.03  # of training utterances between paragraphs that begin with a hidden name
 
 
@@ -42,7 +46,7 @@ class Script:
         self.characters = 0
         self.train = grammar.pool == "train"
         self.share = SHORT_SHARE if self.train else SHORT_SHARE_TEST
-        self.ahead = rng.uniform(0.0, 6.0) if self.train else 0.0  # of short utterances, so that not all talks begin alike
+        self.ahead = rng.uniform(0.0, 6.0) if self.train else -1.0  # so much more of short ones; not all talks begin alike
         self.is_short = False
         self.paragraph = 0.0  # seconds of speech left in the paragraph
 
@@ -70,23 +74,25 @@ class Script:
         space = min(room, self.left + CLAUSE, self.paragraph + CLAUSE / 2)
         if self.paragraph > CLAUSE / 2 and space > CLAUSE:
             return Line(self.grammar.with_slips(self._going_on(space)), opens=False)
-        if self.short < self.share * self.spoken + self.ahead and self.train or self.short < self.share * self.spoken - 1:
+        if self.short < self.share * self.spoken + self.ahead:
             self.is_short = True
             self.paragraph = 0.0
-            self.ahead = max(0.0, self.ahead - 1.0)
-            return Line(self.grammar.with_slips([self.grammar.short()]), opens=True)
+            self.ahead = min(self.ahead, max(0.0, self.ahead - 1.0))
+            homophone = self.train and rng.random() < SHORT_HOMOPHONES
+            return Line(self.grammar.with_slips([self.grammar.short(homophone)]), opens=True)
         if self.train and rng.random() < NAMED:  # lhotse drops it and joins nothing across it
             self.paragraph = 0.0
             return Line([Run(rng.choice(lexicon.NAMES) + "さんによると", slip="R"), self.grammar.clause()], opens=True)
         # What is left is divided evenly, so that a talk does not end with a stub.
         self.paragraph = self.left / max(1, round(self.left / PARAGRAPH)) * rng.uniform(0.9, 1.1)
         if self.left > PARAGRAPH and rng.random() < (ONE_BREATH_TRAIN if self.train else ONE_BREATH):
-            runs = self._one_breath(min(self.left, rng.uniform(8.0, 14.0)))
+            runs = self._one_breath(min(self.left, rng.uniform(*BREATH)))
             self.paragraph = 0.0
         else:
-            count = 2 if self.paragraph > 6.0 and rng.random() < 0.3 else 1
-            runs = [self.grammar.clause(final=i == count - 1) for i in range(count)]
-            if count == 1 and rng.random() < 0.05:
+            if rng.random() < NAMING:
+                return Line(self.grammar.with_slips([self.grammar.short()]), opens=True)
+            runs = [self.grammar.clause()]
+            if rng.random() < LOW_VOICE:
                 return Line([runs[0]._replace(slip="L")], opens=True)
         return Line(self.grammar.with_slips(self._opened(runs)), opens=True)
 
@@ -96,7 +102,7 @@ class Script:
     def _going_on(self, space: float) -> list[Run]:
         """One to three clauses of about space seconds at most, most of them neutral."""
         rng = self.rng
-        count = max(1, min(rng.choice((1, 1, 2, 2, 3)), int(space / CLAUSE)))
+        count = max(1, min(rng.choice((1, 2, 2, 3)), int(space / CLAUSE)))
         remind = rng.randrange(count) if rng.random() < REMIND else -1
         runs = [self._one(i == remind, i == count - 1) for i in range(count)]
         while len(runs) > 1 and self._length(runs) > space:
@@ -109,6 +115,6 @@ class Script:
     def _one_breath(self, seconds: float) -> list[Run]:
         """A chain of clauses of about that length: first the topic, then mostly neutral ones."""
         runs = [self.grammar.clause(final=False)]
-        while self._length(runs) < seconds - 1.5 * CLAUSE:
+        while self._length(runs) < seconds - 2 * CLAUSE:
             runs.append(self._one(self.rng.random() < REMIND / 2, final=False))
         return [*runs, self.grammar.neutral()]
