@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,9 +17,10 @@ pytest.importorskip("pyopenjtalk")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "local"))
 
+from lhotse import SupervisionSegment, SupervisionSet  # noqa: E402
 from lhotse.recipes.csj import DECISIONS, CSJSDBParser, concat_csj_supervisions, prepare_csj  # noqa: E402
 from lhotse.recipes.musan import prepare_musan  # noqa: E402
-from mini_csj import build, sdb, talks  # noqa: E402
+from mini_csj import build, lexicon, sdb, talks  # noqa: E402
 
 OPTIONS = ("--hours", "0.01", "--eval-minutes", "0.05", "--seed", "7")
 REMOVED = {"F": 1, "D": 1, "D2": 1}  # what the modes "fluent" and "number" leave out
@@ -76,7 +78,7 @@ def test_speech_is_where_the_time_stamps_say(manifests):
             if supervision.recording_id == recording.id:
                 speech[int(supervision.start * 16000) : int((supervision.end + 0.3) * 16000)] = True
         inside, outside = np.sqrt(np.mean(audio[speech] ** 2)), np.sqrt(np.mean(audio[~speech] ** 2))
-        assert inside > 10 * outside and 0.01 < inside < 0.2 and np.abs(audio).max() < 1.0
+        assert inside > 3 * outside and 0.01 < inside < 0.25 and np.abs(audio).max() < 1.0
 
 
 def test_transcript_modes_differ(manifests):
@@ -96,6 +98,60 @@ def test_utterances_can_be_joined(manifests):
     for part in ("eval1", "core"):
         joined = concat_csj_supervisions(manifests[part]["supervisions"], gap=1.0, maxlen=10.0)
         assert 0 < len(joined) <= len(manifests[part]["supervisions"])
+
+
+@pytest.fixture(scope="module")
+def full_talks(tmp_path_factory):
+    """(talk, its joined cuts, its utterances) of a test, a validation and a training talk as long as those of the default corpus."""
+    root = tmp_path_factory.mktemp("full")
+    plan = {talk.id: talk for talk in talks.plan_corpus(2.0, 7.0, 0)}
+    chosen = [plan["A01M0110"], plan["A04M0899"], next(talk for talk in plan.values() if talk.part == "train")]
+    out = []
+    for talk in chosen:
+        segments, _ = build.synthesize(talk, build.Settings(0))
+        supervisions = [
+            SupervisionSegment(
+                f"{talk.id}_{i:04d}", talk.id, segment.start, segment.end - segment.start, text=text, speaker=talk.id,
+                custom={"raw": "".join(word.surface for word in segment.words)},
+            )
+            for i, segment in enumerate(segments)
+            for text in ["".join(word.plain for word in segment.words)]
+        ]  # fmt: skip
+        cuts = concat_csj_supervisions(SupervisionSet.from_segments(supervisions), gap=1.0, maxlen=10.0)
+        out.append((talk, list(cuts), segments))
+    return out
+
+
+def test_paragraphs_become_long_cuts(full_talks):
+    for talk, cuts, segments in full_talks:
+        long = [cut.duration for cut in cuts if cut.duration > 5]
+        share = sum(long) / sum(cut.duration for cut in cuts)
+        assert (0.5 < share < 0.75) if talk.part == "train" else share > 0.85
+        assert all(cut.duration < 20 for cut in cuts)
+        assert all(0.4 < segment.end - segment.start < build.LONGEST for segment in segments)
+        assert sum(segment.end - segment.start for segment in segments) == pytest.approx(talk.seconds, abs=3.0)
+
+
+def test_a_topic_word_precedes_the_homophones_of_a_joined_cut(full_talks):
+    cued = count = 0
+    for talk, cuts, _ in full_talks:
+        topic = lexicon.TOPICS[talk.topic]
+        cues = [lexicon.spoken(word) for word in topic.nouns + topic.actions]
+        right = {group.by_topic[talk.topic] for group in lexicon.HOMOPHONES}
+        for cut in cuts:
+            for at, spelling in lexicon.homophones_in(cut.text):
+                assert spelling in right
+                cued += any(cue in cut.text[:at] for cue in cues)
+                count += 1
+    assert count > 40 and cued >= 0.9 * count
+
+
+def test_homophone_table(corpus):
+    table = json.loads((corpus / "csj" / build.HOMOPHONES_NAME).read_text(encoding="utf8"))
+    assert len(table["groups"]) == len(lexicon.HOMOPHONES)
+    assert table["groups"][0]["by_topic"]["medicine"] == "化学" and table["groups"][0]["spellings"] == ["科学", "化学"]
+    names = {path.stem for path in (corpus / "csj" / "WAV").glob("*/*.wav")}
+    assert set(table["talks"]) == names and set(table["talks"].values()) == set(lexicon.TOPICS)
 
 
 def test_sdb_files_are_shift_jis_with_all_columns(corpus):

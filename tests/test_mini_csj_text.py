@@ -7,6 +7,7 @@ import random
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -14,37 +15,157 @@ pytest.importorskip("pyopenjtalk")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "local"))
 
 from lhotse.recipes import csj  # noqa: E402
-from mini_csj import grammar, lexicon, sdb, talks, words  # noqa: E402
+from mini_csj import grammar, lexicon, script, sdb, talks, words  # noqa: E402
 
-CHARACTERS_PER_SECOND = 7.0  # of speech, as measured on the corpus
+CHARACTERS_PER_SECOND = 7.5  # of speech, as measured on the corpus
 
 
 def reading(text: str) -> str:
     return "".join(words.clean(feature["pron"]) for feature in words.analyze(text))
 
 
+class Spoken(NamedTuple):
+    """Fluent text of an utterance, the topic of its talk, whether a paragraph begins with it, and whether it is a short one."""
+
+    text: str
+    topic: str
+    opens: bool
+    short: bool
+
+
 @pytest.fixture(scope="module")
-def texts() -> dict[str, list[str]]:
-    """Fluent text of every utterance of the default corpus by part, without its sound."""
+def lines() -> dict[str, list[Spoken]]:
+    """Every utterance of the default corpus by part, without its sound: its length is estimated."""
     out = collections.defaultdict(list)
     for talk in talks.plan_corpus(hours=2.0, eval_minutes=7.0, seed=0):
         rng = random.Random(talks.stream(0, talk.id, "text"))
-        draw, length = grammar.Grammar(talk.topic, talk.pool, rng, talk.number), 0
-        while length < talk.seconds * CHARACTERS_PER_SECOND:
-            runs = draw.utterance()
-            out[talk.part].append("".join(run.text for run in runs if run.slip in ("", "L")))
-            length += sum(len(run.text) for run in runs)
+        writer = script.Script(grammar.Grammar(talk.topic, talk.pool, rng, talk.number), rng, talk.seconds)
+        room = script.JOINED
+        while writer.left > 1.5:
+            line = writer.next(room)
+            seconds = sum(len(run.text) for run in line.runs) / CHARACTERS_PER_SECOND
+            room = (script.JOINED if line.opens else room) - seconds - 0.5
+            writer.said(line, seconds)
+            text = "".join(run.text for run in line.runs if run.slip in ("", "L"))
+            out[talk.part].append(Spoken(text, talk.topic, line.opens, writer.is_short))
     return out
 
 
-def test_no_two_words_sound_alike_and_all_are_shift_jis():
-    every = lexicon.all_words()
+@pytest.fixture(scope="module")
+def texts(lines) -> dict[str, list[str]]:
+    return {part: [line.text for line in rows] for part, rows in lines.items()}
+
+
+def test_only_the_homophones_sound_alike_and_all_words_are_shift_jis():
+    spellings = [word for group in lexicon.HOMOPHONES for word in group.spellings]
+    every = lexicon.all_words() + spellings
     assert len(every) == len(set(every)) >= 350
     sounds = collections.defaultdict(list)
     for word in every:
         word.encode(sdb.ENCODING)
         sounds[reading(lexicon.spoken(word))].append(word)
-    assert [alike for alike in sounds.values() if len(alike) > 1] == []
+    alike = {sound: tuple(words) for sound, words in sounds.items() if len(words) > 1}
+    assert alike == {group.reading: group.spellings for group in lexicon.HOMOPHONES}
+
+
+def test_homophones_have_the_same_labels_by_themselves_and_in_clauses():
+    frames = ("{}", "新しい{}を調べました", "問題では{}だけでなく手順が必要です", "小さい{}です", "今年は古い{}や問題があるので")
+    for group in lexicon.HOMOPHONES:
+        for frame in frames:
+            heard, labels = set(), set()
+            for spelling in group.spellings:
+                text = frame.format(spelling)
+                features = words.analyze(text)  # the front-end itself, which knows the spelling
+                assert spelling in [feature["string"] for feature in features], text
+                heard.add(tuple((feature["pron"], feature["acc"]) for feature in features))
+                line = words.words_of([grammar.Run(text)], random.Random(0))
+                assert spelling in [word.plain for word in line]
+                labels.add(tuple(words.labels_of(line)))
+            assert len(heard) == len(labels) == 1, (group, frame)
+
+
+def test_topics_share_the_spellings_evenly():
+    for group in lexicon.HOMOPHONES:
+        counts = collections.Counter(group.by_topic.values())
+        assert list(group.by_topic) == list(lexicon.TOPICS)
+        assert max(counts.values()) - min(counts.values()) <= 1 and 2 <= len(counts) <= 4
+    codes = {tuple(group.by_topic[topic] for group in lexicon.HOMOPHONES) for topic in lexicon.TOPICS}
+    assert len(codes) == len(lexicon.TOPICS)
+    splits = set()
+    for group in lexicon.HOMOPHONES:
+        if len(group.spellings) == 2:
+            half = frozenset(topic for topic in lexicon.TOPICS if group.by_topic[topic] == group.spellings[0])
+            splits |= {half, frozenset(lexicon.TOPICS) - half}
+    assert len(splits) == 2 * sum(len(group.spellings) == 2 for group in lexicon.HOMOPHONES)
+
+
+def test_neutral_clauses_hold_no_word_of_any_topic():
+    topical = [lexicon.spoken(word) for topic in lexicon.TOPICS.values() for word in topic.nouns + topic.actions]
+    for topic in lexicon.TOPICS:
+        draw = grammar.Grammar(topic, "eval", random.Random(2))
+        for final in (True, False) * 30:
+            text = draw.neutral(final).text
+            found = lexicon.homophones_in(text)
+            assert 1 <= len(found) <= 3 and {spelling for _, spelling in found} <= set(draw.homophones.values())
+            assert [word for word in topical if word in text] == []
+            assert all(after - before >= 5 for (before, _), (after, _) in zip(found, found[1:])), text
+            assert lexicon.homophones_in(draw.clause(final).text) == []
+
+
+def homophone_events(rows):
+    """(group, spelling, two characters before it, distance in characters to the last topic word of the paragraph or None)."""
+    groups = {spelling: group for group in lexicon.HOMOPHONES for spelling in group.spellings}
+    paragraph = ""
+    for line in rows:
+        at = 0 if line.opens else len(paragraph)
+        paragraph = paragraph[:at] + line.text
+        topic = lexicon.TOPICS[line.topic]
+        cues = [lexicon.spoken(word) for word in topic.nouns + topic.actions]
+        for start, spelling in lexicon.homophones_in(paragraph):
+            if start >= at:
+                ends = [paragraph.rfind(cue, 0, start) + len(cue) for cue in cues if cue in paragraph[:start]]
+                distance = start - max(ends) if ends else None
+                yield groups[spelling], spelling, paragraph[max(0, start - 2) : start], distance
+
+
+def test_homophones_are_frequent_and_their_cue_is_seconds_away(lines):
+    for part in ("train", "valid", "eval1", "eval2", "eval3"):
+        rows = [line for line in lines[part] if not line.short]
+        characters = sum(len(line.text) for line in rows)
+        events = list(homophone_events(rows))
+        assert 0.12 < 2 * len(events) / characters < 0.2, part
+        distances = [distance for *_, distance in events if distance is not None]
+        assert len(distances) >= 0.9 * len(events)
+        seconds = sorted(distance / CHARACTERS_PER_SECOND for distance in distances)  # without pauses
+        assert seconds[len(seconds) // 20] > 0.8 and 2.5 < seconds[len(seconds) // 2] < 6
+
+
+def test_short_utterances_hold_homophones_only_beside_their_topic(lines):
+    short = [line for rows in lines.values() for line in rows if line.short and lexicon.homophones_in(line.text)]
+    assert len(short) > 100
+    for line in short:
+        topic = lexicon.TOPICS[line.topic]
+        assert any(lexicon.spoken(word) in line.text for word in topic.nouns + topic.actions), line
+
+
+def test_spelling_cannot_be_guessed_from_the_clause(lines):
+    """What a predictor of two characters, or anybody who knows the clause alone, can learn is no better than chance."""
+    train = collections.defaultdict(collections.Counter)
+    for group, spelling, before, _ in homophone_events([line for line in lines["train"] if not line.short]):
+        train[group.reading][spelling] += 1
+        train[group.reading, before][spelling] += 1
+    for group in lexicon.HOMOPHONES:
+        counts = train[group.reading]
+        assert set(counts) == set(group.spellings)
+        assert max(counts.values()) < 1.6 * sum(counts.values()) / len(counts), counts
+    right, chance, count = 0, 0.0, 0
+    for part in ("eval1", "eval2", "eval3", "valid"):
+        for group, spelling, before, _ in homophone_events(lines[part]):
+            seen = train[group.reading, before] or train[group.reading]
+            right += seen.most_common(1)[0][0] == spelling
+            chance += 1 / len(group.spellings)
+            count += 1
+    assert count > 500 and right < chance + 0.08 * count, (right, chance, count)
 
 
 def test_a_word_is_read_the_same_everywhere():
@@ -117,8 +238,11 @@ def test_tags_are_balanced_and_wrap_the_right_words():
     seen = collections.Counter()
     for topic in lexicon.TOPICS:
         draw = grammar.Grammar(topic, "train", rng)
-        for _ in range(40):
-            line = words.words_of(draw.utterance(), rng)
+        writer = script.Script(draw, rng, 200.0)
+        for _ in range(60):
+            spoken = writer.next(script.JOINED)
+            writer.said(spoken, 3.0)
+            line = words.words_of(spoken.runs, rng)
             for column in ("".join(word.surface for word in line), "".join(word.pron for word in line)):
                 assert column.count("(") == column.count(")")
                 assert re.fullmatch(r"[^\x00-\x7f]*", re.sub(r"\((F|D2?|A|M|W|L|R|\?) |<H>|[();]", "", column)), column

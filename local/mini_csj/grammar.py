@@ -17,7 +17,7 @@ from . import lexicon
 
 POOLS = ("train", "valid", "eval")
 # Of a list of words the first ones are said everywhere; of the others a talk uses a few, each seldom.
-COMMON, SPECIAL, SPECIAL_SHARE = 4, 3, 0.12
+COMMON, SPECIAL, SPECIAL_SHARE = 4, 3, 0.18
 MAX_DRAWS = 2000  # a pool holds at least a tenth of the clauses, so this many draws never fail in practice
 
 
@@ -276,7 +276,7 @@ class Grammar:
             out.add(rng.choice(("です", "でした")))
             return out
         out.add(rng.choice(("", "次は", "これは", "まず", "特に", "また", "つまり")))
-        out.word(self._noun())
+        out.word(self._noun() if rng.random() < 0.7 else self._topic_action())
         out.add(rng.choice(("です", "ですね", "でした", "になります", "の" + self._draw(lexicon.GENERAL_NOUNS) + "です")))
         return out
 
