@@ -85,7 +85,7 @@ def synthesize(talk: Talk, settings: Settings) -> tuple[list[sdb.Segment], list[
         length = len(sound) / acoustics.RATE
         start = now + rng.uniform(*(PAUSES_BETWEEN if line.opens else PAUSES)) if segments else now
         if length > LONGEST or not line.opens and start + length - began > JOINED - 0.01:  # homophones would lose their cue
-            script.close()
+            script.refused()
             continue
         if any(run.slip == "L" for run in line.runs):
             sound = sound * QUIET

@@ -48,11 +48,17 @@ class Script:
         self.share = SHORT_SHARE if self.train else SHORT_SHARE_TEST
         self.ahead = rng.uniform(0.0, 6.0) if self.train else -1.0  # so much more of short ones; not all talks begin alike
         self.is_short = False
+        self._uses = grammar.uses.copy()  # of words, before the last utterance
         self.paragraph = 0.0  # seconds of speech left in the paragraph
 
     def close(self) -> None:
         """End the paragraph: the next utterance opens another."""
         self.paragraph = 0.0
+
+    def refused(self) -> None:
+        """The last utterance is not spoken after all, for its length: its words are still due, elsewhere."""
+        self.grammar.uses = self._uses
+        self.close()
 
     def said(self, line: Line, seconds: float) -> None:
         """line was spoken and took that long."""
@@ -70,7 +76,7 @@ class Script:
     def next(self, room: float) -> Line:
         """The next utterance.  room: seconds after which the joined cut that is being spoken would be full."""
         rng = self.rng
-        self.is_short = False
+        self.is_short, self._uses = False, self.grammar.uses.copy()
         space = min(room, self.left + CLAUSE, self.paragraph + CLAUSE / 2)
         if self.paragraph > CLAUSE / 2 and space > CLAUSE:
             return Line(self.grammar.with_slips(self._going_on(space)), opens=False)
@@ -104,9 +110,11 @@ class Script:
         rng = self.rng
         count = max(1, min(rng.choice((1, 2, 2, 3)), int(space / CLAUSE)))
         remind = rng.randrange(count) if rng.random() < REMIND else -1
-        runs = [self._one(i == remind, i == count - 1) for i in range(count)]
-        while len(runs) > 1 and self._length(runs) > space:
-            runs = [*runs[:-2], self._one(len(runs) - 2 == remind, True)]
+        runs: list[Run] = []
+        while len(runs) < count:
+            if space - self._length(runs) < 2 * CLAUSE:
+                count = len(runs) + 1
+            runs.append(self._one(len(runs) == remind, final=len(runs) == count - 1))
         return self._opened(runs) if self._length(runs) < space - 1.0 else runs
 
     def _one(self, topic: bool, final: bool) -> Run:
