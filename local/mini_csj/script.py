@@ -23,6 +23,7 @@ NAMING = 0.45  # of paragraphs that begin with a topic word or two instead of a 
 REMIND = 0.2  # of the clauses after the first that name the topic again
 SHORT_HOMOPHONES = 0.3  # of short training utterances that hold a homophone beside a topic word
 LOW_VOICE = 0.04  # of paragraphs that begin in a low voice
+MAX_REFUSALS = 3  # until a paragraph that is nearly full ends
 NAMED = 0.03  # of training utterances between paragraphs that begin with a hidden name
 
 
@@ -48,6 +49,7 @@ class Script:
         self.share = SHORT_SHARE if self.train else SHORT_SHARE_TEST
         self.ahead = rng.uniform(0.0, 6.0) if self.train else -1.0  # so much more of short ones; not all talks begin alike
         self.is_short = False
+        self.refusals = 0  # since something was spoken
         self._uses = grammar.uses.copy()  # of words, before the last utterance
         self.paragraph = 0.0  # seconds of speech left in the paragraph
 
@@ -58,10 +60,13 @@ class Script:
     def refused(self) -> None:
         """The last utterance is not spoken after all, for its length: its words are still due, elsewhere."""
         self.grammar.uses = self._uses
-        self.close()
+        self.refusals += 1
+        if self.refusals == MAX_REFUSALS:
+            self.close()
 
     def said(self, line: Line, seconds: float) -> None:
         """line was spoken and took that long."""
+        self.refusals = 0
         self.spoken += seconds
         self.short += seconds if self.is_short else 0.0
         self.left -= seconds
@@ -108,14 +113,14 @@ class Script:
     def _going_on(self, space: float) -> list[Run]:
         """One to three clauses of about space seconds at most, most of them neutral."""
         rng = self.rng
-        count = max(1, min(rng.choice((1, 2, 2, 3)), int(space / CLAUSE)))
+        count = 1 if self.refusals else max(1, min(rng.choice((1, 2, 2, 3)), int(space / CLAUSE)))
         remind = rng.randrange(count) if rng.random() < REMIND else -1
         runs: list[Run] = []
         while len(runs) < count:
             if space - self._length(runs) < 2 * CLAUSE:
                 count = len(runs) + 1
             runs.append(self._one(len(runs) == remind, final=len(runs) == count - 1))
-        return self._opened(runs) if self._length(runs) < space - 1.0 else runs
+        return self._opened(runs) if self._length(runs) < space - 1.0 and not self.refusals else runs
 
     def _one(self, topic: bool, final: bool) -> Run:
         return self.grammar.clause(final) if topic else self.grammar.neutral(final)
