@@ -28,7 +28,7 @@ REMOVED = {"F": 1, "D": 1, "D2": 1}  # what the modes "fluent" and "number" leav
 
 def script(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "local" / "make_mini_csj.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
 
 
 @pytest.fixture(scope="module")
