@@ -102,7 +102,7 @@ def test_utterances_can_be_joined(manifests):
 
 @pytest.fixture(scope="module")
 def full_talks(tmp_path_factory):
-    """(talk, its joined cuts, its utterances) of a test, a validation and a training talk as long as those of the default corpus."""
+    """(talk, its joined cuts, its utterances) of a test, a validation and a training talk of the default corpus."""
     root = tmp_path_factory.mktemp("full")
     plan = {talk.id: talk for talk in talks.plan_corpus(2.0, 7.0, 0)}
     chosen = [plan["A01M0110"], plan["A04M0899"], next(talk for talk in plan.values() if talk.part == "train")]
