@@ -10,9 +10,10 @@ import torch
 from data_fixtures import make_corpus
 from encoder_fixtures import small_encoder, stream
 from streaming_fixtures import make_model
-from training_fixtures import Letters, make_batch
+from training_fixtures import Letters, checkpoint_of, make_batch
 
 from sammo import cli
+from sammo.checkpoint import write_checkpoint
 from sammo.data.tokens import load_tokenizer
 from sammo.decoding import chunkings, decode_batches
 from sammo.errors import UserError
@@ -22,7 +23,6 @@ from sammo.memory.recurrence import mixers, recurrent_mixers
 from sammo.scoring import Counts
 from sammo.scoring.cer import characters, relative_change
 from sammo.search import make_searcher
-from sammo.training.checkpoint import save_checkpoint
 
 CHUNK = 16
 LENGTHS = torch.tensor([290, 200, 131])
@@ -209,19 +209,7 @@ def work(tmp_path_factory):
     for name in ("sammo", "zipformer"):
         model = make_model(name, tokenizer.vocab_size)
         (directory / name).mkdir()
-        content = {
-            "model_config": model.config.to_dict(),
-            "model": model.state_dict(),
-            "model_avg": model.state_dict(),
-            "epoch": 1,
-            "epoch_done": True,
-            "batch_idx_train": 10,
-            "average_period": 5,
-            "preset": "tiny",
-            "tokenizer": tokenizer.fingerprint,
-            "transcript_mode": "fluent",
-        }
-        save_checkpoint(directory / name / "epoch-1.pt", content)
+        write_checkpoint(directory / name / "epoch-1.pt", checkpoint_of(model, tokenizer.fingerprint))
     return directory
 
 
