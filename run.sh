@@ -55,19 +55,20 @@ done
 [[ -z $epochs || $epochs =~ ^[1-9][0-9]*$ ]] || die "--epochs must be a whole number above 0, got '$epochs'"
 
 chunks=16,32,64,128
-lefts=64,128,256
+lefts=16,32,64,128,256  # 32 keeps as many bytes as Sammo does
+memory_chunks=16,64
 parts=valid,eval1,eval2,eval3
 # Thousands of steps instead of hundreds of thousands: all that the recipe spreads over its training happens sooner, short
 # cuts come first, and CTC beside the transducer loss makes the encoder listen from the beginning.
-budget=(--max-duration 12 --curriculum 4:2,2:4 --ctc-loss-scale 1 --base-lr 0.03 --ref-duration 0.12 --lr-batches 4000
+budget=(--max-duration 12 --curriculum 2:2 --ctc-loss-scale 1 --base-lr 0.03 --ref-duration 0.12 --lr-batches 4000
   --lr-epochs 6 --lr-warmup-batches 100 --warm-step 200 --average-period 10 --num-workers 1 --drop-last false
   --enable-spec-aug false --enable-musan false --valid-interval 1000000)
 if $smoke; then
-  hours=0.03 eval_minutes=0.3 epochs=${epochs:-1} chunks=16,64 lefts=128
+  hours=0.03 eval_minutes=0.3 epochs=${epochs:-1} chunks=16,64 lefts=32,128 memory_chunks=64
   budget+=(--average-period 1 --curriculum '' --enable-spec-aug true --enable-musan true)
   [ "$work_dir" != work ] || work_dir=work/smoke
 fi
-epochs=${epochs:-11}
+epochs=${epochs:-13}
 
 . local/venv.sh
 make_venv "$PWD"
@@ -95,8 +96,11 @@ stage "Corpus, manifests and features in $data"
 took "$t"
 
 train() {
+  local left=()
+  [ "$1" = sammo ] || left=(--left-context-frames "$lefts,-1")
   "$PYTHON" $recipe/train.py --encoder "$1" --preset "$preset" --exp-dir "$work_dir/exp/$1-$preset" \
-    --manifest-dir "$data/fbank" --lang "$data/lang_char" --num-epochs "$epochs" --device "$device" "${budget[@]}"
+    --manifest-dir "$data/fbank" --lang "$data/lang_char" --num-epochs "$epochs" --device "$device" "${left[@]}" \
+    "${budget[@]}"
 }
 
 decode() {
@@ -105,6 +109,12 @@ decode() {
   "$PYTHON" $recipe/decode.py --exp-dir "$exp" --epoch "$epochs" --avg 1 --use-averaged-model true \
     --manifest-dir "$data/fbank" --lang "$data/lang_char" --decoding-method modified_beam_search --beam-size 4 \
     --chunk-size "$chunks" "${left[@]}" --parts "$parts" --res-dir "$exp/results" --device "$device"
+}
+
+# What the memory is worth: error rates with parts of it removed.
+memory() {
+  sammo memory --exp-dir "$work_dir/exp/$1-$preset" --epoch "$epochs" --manifest-dir "$data/fbank" \
+    --lang "$data/lang_char" --chunk-size "$memory_chunks" --device "$device"
 }
 
 # Runs a function for both encoders: on CPUs side by side, which is faster for small models than threads are.
@@ -130,6 +140,9 @@ both train sammo zipformer
 
 stage "Decoding with chunks of $chunks frames of 20 ms"
 both decode zipformer sammo
+
+stage "Decoding with parts of the memory removed"
+both memory zipformer sammo
 
 stage "Report"
 sammo report "$work_dir/exp/sammo-$preset/results" "$work_dir/exp/zipformer-$preset/results" \
