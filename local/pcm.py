@@ -79,10 +79,10 @@ def read_sphere(path: Path) -> Pcm:
     The header is text: "NIST_1A", its own length in bytes, lines "name -type value", "end_head".
     """
     data = path.read_bytes()
-    lines = data[:16].split(b"\n")
-    if lines[0] != b"NIST_1A" or not lines[1].strip().isdigit():
+    magic, _, rest = data[:16].partition(b"\n")
+    if magic != b"NIST_1A" or not rest.strip().isdigit():
         raise UserError(f"{path} is not a NIST SPHERE file")
-    length = int(lines[1])
+    length = int(rest)
     fields = {}
     for line in data[:length].decode("latin-1").split("\n")[2:]:
         if line.strip() == "end_head":

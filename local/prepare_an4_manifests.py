@@ -45,7 +45,7 @@ def read_list(an4_dir: Path, name: str) -> list[Utterance]:
     texts = read_transcripts(an4_dir / "etc" / f"an4_{name}.transcription")
     found: dict[str, Utterance] = {}
     silent, untold = [], []
-    for fileid in (an4_dir / "etc" / f"an4_{name}.fileids").read_text(encoding="utf-8").split():
+    for fileid in read_text(an4_dir / "etc" / f"an4_{name}.fileids").split():
         path = Path(fileid)
         audio = next((file for end in (".raw", ".sph") if (file := an4_dir / "wav" / (fileid + end)).is_file()), None)
         if path.name in found:
@@ -68,7 +68,7 @@ def read_list(an4_dir: Path, name: str) -> list[Utterance]:
 def read_transcripts(path: Path) -> dict[str, str]:
     """Texts by id from lines "<s> TEXT </s> (id)"; tags are left out, letters are made upper case."""
     texts = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         match = LAST_PARENTHESIS.match(line)
@@ -76,6 +76,14 @@ def read_transcripts(path: Path) -> dict[str, str]:
             raise UserError(f"{path}, line {number}: expected 'TEXT (id)', found {line!r}")
         texts[match.group(2)] = " ".join(TAG.sub(" ", match.group(1)).upper().split())
     return texts
+
+
+def read_text(path: Path) -> str:
+    """The content of one of the lists; UserError where it is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start})") from error
 
 
 def check_layout(an4_dir: Path) -> None:

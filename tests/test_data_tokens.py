@@ -96,3 +96,37 @@ def test_bpe(tmp_path):
         train(TEXTS, 10)
     with pytest.raises(UserError, match="no BPE model of 9000 units"):
         train(TEXTS, 9000)
+
+
+def test_the_space_between_words_is_a_unit(tmp_path):
+    pieces = character_table(["GO ON", "YES"], has_words=True)
+    assert pieces == ["<blk>", *"EGNOSY", "▁", "<unk>", "<sos/eos>"]
+    tokenizer = load_tokenizer(write(tmp_path, format_token_table(pieces)))
+    assert tokenizer.has_words and not CharTokenizer(character_table(["GO ON"])).has_words
+    ids = tokenizer.encode(" GO  ON\t")
+    assert [tokenizer.piece(i) for i in ids] == ["G", "O", "▁", "O", "N"]
+    assert tokenizer.decode(ids) == "GO ON" and tokenizer.encode("") == []
+    space = ids[2]
+    assert tokenizer.decode([space, 0, *ids, space, space, *ids, space]) == "GO ON GO ON"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text("ABCDE ", max_size=12), min_size=1))
+def test_words_survive_their_own_table(texts):
+    tokenizer = CharTokenizer(character_table(texts, has_words=True))
+    for text in texts:
+        assert tokenizer.decode(tokenizer.encode(text)) == " ".join(text.split())
+
+
+def test_bpe_keeps_spaces_only_where_asked(tmp_path):
+    from train_bpe_model import train
+
+    texts = ["RUBOUT G M E F THREE NINE", "THREE THREE NINE", "ENTER NINE", "GO"] * 5
+    for name, has_words in (("words", True), ("text", False)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "bpe.model").write_bytes(train(texts, 30, has_words))
+    words, text = (load_tokenizer(tmp_path / name) for name in ("words", "text"))
+    assert words.has_words and not text.has_words
+    assert [words.decode(words.encode(line)) for line in texts] == texts
+    assert words.encode("  GO ") == words.encode("GO") and words.piece(words.encode("GO")[0]).startswith("▁")
+    assert text.decode(text.encode("GO ENTER")) == "GOENTER"

@@ -89,6 +89,61 @@ def test_report_has_every_system_and_part(tmp_path):
         assert paths[kind].read_bytes().startswith(b"\x89PNG")
 
 
+WORDS = [("a", "GO THREE NINE", "GO TREE NINE NINE", [0.1]), ("b", "YES", "YES", [0.2])]
+
+
+def test_words_are_counted_beside_characters(tmp_path):
+    assert count_errors("GO THREE NINE", "GO TREE NINE NINE", "WER") == Counts(3, 1, 0, 1)
+    assert count_errors("", "YES", "WER") == Counts(0, 1, 0, 0) and count_errors("GO", " ", "WER") == Counts(1, 0, 1, 0)
+    rates = write_results(tmp_path, setting(), "test", WORDS, metric="WER", corpus="an4")
+    assert [rate.metric for rate in rates] == ["WER", "CER"]
+    assert [rate.counts for rate in rates] == [Counts(4, 1, 0, 1), Counts(14, 4, 1, 0)]
+    assert str(rates[0]).startswith("WER 50.00 % (") and rates[1].rate == pytest.approx(500 / 14)
+    [result] = read_results(tmp_path)
+    assert result.corpus == "an4" and result.rate("WER") == 50 and result.rate() == pytest.approx(500 / 14)
+    assert "ref=['GO', 'THREE', 'NINE']" in next(tmp_path.glob("recogs-*")).read_text()
+    errs = next(tmp_path.glob("errs-*")).read_text()
+    assert "%WER = 50.00" in errs and "over 4 reference words" in errs and "THREE -> TREE" in errs
+    assert next(tmp_path.glob("wer-summary-*")).read_text().endswith("\t50.00\n")
+    assert next(tmp_path.glob("cer-summary-*")).read_text().endswith("\t35.71\n")
+    # A part that was scored by characters alone is decoded again where words count.
+    write_results(tmp_path / "old", setting(), "test", WORDS)
+    assert has_results(tmp_path / "old", setting(), "test") and not has_results(tmp_path / "old", setting(), "test", "WER")
+
+
+def test_report_by_words_shows_them_first(tmp_path):
+    for encoder, left in (("sammo", 0), ("zipformer", 64)):
+        for part in ("test", "valid"):
+            write_results(tmp_path / "results", setting(encoder, 64, left), part, WORDS, metric="WER", corpus="an4")
+    paths = write_report([tmp_path / "results"], tmp_path / "out")
+    assert {path.name for path in paths.values()} == {"wer.md", "wer.csv", "wer_over_chunk.png", "wer_over_state.png"}
+    table = paths["table"].read_text()
+    assert table.startswith("# Word error rates\n\nWER in % over test, with") and "CER in % over test, with" in table
+    assert "WER at chunk 64" in table and "50.00 against 50.00" in table
+    assert "| Chunk | test, WER | test, CER | valid, WER | valid, CER |" in table
+    head, *rows = [line.split(",") for line in paths["csv"].read_text().splitlines()]
+    assert head.index("wer") < head.index("cer") and len(rows) == 4 and all(len(row) == len(head) for row in rows)
+    assert float(rows[0][head.index("wer")]) == 50 and float(rows[0][head.index("cer")]) == pytest.approx(35.7143)
+
+
+def test_report_is_over_one_corpus_and_pools_no_excluded_part(tmp_path):
+    write_results(tmp_path / "csj", setting(), "eval1", PART, corpus="csj")
+    write_results(tmp_path / "csj", setting(), "excluded", PART[:1], corpus="csj")
+    write_results(tmp_path / "an4", setting(), "test", WORDS, metric="WER", corpus="an4")
+    both = [tmp_path / "csj", tmp_path / "an4"]
+    with pytest.raises(UserError, match="these are results on an4, csj; choose one by --corpus"):
+        write_report(both, tmp_path / "out")
+    with pytest.raises(UserError, match="unknown corpus 'ted'; it is one of csj, an4"):
+        write_report(both, tmp_path / "out", corpus_name="ted")
+    with pytest.raises(UserError, match="no results on csj here, only on an4"):
+        write_report(both[1:], tmp_path / "out", corpus_name="csj")
+    table = write_report(both, tmp_path / "out", corpus_name="csj")["table"].read_text()
+    assert "CER in % over eval1, with" in table and "| Chunk | eval1 | excluded |" in table
+    write_results(tmp_path / "bare", setting(), "test", WORDS, corpus="an4")
+    with pytest.raises(UserError, match="has no WER; decode again with --force"):
+        write_report([tmp_path / "bare"], tmp_path / "out")
+
+
 def test_best_average_is_chosen_on_valid_only(tmp_path):
     better, worse = [("a", "明日は雨", "明日は雨", [])], [("a", "明日は雨", "明日", [])]
     for avg, valid, test in ((1, worse, better), (2, better, worse)):
