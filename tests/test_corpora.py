@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import subprocess
 import sys
 
@@ -49,6 +50,16 @@ def test_unknown_name_is_one_line_with_the_choices():
     add_data_arguments(parser)
     with pytest.raises(UserError, match="unknown corpus 'ted'"):
         DataConfig.from_args(parser.parse_args(["--corpus", "ted"]))
+
+
+@pytest.mark.parametrize(
+    "module", ["sammo.decoding", "sammo.streaming.decoding", "sammo.streaming.parity", "sammo.memory.command"]
+)
+def test_commands_decode_the_test_parts_of_any_corpus(module):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(module).add_arguments(parser)
+    args = parser.parse_args([])
+    assert args.parts == ["tests"] and not args.corpus
 
 
 @pytest.mark.parametrize("script", ["train.py", "decode.py"])

@@ -110,9 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     add_model_arguments(parser)
     group = parser.add_argument_group("memory")
-    group.add_argument(
-        "--parts", "--test-sets", type=names, help="(default: the corpus's test parts)"
-    )
+    group.add_argument("--parts", "--test-sets", type=names, default=["tests"], help="(default: tests, all test parts)")
     group.add_argument("--chunk-size", type=integers, default=(16, 64), help="Frames of 20 ms (default: 16,64).")
     group.add_argument(
         "--ages",
