@@ -184,7 +184,7 @@ def main() -> int:
                 make_step, encoder = IcefallStep, icefall_encoder(args.icefall, args.preset)
             else:
                 make_step, encoder = Step, build_encoder(encoder_config(name, args.preset)).eval()
-            for left in [0] if name == "sammo" else args.left_context_frames:
+            for left in args.left_context_frames if name == "icefall" or encoder.config.left_context else [0]:
                 for chunk, batch in rows:
                     step = make_step(encoder, chunk, left, batch)
                     if args.profile:

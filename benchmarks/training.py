@@ -56,7 +56,7 @@ class System:
         """One step; added to the numbers if ``count``."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        left = None if self.name == "sammo" else 128 if chunk != -1 else -1
+        left = 128 if chunk != -1 else -1
         clock = [self._now()]
         with self.precision.autocast():
             encoded = self.model.encoder(features, lengths, chunk_size=chunk, left_context_frames=left)

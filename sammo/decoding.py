@@ -15,9 +15,8 @@ from sammo.checkpoint import ModelInfo, check_tokenizer, load_model
 from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.device import choose_device
-from sammo.encoder.causal_conv import CONV_ENGINES
 from sammo.encoder.config import LOG_EPS, TAIL_PADDING_FRAMES
-from sammo.encoder.ssd import SCAN_ENGINES
+from sammo.encoder.mixers import MIXERS, engine_names
 from sammo.encoder.state import state_numel
 from sammo.options import integers, parse_bool
 from sammo.progress import progress
@@ -56,7 +55,7 @@ def with_tails(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def chunkings(model: Transducer, chunk_sizes: Sequence[int], left_contexts: Sequence[int]) -> list[Chunking]:
-    """All combinations, each once: Sammo sees no left context, and a chunk without end needs none.
+    """All combinations, each once: some encoders see no left context, and a chunk without end needs none.
 
     Raises:
       UserError: the model cannot do one of them.
@@ -64,7 +63,7 @@ def chunkings(model: Transducer, chunk_sizes: Sequence[int], left_contexts: Sequ
     found = []
     for chunk in chunk_sizes:
         for left in left_contexts:
-            if model.config.encoder.name == "sammo":
+            if not model.config.encoder.left_context:
                 left = 0
             elif chunk == -1:
                 left = -1
@@ -125,8 +124,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--lang", type=Path, default=Path("data/lang_char"), help="Language directory: the output units.")
     group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: auto)")
-    group.add_argument("--scan-engine", default="auto", choices=SCAN_ENGINES.names, help="Of Mamba-2 (default: auto).")
-    group.add_argument("--conv-engine", default="auto", choices=CONV_ENGINES.names, help="Of Mamba-2 (default: auto).")
+    group.add_argument("--scan-engine", default="auto", choices=engine_names("scan"), help="Of the mixer (default: auto).")
+    group.add_argument("--conv-engine", default="auto", choices=engine_names("conv"), help="Of the mixer (default: auto).")
     group.add_argument("--num-threads", type=int, default=0, help="CPU threads; 0: as PyTorch chooses.")
 
 
@@ -142,7 +141,7 @@ def load_model_for(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Tran
         use_averaged_model=args.use_averaged_model,
         device=choose_device(args.device),
     )
-    model.encoder.set_engines(args.scan_engine, args.conv_engine)
+    model.encoder.set_engines(scan=args.scan_engine, conv=args.conv_engine)
     check_tokenizer(info, tokenizer.fingerprint, args.lang)
     return model, info
 
@@ -246,7 +245,7 @@ def describe(
         epoch=info.epoch,
         avg=info.avg,
         use_averaged_model=info.use_averaged_model,
-        d_state=encoder.d_state if encoder.name == "sammo" else 0,
+        d_state=encoder.d_state if "d_state" in MIXERS[encoder.mixer].options else 0,
         state_dtype="float32",
         state_bytes=state_bytes,
         streaming=False,

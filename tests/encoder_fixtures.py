@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from sammo.encoder import Encoder, EncoderState, encoder_config
+from sammo.encoder import Encoder, EncoderState, build_encoder, encoder_config
 
 LEFT = 32
 
 
 def small_encoder(name: str, seed: int = 0, **overrides) -> Encoder:
-    """A little encoder of three frame rates with random weights, in evaluation mode."""
+    """A little encoder with random weights, in evaluation mode; of three frame rates if it is not a Conformer."""
     torch.manual_seed(seed)
     sizes = dict(
         downsampling=(1, 2, 4),
@@ -24,9 +24,13 @@ def small_encoder(name: str, seed: int = 0, **overrides) -> Encoder:
         value_head_dim=(4, 8, 4),
         mamba_head_dim=4,
         d_state=16,
+        delta_heads=2,
         frontend_channels=(4, 8, 16),
     )
-    encoder = Encoder(encoder_config(name, "tiny", **{**sizes, **overrides}))
+    if name == "conformer":
+        sizes = {k: v[:1] if isinstance(v, tuple) and len(v) == 3 else v for k, v in sizes.items()}
+        sizes.update(downsampling=(2,), num_layers=(2,), frontend_channels=(4, 8, 16))
+    encoder = build_encoder(encoder_config(name, "tiny", **{**sizes, **overrides}))
     with torch.no_grad():  # weights of generic size: the start values hide what a layer does
         for parameter_name, parameter in encoder.named_parameters():
             if parameter_name.endswith("log_scale"):

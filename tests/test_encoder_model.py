@@ -16,7 +16,7 @@ from sammo.encoder.state import state_numel
 from sammo.errors import UserError
 from sammo.regularize import Whiten, load_regularizer_state, regularizer_state, set_batch_count
 
-NAMES = ("sammo", "zipformer")
+NAMES = ("sammo", "zipformer", "conformer")
 
 
 def count(module: torch.nn.Module) -> int:
@@ -32,12 +32,16 @@ def medium():
 def test_medium_parameters(medium):
     """Predictor, joiner and the simple projections hold 529,408 + 2,051 V parameters more."""
     rest = 529_408 + 2_051 * 3266
-    for encoder in medium.values():
+    for encoder in (medium["sammo"], medium["zipformer"]):
         assert count(encoder.frontend) == 611_953
     # 5,760 of the original's 63,944,070 are never used and left out.
     assert count(medium["zipformer"]) - 611_953 == 63_944_070 - 5_760
     assert count(medium["zipformer"]) + rest == 71_778_237
     assert count(medium["sammo"]) + rest == 71_677_351
+    for preset in ("medium", "small", "tiny"):
+        with torch.device("meta"):
+            sizes = [count(build_encoder(encoder_config(name, preset))) for name in NAMES]
+        assert max(sizes) < 1.03 * min(sizes)
 
 
 def test_medium_state(medium):
@@ -69,7 +73,9 @@ def test_config_round_trip(name, preset):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (dict(name="conformer"), "unknown encoder"),
+        (dict(name="hmm"), "unknown encoder"),
+        (dict(mixer="hmm"), "unknown mixer 'hmm': choose nla, mamba2"),
+        (dict(encoder="hmm"), "unknown encoder"),
         (dict(preset="huge"), "unknown preset"),
         (dict(colour=1), "unknown encoder option"),
         (dict(num_heads=(4, 4)), "num_heads"),
@@ -77,11 +83,12 @@ def test_config_round_trip(name, preset):
         (dict(mamba_head_dim=7), "mamba_head_dim"),
         (dict(mamba_groups=5), "mamba_groups"),
         (dict(d_state=0), "d_state"),
+        (dict(name="conformer", downsampling=(4,)), "downsampled by 2"),
     ],
 )
 def test_bad_configurations(overrides, message):
     with pytest.raises(UserError, match=message):
-        encoder_config(**{"name": "sammo", "preset": "tiny", **overrides})
+        build_encoder(encoder_config(**{"name": "sammo", "preset": "tiny", **overrides}))
 
 
 @pytest.mark.parametrize("name", NAMES)

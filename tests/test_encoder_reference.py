@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sammo.encoder import Encoder, EncoderConfig
+from sammo.encoder import Encoder, EncoderConfig, build_encoder, encoder_config
 from sammo.export.icefall import convert_name, convert_state_dict, convert_tensor
 
 Z = np.load(Path(__file__).parent / "reference" / "zipformer_small.npz")
@@ -31,15 +31,13 @@ def reference_config(mask_padding: bool) -> EncoderConfig:
         "value_head_dim": "value_head_dim",
     }
     values = {ours: tuple(META["cfg"][theirs]) for ours, theirs in names.items()}
-    return EncoderConfig(
-        "zipformer", **values, pos_dim=META["cfg"]["pos_dim"], mask_padding=mask_padding
-    )
+    return encoder_config("zipformer", **values, pos_dim=META["cfg"]["pos_dim"], mask_padding=mask_padding)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["icefall-padding", "masked-padding"])
 def encoder(request) -> Encoder:
     weights = {name[2:]: torch.from_numpy(Z[name]) for name in Z.files if name.startswith("w/")}
-    encoder = Encoder(reference_config(request.param))
+    encoder = build_encoder(reference_config(request.param))
     converted = convert_state_dict(weights)
     encoder.load_state_dict({name.removeprefix("encoder."): v for name, v in converted.items()})
     return encoder.eval()

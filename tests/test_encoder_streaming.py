@@ -22,8 +22,12 @@ from sammo.encoder.state import (
 )
 from sammo.errors import UserError
 
-NAMES = ("sammo", "zipformer")
+NAMES = ("sammo", "zipformer", "conformer")
 ENCODERS = {name: small_encoder(name) for name in NAMES}
+ENCODERS["sammo-gated_delta"] = small_encoder("sammo", mixer="gated_delta")
+ENCODERS["zipformer-mamba2"] = small_encoder("zipformer", mixer="mamba2")
+ENCODERS["conformer-nla"] = small_encoder("conformer", mixer="nla")
+ENCODERS["zipformer-none"] = small_encoder("zipformer", mixer="none")
 TOLERANCE = 2e-5
 
 
@@ -46,7 +50,7 @@ def same(a, b):
     torch.testing.assert_close(a, b, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("chunk", [4, 8, 16, 32, 64])
 @pytest.mark.parametrize("frames", [9, 30, 141, 307])
 def test_streaming_equals_simulated(name, chunk, frames):
@@ -60,7 +64,7 @@ def test_streaming_equals_simulated(name, chunk, frames):
 @given(st.data())
 def test_splitting_a_stream_changes_nothing(data):
     """Windows of any number of chunks, batched with streams of other lengths."""
-    encoder = ENCODERS[data.draw(st.sampled_from(NAMES))]
+    encoder = ENCODERS[data.draw(st.sampled_from(list(ENCODERS)))]
     chunk = data.draw(st.sampled_from([4, 8, 16]))
     left = data.draw(st.sampled_from([0, 8, 32, 64]))
     lengths = torch.tensor(data.draw(st.lists(st.integers(9, 240), min_size=1, max_size=3)))
@@ -124,7 +128,7 @@ def test_only_state_crosses_chunks_in_sammo():
     assert torch.equal(*[encoder(x, lengths, state).frames for state in zeroed])
     for layers in after_this.state.stacks:
         for layer in layers:
-            assert layer.attention == ()
+            assert layer.keys == layer.values1 == layer.values2 == ()
     assert after_this.state.seen == ()
 
 
@@ -161,7 +165,7 @@ def test_state_operations(name):
 
     assert equal(stack_states(split_state(state)), state)
     flat = pack_state(state)
-    counters = 1 if name == "zipformer" else 0
+    counters = int(encoder.config.left_context)
     assert flat.shape == (3, state_numel(state) + counters)
     assert equal(unpack_state(flat, encoder.init_state(1, LEFT)), state)
     picked = select_state(state, [2, 0])
@@ -187,16 +191,16 @@ def test_weights_that_change_are_used(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_chunk_sizes_that_cannot_be(name):
     encoder, x = ENCODERS[name], features(100)
-    for chunk in (0, -2, 6, 18):
+    for chunk in (0, -2, 5, 17) if name == "conformer" else (0, -2, 6, 18):
         with pytest.raises(UserError, match="chunk size"):
             encoder.check_chunk_size(chunk)
         with pytest.raises(UserError, match="chunk size"):
             simulated(encoder, x, chunk)
     with pytest.raises(UserError, match="window"):
         encoder(x[:, :46], torch.tensor([46]), encoder.init_state(1, LEFT), chunk_size=16)
-    if name == "zipformer":
+    if encoder.config.left_context:
         with pytest.raises(UserError, match="left context"):
-            encoder.init_state(1, 6)
+            encoder.init_state(1, 7)
         with pytest.raises(UserError, match="left context"):
             simulated(encoder, x, 16, -3)
 

@@ -1,8 +1,9 @@
-"""Streaming encoders: Sammo and the Zipformer it is compared with."""
+"""Streaming encoders: Sammo and what it is compared with."""
 
 from __future__ import annotations
 
 from sammo.encoder.config import (
+    ENCODER_PRESETS,
     LOG_EPS,
     PRESETS,
     TAIL_PADDING_FRAMES,
@@ -10,10 +11,22 @@ from sammo.encoder.config import (
     EncoderConfig,
     encoder_config,
 )
-from sammo.encoder.encoder import Encoder, EncoderOutput, build_encoder
+from sammo.encoder.conformer import Conformer
+from sammo.encoder.encoder import Encoder, EncoderOutput
 from sammo.encoder.state import EncoderState
+from sammo.encoder.zipformer import Zipformer
+
+ENCODERS: dict[str, type[Encoder]] = {"conformer": Conformer, "zipformer": Zipformer}
+
+
+def build_encoder(config: EncoderConfig) -> Encoder:
+    """A new encoder with random weights."""
+    return ENCODERS[config.encoder](config)
+
 
 __all__ = [
+    "ENCODERS",
+    "ENCODER_PRESETS",
     "LOG_EPS",
     "PRESETS",
     "TAIL_PADDING_FRAMES",

@@ -1,13 +1,13 @@
 """Attention weights, and the modules that use them (Zipformer paper, section 3.1).
 
-One module computes the weights; two self-attentions and, in Zipformer, the non-linear attention
-(NLA) share them. All tensors are batch first. B is the number of attention blocks, N times the
-blocks of one utterance, see :class:`sammo.encoder.plan.Plan`.
+One module computes the weights; the self-attentions and the mixer of a layer share them. All tensors are batch first.
+B is the number of attention blocks, N times the blocks of one utterance, see :class:`sammo.encoder.plan.Plan`.
 """
 
 from __future__ import annotations
 
 import random
+from typing import Union
 
 import torch
 import torch.nn.functional as F
@@ -26,25 +26,34 @@ MASKED_SCORE = -1000.0
 SCORE_LIMIT, SCORE_PENALTY, SCORE_PENALTY_PROB = 25.0, 1.0e-4, 0.1
 
 
-def with_left_context(x: Tensor, plan: Plan, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+# The last frames (N, left, D) of a stream's past; () where attention keeps no left context.
+LeftContext = Union[Tensor, tuple[()]]
+
+
+def left_context(batch: int, left: int | None, dim: int) -> LeftContext:
+    """That of a stream that has not begun."""
+    return () if left is None else torch.zeros(batch, left, dim)
+
+
+def with_left_context(x: Tensor, plan: Plan, state: LeftContext | None) -> tuple[Tensor, LeftContext | None]:
     """Cut x into blocks, each with the frames before it.
 
     Args:
       x: (N, T, D), contiguous.
-      past: (N, left, D) what came before x; None: nothing, or no state is kept.
+      state: (N, left, D) what came before x; None: nothing, and no state is kept.
 
     Returns:
-      (B, left + rows, D) and the next past, None if there was none.
+      (B, left + rows, D) and the next state, None if there was none.
     """
     num, frames, dim = x.shape
     if plan.left == 0:
-        return x.reshape(-1, plan.rows, dim), past
-    padded = F.pad(x, (0, 0, plan.left, 0)) if past is None else torch.cat([past, x], dim=1)
-    next_past = None if past is None else padded[:, frames:]
+        return x.reshape(-1, plan.rows, dim), state
+    padded = F.pad(x, (0, 0, plan.left, 0)) if state is None else torch.cat([state, x], dim=1)
+    state = None if state is None else padded[:, frames:]
     if plan.rows == frames:
-        return padded, next_past
+        return padded, state
     blocks = padded.unfold(1, plan.left + plan.rows, plan.rows)  # (N, blocks, D, left + rows)
-    return blocks.transpose(2, 3).reshape(-1, plan.left + plan.rows, dim), next_past
+    return blocks.transpose(2, 3).reshape(-1, plan.left + plan.rows, dim), state
 
 
 class AttentionWeights(nn.Module):
@@ -88,10 +97,10 @@ class AttentionWeights(nn.Module):
         self._derived = DerivedWeights()
 
     def forward(
-        self, x: Tensor, positions: Tensor, plan: Plan, past: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """x (N, T, C), positions (left + 2 rows - 1, pos_dim), past keys (N, left, D) ->
-        weights (B, heads, rows, left + rows) that sum to 1 over the last dimension, next past."""
+        self, x: Tensor, positions: Tensor, plan: Plan, state: LeftContext | None = None
+    ) -> tuple[Tensor, LeftContext | None]:
+        """x (N, T, C), positions (left + 2 rows - 1, pos_dim), keys of the past (N, left, D) ->
+        weights (B, heads, rows, left + rows) that sum to 1 over the last dimension, the next state."""
         heads, width = self.num_heads, self.query_head_dim
         projected = linear(x, self.in_proj.weight, self.in_proj.bias)
         blocks = projected.view(-1, plan.rows, projected.shape[-1])
@@ -99,9 +108,7 @@ class AttentionWeights(nn.Module):
         size = heads * width
         query = blocks[..., :size].view(batch, plan.rows, heads, width).transpose(1, 2)
         key = projected[..., size : 2 * size]
-        if self.training:
-            key = self.whiten_keys(self.balance_keys(key))
-        key, past = with_left_context(key, plan, past)
+        key, state = with_left_context(self.whiten_keys(self.balance_keys(key)), plan, state)
         sources = plan.left + plan.rows
         key = key.view(batch, sources, heads, width).transpose(1, 2)
         scores = torch.bmm(
@@ -116,7 +123,11 @@ class AttentionWeights(nn.Module):
             scores = scores.masked_fill(plan.mask, MASKED_SCORE)
         # Half-precision scores give half-precision weights, also under autocast: what is kept for
         # the backward pass is half as large.
-        return scores.softmax(dim=-1, dtype=scores.dtype), past
+        return scores.softmax(dim=-1, dtype=scores.dtype), state
+
+    def init_state(self, batch: int, left: int | None) -> LeftContext:
+        """Keys of the past: (N, left, heads * query_head_dim) zeros."""
+        return left_context(batch, left, self.num_heads * self.query_head_dim)
 
     def _position_scores(self, query: Tensor, positions: Tensor, plan: Plan) -> Tensor:
         """query (B, rows, heads * pos_head_dim) -> (B, heads, rows, left + rows)."""
@@ -147,55 +158,17 @@ class SelfAttention(nn.Module):
         self.whiten = Whiten(1, whitening_schedule(7.5, ratio=3.0))
 
     def forward(
-        self, x: Tensor, weights: Tensor, plan: Plan, past: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """x (N, T, C), weights (B, heads, rows, left + rows), past values (N, left, D) ->
-        (N, T, C), next past."""
-        value, past = with_left_context(linear(x, self.in_proj.weight, self.in_proj.bias), plan, past)
+        self, x: Tensor, weights: Tensor, plan: Plan, state: LeftContext | None = None
+    ) -> tuple[Tensor, LeftContext | None]:
+        """x (N, T, C), weights (B, heads, rows, left + rows), values of the past (N, left, D) -> (N, T, C), the next
+        state."""
+        value, state = with_left_context(linear(x, self.in_proj.weight, self.in_proj.bias), plan, state)
         value = value.view(*value.shape[:2], self.num_heads, -1).transpose(1, 2)
         value = torch.bmm(weights.flatten(0, 1), value.reshape(-1, value.shape[2], value.shape[3]))
         value = value.view(weights.shape[0], self.num_heads, plan.rows, -1).transpose(1, 2)
         value = value.reshape(x.shape[0], x.shape[1], -1)
-        out = linear(value, self.out_proj.weight, self.out_proj.bias)
-        return (self.whiten(out) if self.training else out), past
+        return self.whiten(linear(value, self.out_proj.weight, self.out_proj.bias)), state
 
-
-class NonlinAttention(nn.Module):
-    """Non-linear attention, Zipformer's own module: out((A (tanh(s) * v)) * y), one head.
-
-    Args:
-      dim: width of input and output.
-      hidden_dim: width of s, v and y.
-    """
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.in_proj = nn.Linear(dim, 3 * hidden_dim)
-        self.out_proj = scaled_linear(hidden_dim, dim, initial_scale=0.05)
-        # Before the tanh; well-trained modules have rather large values there.
-        self.balancer = Balancer(
-            hidden_dim,
-            min_positive=ScheduledFloat((0.0, 0.25), (20000.0, 0.05)),
-            max_positive=ScheduledFloat((0.0, 0.75), (20000.0, 0.95)),
-            min_abs=0.5,
-            max_abs=5.0,
-        )
-        self.whiten1 = Whiten(1, whitening_schedule(5.0))
-        self.whiten2 = Whiten(1, whitening_schedule(5.0, ratio=3.0))
-
-    def forward(
-        self, x: Tensor, weights: Tensor, plan: Plan, past: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """x (N, T, C), weights (B, rows, left + rows), past (N, left, hidden) ->
-        (N, T, C), next past."""
-        gate, value, scale = linear(x, self.in_proj.weight, self.in_proj.bias).chunk(3, dim=-1)
-        if self.training:
-            gate, value = self.balancer(gate), self.whiten1(value)
-        if torch.is_grad_enabled():
-            value = value * torch.tanh(gate)
-        else:  # tanh by the sigmoid, which is six times as fast on a CPU
-            value = value * torch.sigmoid(2.0 * gate).mul_(2.0).sub_(1.0)
-        value, past = with_left_context(value, plan, past)
-        value = torch.bmm(weights, value).view(scale.shape)
-        out = linear(value * scale, self.out_proj.weight, self.out_proj.bias)
-        return (self.whiten2(out) if self.training else out), past
+    def init_state(self, batch: int, left: int | None) -> LeftContext:
+        """Values of the past: (N, left, heads * value_head_dim) zeros."""
+        return left_context(batch, left, self.in_proj.out_features)

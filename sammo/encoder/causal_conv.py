@@ -1,4 +1,4 @@
-"""The short causal convolution in front of the selective scan of Mamba-2, and the SiLU after it."""
+"""The short causal convolution in front of a recurrence, and the SiLU after it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sammo.errors import UserError
 
 
 def causal_conv(
-    x: Tensor, weight: Tensor, past: Tensor | None = None, engine: str = "auto"
+    x: Tensor, weight: Tensor, past: Tensor | None = None, engine: str = "auto", bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """silu(depthwise convolution of x and what came before it).
 
@@ -22,6 +22,7 @@ def causal_conv(
       weight: (C, 1, K).
       past: (N, K - 1, C), the frames before x; None: zeros.
       engine: "auto", "torch" or "causal-conv1d" (CUDA only).
+      bias: (C,).
 
     Returns:
       (N, T, C) in the type of ``x`` and the next past.
@@ -34,7 +35,7 @@ def causal_conv(
     taps, frames = weight.shape[-1], x.shape[1]
     if CONV_ENGINES.resolve(engine, x.device) == "causal-conv1d" and frames > 0:
         if _fits(x, weight):
-            return _fused(x, weight, past), _last_frames(x, past, taps - 1)
+            return _fused(x, weight, past, bias), _last_frames(x, past, taps - 1)
         if engine != "auto":
             what = f"{tuple(weight.shape)} and {x.dtype}"
             raise UserError(f"causal-conv1d takes 2 to 4 taps, channels in eights and no float64, not {what}: use auto")
@@ -45,7 +46,8 @@ def causal_conv(
     # A sum of shifted products: a depthwise convolution over so few taps would spend its time on the two transposes
     # to (N, C, T) and back.
     weight = weight[:, 0].t()  # (K, C)
-    out = padded[:, :frames] * weight[0]
+    first = padded[:, :frames]
+    out = first * weight[0] if bias is None else torch.addcmul(bias, first, weight[0])
     for tap in range(1, taps):
         out = torch.addcmul(out, padded[:, tap : tap + frames], weight[tap])
     return F.silu(out).to(x.dtype), padded[:, frames:]  # half precision goes in and out, sums are in float32
@@ -67,12 +69,12 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
     return 2 <= weight.shape[-1] <= 4 and weight.shape[0] % 8 == 0 and x.dtype != torch.float64
 
 
-def _fused(x: Tensor, weight: Tensor, past: Tensor | None) -> Tensor:
+def _fused(x: Tensor, weight: Tensor, past: Tensor | None, bias: Tensor | None) -> Tensor:
     """By its kernel, which takes (N, C, T) with channels last in memory and strides that are multiples of 8."""
     convolve = importlib.import_module("causal_conv1d").causal_conv1d_fn
     if past is not None:
         past = past.contiguous().transpose(1, 2)
-    out = convolve(x.contiguous().transpose(1, 2), weight[:, 0], initial_states=past, activation="silu")
+    out = convolve(x.contiguous().transpose(1, 2), weight[:, 0], bias, initial_states=past, activation="silu")
     return out.transpose(1, 2)
 
 

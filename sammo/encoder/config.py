@@ -1,4 +1,4 @@
-"""Sizes of the encoders: one frozen dataclass, one table of presets."""
+"""What an encoder is: one frozen dataclass, and tables of presets, which are nothing but values of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from sammo.encoder.mixers import MIXERS
 from sammo.errors import UserError
 
 # What every utterance is followed by before it is decoded: silence at the floor of the features,
@@ -29,7 +30,9 @@ class EncoderConfig:
     Lengths of chunks and left context are in embed frames (50 Hz); -1 means without bound.
     """
 
-    name: str  # "sammo" or "zipformer"
+    encoder: str  # which stacks and layers: a name in SIZES
+    mixer: str  # what carries the long range: a name in MIXERS
+    left_context: bool  # whether attention sees frames before its chunk
     downsampling: tuple[int, ...]
     encoder_dim: tuple[int, ...]
     num_layers: tuple[int, ...]
@@ -44,12 +47,14 @@ class EncoderConfig:
     output_downsampling: int = 2
     feature_dim: int = 80
     frontend_channels: tuple[int, int, int] = (8, 32, 128)
-    # Mamba-2, used by "sammo" only.
+    # Of mixers with a recurrent state: d_state, head dimension and groups of Mamba-2 alone, delta_heads of Gated DeltaNet.
     d_state: int = 128
     mamba_head_dim: int = 16
     mamba_expand: float = 0.75
     mamba_conv_kernel: int = 4
+    mamba_conv_bias: bool = False
     mamba_groups: int = 1
+    delta_heads: int = 4
     # Shortest and longest time constant of the heads at the start of training, in seconds, the same in all stacks, so
     # that those at low frame rates count fewer frames. (): as mamba-ssm starts, whatever the frame rate.
     mamba_time_constants: tuple[float, ...] = (0.04, 4.0)
@@ -62,8 +67,9 @@ class EncoderConfig:
     mask_padding: bool = True
 
     def __post_init__(self) -> None:
-        if self.name not in NAMES:
-            raise UserError(f"unknown encoder {self.name!r}: choose {' or '.join(NAMES)}")
+        for field, table in (("encoder", SIZES), ("mixer", MIXERS)):
+            if getattr(self, field) not in table:
+                raise UserError(f"unknown {field} {getattr(self, field)!r}: choose {', '.join(table)}")
         stacks = len(self.downsampling)
         for field in ("query_head_dim", "pos_head_dim", "value_head_dim"):
             values = getattr(self, field)
@@ -85,35 +91,17 @@ class EncoderConfig:
             raise UserError("output_downsampling must be 2")
         if self.feature_dim < 7:
             raise UserError(f"feature_dim is {self.feature_dim}: at least 7 are needed")
-        if self.name == "sammo":
-            self._check_mamba()
+        MIXERS[self.mixer].check(self)
 
-    def _check_mamba(self) -> None:
-        for dim in self.encoder_dim:
-            inner = self.mamba_inner_dim(dim)
-            if inner < 1 or inner % self.mamba_head_dim:
-                raise UserError(
-                    f"mamba_expand {self.mamba_expand} x encoder_dim {dim} = "
-                    f"{self.mamba_expand * dim:g} is not a multiple of mamba_head_dim "
-                    f"{self.mamba_head_dim}"
-                )
-            if (inner // self.mamba_head_dim) % self.mamba_groups:
-                raise UserError(
-                    f"{inner // self.mamba_head_dim} Mamba heads do not divide into "
-                    f"mamba_groups {self.mamba_groups}"
-                )
-        if self.d_state < 1 or self.mamba_conv_kernel < 1:
-            raise UserError("d_state and mamba_conv_kernel must be positive")
-        times = self.mamba_time_constants
-        if times and not (len(times) == 2 and 0 < times[0] <= times[1]):
-            raise UserError(f"mamba_time_constants {times}: give the shortest and the longest in seconds, or neither")
+    @property
+    def name(self) -> str:
+        """How results and logs call it: by its preset, with the mixer where that is another one."""
+        for name, values in ENCODER_PRESETS.items():
+            if (self.encoder, self.left_context) == (values["encoder"], values["left_context"]):
+                return name if self.mixer == values["mixer"] else f"{name}-{self.mixer}"
+        return f"{self.encoder}-{self.mixer}-{'left' if self.left_context else 'no-left'}-context"
 
-    def mamba_inner_dim(self, dim: int) -> int:
-        """Hidden width of the Mamba-2 block in a layer of this width; 0 if it is not whole."""
-        inner = self.mamba_expand * dim
-        return int(inner) if inner == int(inner) else 0
-
-    def mamba_time_constants_in_frames(self, stack: int) -> tuple[float, float] | None:
+    def time_constants_in_frames(self, stack: int) -> tuple[float, float] | None:
         """Shortest and longest time constant of a stack's heads at the start; None: as mamba-ssm starts."""
         if not self.mamba_time_constants:
             return None
@@ -139,6 +127,8 @@ class EncoderConfig:
     def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
         """Raises UserError for keys that are missing or unknown. Fields younger than ``values`` get what was before them."""
         values = {**BEFORE, **values}
+        if values.get("name") in ENCODER_PRESETS:  # from before mixer and left context were values
+            values = {**ENCODER_PRESETS[values.pop("name")], **values}
         names = {field.name for field in dataclasses.fields(cls)}
         unknown, missing = sorted(set(values) - names), sorted(names - set(values))
         if unknown or missing:
@@ -151,9 +141,13 @@ class EncoderConfig:
 
 
 # What checkpoints that lack a field were made with.
-BEFORE: dict[str, Any] = {"mamba_time_constants": (), "mamba_output_scale": 0.05}
+BEFORE: dict[str, Any] = {
+    "mamba_time_constants": (),
+    "mamba_output_scale": 0.05,
+    "mamba_conv_bias": False,
+    "delta_heads": 4,
+}
 
-NAMES = ("sammo", "zipformer")
 PER_STACK = (
     "downsampling",
     "encoder_dim",
@@ -167,60 +161,112 @@ PER_STACK = (
     "value_head_dim",
 )
 
+# The systems that are compared: the paper's two changes are two values.
+ENCODER_PRESETS: dict[str, dict[str, Any]] = {
+    "sammo": dict(encoder="zipformer", mixer="mamba2", left_context=False),
+    "zipformer": dict(encoder="zipformer", mixer="nla", left_context=True),
+    "conformer": dict(encoder="conformer", mixer="none", left_context=True),
+}
+# What the paper counts (p. 29), in millions, of the medium preset.
+PAPER_PARAMETERS = {"sammo": 71.68, "zipformer": 71.78}
+
 # medium is the paper's (and icefall's Zipformer-M). small is icefall's Zipformer-S. tiny is for
 # learning a small corpus on a few CPU cores within minutes.
-PRESETS: dict[str, dict[str, Any]] = {
-    "medium": dict(
-        downsampling=(1, 2, 4, 8, 4, 2),
-        encoder_dim=(192, 256, 384, 512, 384, 256),
-        num_layers=(2, 2, 3, 4, 3, 2),
-        unmasked_dim=(192, 192, 256, 256, 256, 192),
-        feedforward_dim=(512, 768, 1024, 1536, 1024, 768),
-        num_heads=(4, 4, 4, 8, 4, 4),
-        conv_kernel=(31, 31, 15, 15, 15, 31),
-    ),
-    "small": dict(
-        downsampling=(1, 2, 4, 8, 4, 2),
-        encoder_dim=(192, 256, 256, 256, 256, 256),
-        num_layers=(2, 2, 2, 2, 2, 2),
-        unmasked_dim=(192, 192, 192, 192, 192, 192),
-        feedforward_dim=(512, 768, 768, 768, 768, 768),
-        num_heads=(4, 4, 4, 8, 4, 4),
-        conv_kernel=(31, 31, 15, 15, 15, 31),
-    ),
-    "tiny": dict(
-        downsampling=(1, 2, 4, 2),
-        encoder_dim=(64, 128, 128, 128),
-        num_layers=(1, 1, 2, 1),
-        unmasked_dim=(64, 96, 96, 96),
-        feedforward_dim=(128, 256, 256, 256),
-        num_heads=(4, 4, 4, 4),
-        conv_kernel=(15, 15, 7, 15),
-        query_head_dim=16,
-        value_head_dim=8,
-        pos_dim=24,
-        frontend_channels=(4, 8, 16),
-        d_state=32,
-        warmup_batches=200.0,
-    ),
+PRESETS = ("medium", "small", "tiny")
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "zipformer": {
+        "medium": dict(
+            downsampling=(1, 2, 4, 8, 4, 2),
+            encoder_dim=(192, 256, 384, 512, 384, 256),
+            num_layers=(2, 2, 3, 4, 3, 2),
+            unmasked_dim=(192, 192, 256, 256, 256, 192),
+            feedforward_dim=(512, 768, 1024, 1536, 1024, 768),
+            num_heads=(4, 4, 4, 8, 4, 4),
+            conv_kernel=(31, 31, 15, 15, 15, 31),
+        ),
+        "small": dict(
+            downsampling=(1, 2, 4, 8, 4, 2),
+            encoder_dim=(192, 256, 256, 256, 256, 256),
+            num_layers=(2, 2, 2, 2, 2, 2),
+            unmasked_dim=(192, 192, 192, 192, 192, 192),
+            feedforward_dim=(512, 768, 768, 768, 768, 768),
+            num_heads=(4, 4, 4, 8, 4, 4),
+            conv_kernel=(31, 31, 15, 15, 15, 31),
+        ),
+        "tiny": dict(
+            downsampling=(1, 2, 4, 2),
+            encoder_dim=(64, 128, 128, 128),
+            num_layers=(1, 1, 2, 1),
+            unmasked_dim=(64, 96, 96, 96),
+            feedforward_dim=(128, 256, 256, 256),
+            num_heads=(4, 4, 4, 4),
+            conv_kernel=(15, 15, 7, 15),
+            query_head_dim=16,
+            value_head_dim=8,
+            pos_dim=24,
+            frontend_channels=(4, 8, 16),
+            d_state=32,
+            warmup_batches=200.0,
+        ),
+    },
+    # Of as many parameters as Zipformer's.
+    "conformer": {
+        "medium": dict(
+            downsampling=(2,),
+            encoder_dim=(512,),
+            num_layers=(11,),
+            unmasked_dim=(512,),
+            feedforward_dim=(1984,),
+            num_heads=(8,),
+            conv_kernel=(31,),
+            value_head_dim=64,
+        ),
+        "small": dict(
+            downsampling=(2,),
+            encoder_dim=(256,),
+            num_layers=(14,),
+            unmasked_dim=(256,),
+            feedforward_dim=(1088,),
+            num_heads=(4,),
+            conv_kernel=(31,),
+            value_head_dim=64,
+        ),
+        "tiny": dict(
+            downsampling=(2,),
+            encoder_dim=(128,),
+            num_layers=(4,),
+            unmasked_dim=(128,),
+            feedforward_dim=(592,),
+            num_heads=(4,),
+            conv_kernel=(15,),
+            query_head_dim=16,
+            value_head_dim=32,
+            pos_dim=24,
+            frontend_channels=(4, 8, 16),
+            d_state=32,
+            warmup_batches=200.0,
+        ),
+    },
 }
 
 
 def encoder_config(name: str, preset: str = "medium", **overrides: Any) -> EncoderConfig:
-    """The configuration of a preset, with some fields changed.
+    """The configuration of a system at a size, with some fields changed.
 
     Args:
-      name: "sammo" or "zipformer".
+      name: in ENCODER_PRESETS: "sammo", "zipformer", ...
       preset: "medium", "small" or "tiny".
-      overrides: fields of :class:`EncoderConfig`; None leaves the preset's value.
+      overrides: fields of :class:`EncoderConfig`, ``mixer`` and ``left_context`` among them; None leaves the preset's
+        value.
     """
+    if name not in ENCODER_PRESETS:
+        raise UserError(f"unknown encoder {name!r}: choose {', '.join(ENCODER_PRESETS)}")
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}: choose {', '.join(PRESETS)}")
     known = {field.name for field in dataclasses.fields(EncoderConfig)}
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise UserError(f"unknown encoder option {', '.join(unknown)}")
-    values = {**PRESETS[preset], **{k: v for k, v in overrides.items() if v is not None}}
-    return EncoderConfig(
-        name=name, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    )
+    system = ENCODER_PRESETS[name]
+    values = {**system, **SIZES[system["encoder"]][preset], **{k: v for k, v in overrides.items() if v is not None}}
+    return EncoderConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -102,18 +102,18 @@ class ChunkCausalConv(nn.Module):
         self._derived = DerivedWeights()
 
     def forward(
-        self, x: Tensor, plan: Plan, past: Tensor | None = None, shift: float = 0.0
+        self, x: Tensor, plan: Plan, state: Tensor | None = None, shift: float = 0.0
     ) -> tuple[Tensor, Tensor | None]:
-        """x (N, T, C), past (N, K // 2, C) -> (N, T, C) minus ``shift``, next past."""
+        """x (N, T, C), the frames before it (N, K // 2, C) -> (N, T, C) minus ``shift``, the next state."""
         num, frames, channels = x.shape
         if plan.chunk == frames and plan.ends is None and not torch.is_grad_enabled():
             if x.numel() * (frames + self.past_frames) <= FEW_PRODUCTS and not is_recording():
-                return self._one_chunk(x, past, shift)
-        if past is None:
+                return self._one_chunk(x, state, shift)
+        if state is None:
             padded = F.pad(x, (0, 0, self.past_frames, 0))
         else:
-            padded = torch.cat([past, x], dim=1)
-            past = padded[:, frames:]
+            padded = torch.cat([state, x], dim=1)
+            state = padded[:, frames:]
         bias = self.causal.bias
         if shift:
             bias = self._derived("bias", lambda: self.causal.bias - shift, bias)
@@ -121,14 +121,18 @@ class ChunkCausalConv(nn.Module):
         blocks = x.reshape(-1, plan.chunk, channels)
         within = depthwise_conv(blocks, self.within.weight, self.within.bias, self.kernel // 2)
         if plan.ends is not None:
-            return torch.addcmul(causal, within, self._own_scale(plan.ends, frames)), past
+            return torch.addcmul(causal, within, self._own_scale(plan.ends, frames)), state
         scale = self._derived(plan.chunk, lambda: self._scale(plan.chunk), self.edge_scale)
         # reshape, not view: on CUDA the convolutions return transposed tensors, whose frames do not split into chunks.
         out = torch.addcmul(causal.reshape(within.shape), within, scale)
-        return out.reshape(num, frames, channels), past
+        return out.reshape(num, frames, channels), state
+
+    def init_state(self, batch: int) -> Tensor:
+        """The frames before: (N, K // 2, C) zeros."""
+        return torch.zeros(batch, self.past_frames, self.causal.in_channels)
 
     def _one_chunk(
-        self, x: Tensor, past: Tensor | None, shift: float
+        self, x: Tensor, state: Tensor | None, shift: float
     ) -> tuple[Tensor, Tensor | None]:
         """The same for so little input that starting two convolutions would take longer than one
         sum of products over all frames that are there."""
@@ -142,10 +146,10 @@ class ChunkCausalConv(nn.Module):
             self.within.bias,
             self.edge_scale,
         )
-        before = x.new_zeros(x.shape[0], reach, x.shape[2]) if past is None else past
+        before = x.new_zeros(x.shape[0], reach, x.shape[2]) if state is None else state
         sources = torch.cat([before, x], dim=1)
         out = (sources.unsqueeze(1) * weight).sum(dim=2).add_(bias)
-        return out, None if past is None else sources[:, frames:]
+        return out, None if state is None else sources[:, frames:]
 
     def _one_chunk_weights(self, frames: int, shift: float) -> tuple[Tensor, Tensor]:
         """Weights (target T, source K // 2 + T, C) and biases (T, C) of both convolutions."""
@@ -213,9 +217,9 @@ class ConvModule(nn.Module):
         self._derived = DerivedWeights()
 
     def forward(
-        self, x: Tensor, plan: Plan, past: Tensor | None = None
+        self, x: Tensor, plan: Plan, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """x (N, T, C), past (N, K // 2, C) -> (N, T, C), next past."""
+        """x (N, T, C), state (N, K // 2, C) -> (N, T, C), next state."""
         x = linear(x, self.in_proj.weight, self.in_proj.bias)
         if self.training:
             value, gate = x.chunk(2, dim=-1)
@@ -225,11 +229,11 @@ class ConvModule(nn.Module):
         if plan.padding is not None:
             x = x.masked_fill(plan.padding, 0.0)
         if torch.is_grad_enabled() or self.training:
-            x, past = self.conv(x, plan, past)
-            return self.out_proj(self.whiten(self.balancer2(x))), past
+            x, state = self.conv(x, plan, state)
+            return self.out_proj(self.whiten(self.balancer2(x))), state
         # SwooshR's shift and offset move into the biases before and after it.
         shift, offset = SWOOSH_R
-        x, past = self.conv(x, plan, past, shift)
+        x, state = self.conv(x, plan, state, shift)
         outer = self.out_proj.linear
         bias = self._derived(
             "out",
@@ -237,4 +241,8 @@ class ConvModule(nn.Module):
             outer.weight,
             outer.bias,
         )
-        return linear(F.softplus(x).sub_(x, alpha=SLOPE), outer.weight, bias), past
+        return linear(F.softplus(x).sub_(x, alpha=SLOPE), outer.weight, bias), state
+
+    def init_state(self, batch: int) -> Tensor:
+        """The last inputs of the convolution: (N, K // 2, C) zeros."""
+        return self.conv.init_state(batch)

@@ -1,4 +1,4 @@
-"""The encoder: front-end, stacks at their frame rates, downsampling to 25 Hz.
+"""What all encoders do: front-end, chunks and left context, plans, state.
 
 One forward pass serves training, simulated streaming (whole utterances, chunks by masks and
 blocks) and real streaming (windows of an utterance, a state from one to the next).
@@ -7,24 +7,19 @@ blocks) and real streaming (windows of an utterance, a state from one to the nex
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from typing import Iterator, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sammo.encoder.causal_conv import CONV_ENGINES
 from sammo.encoder.config import EMBED_RATE, WINDOW_EXTRA_FRAMES, EncoderConfig
 from sammo.encoder.frontend import LOOKAHEAD, Frontend, all_full
-from sammo.encoder.mamba2 import Mamba2
+from sammo.encoder.mixers import Mixer
 from sammo.encoder.plan import Plan, make_plan, tile_mask
-from sammo.encoder.resample import Downsample
-from sammo.encoder.ssd import SCAN_ENGINES
-from sammo.encoder.state import AttentionState, EncoderState, LayerState
-from sammo.encoder.zipformer import Stack
+from sammo.encoder.state import EncoderState, cast_state
 from sammo.errors import UserError
 
-FEATURE_MASK_PROB = 0.125
 FRONTEND_FRAMES = 7  # what the front-end's convolutions use up, before each embed frame takes 2
 
 
@@ -37,7 +32,10 @@ class EncoderOutput(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Sammo or Zipformer, by its configuration."""
+    """The part that encoders share. A subclass makes ``stacks``, each with ``factor``, ``layers`` and ``init_state``, and
+    runs them in :meth:`encode`; its layers' states begin with ``keys``, the left context of attention."""
+
+    stacks: nn.ModuleList
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -49,8 +47,22 @@ class Encoder(nn.Module):
             config.encoder_dim[0],
             config.mask_padding,
         )
-        self.stacks = nn.ModuleList(Stack(config, i) for i in range(len(config.downsampling)))
-        self.downsample = Downsample(config.output_downsampling)
+
+    def encode(
+        self, x: Tensor, plans: dict[int, Plan], ends: Tensor | None, states: tuple | None
+    ) -> tuple[Tensor, tuple]:
+        """Embed frames to output frames.
+
+        Args:
+          x: (N, T, C) at 50 Hz, T a multiple of the chunk size.
+          plans: downsampling factor -> plan at that rate.
+          ends: (N,) frames of x at which sequences end; None: at T.
+          states: one per stack, or None.
+
+        Returns:
+          (N, ceil(T / 2), out_dim) at 25 Hz and the stacks' next states, to be ignored if none were given.
+        """
+        raise NotImplementedError
 
     def forward(
         self,
@@ -72,7 +84,7 @@ class Encoder(nn.Module):
           chunk_size: embed frames (50 Hz) per chunk, -1 for one chunk. None: drawn from the
             configuration in training, otherwise -1; with a state, the whole window.
           left_context_frames: embed frames that attention sees before its chunk, -1 for all. None:
-            drawn in training, otherwise -1; with a state, what the state holds. Sammo has none.
+            drawn in training, otherwise -1; with a state, what the state holds. Ignored without left context.
 
         Returns:
           frames (N, T'', C) with T'' = ((T - 7) // 2 + 1) // 2, or n * chunk_size / 2 with a state.
@@ -92,7 +104,6 @@ class Encoder(nn.Module):
         x, lengths, past = self.frontend(features, lengths, None if state is None else state.frontend)
         if not config.mask_padding and chunk > frames:
             chunk = -1
-        masks = self._feature_masks(x) if self.training else None
         if chunk > 0 and x.shape[1] % chunk:
             x = F.pad(x, (0, 0, 0, -x.shape[1] % chunk))
         padded = x.shape[1]
@@ -102,27 +113,12 @@ class Encoder(nn.Module):
             ends = None if padded == frames else torch.full_like(lengths, frames)
         plans = self._plans(padded, chunk, left, valid, state, x.shape[0], x.device)
 
-        outputs, next_states = [], []
-        for index, stack in enumerate(self.stacks):
-            x = _set_channels(x, stack.dim)
-            x, stack_state = stack(
-                x,
-                plans[stack.factor],
-                ends,
-                None if masks is None else masks[index],
-                None if state is None else state.stacks[index],
-            )
-            outputs.append(x)
-            next_states.append(stack_state)
-        x = self.downsample(self._widest(outputs), ends)[:, : (frames + 1) // 2]
+        x, next_states = self.encode(x, plans, ends, None if state is None else state.stacks)
+        x, out_lengths = x[:, : (frames + 1) // 2], (lengths + 1) // 2
         if state is None:
-            return EncoderOutput(x, (lengths + 1) // 2, None)
-        seen = state.seen
-        if isinstance(seen, Tensor):
-            seen = (seen + lengths).clamp(max=left)
-        return EncoderOutput(
-            x, (lengths + 1) // 2, EncoderState(past, tuple(next_states), seen)
-        )
+            return EncoderOutput(x, out_lengths, None)
+        seen = (state.seen + lengths).clamp(max=left) if config.left_context else ()
+        return EncoderOutput(x, out_lengths, EncoderState(past, next_states, seen))
 
     def init_state(
         self,
@@ -134,62 +130,51 @@ class Encoder(nn.Module):
         """The state of streams that have not begun: zeros.
 
         Args:
-          left_context_frames: embed frames that attention will see before each chunk; ignored by
-            Sammo, whose attention sees none.
+          left_context_frames: embed frames that attention will see before each chunk; ignored where it sees none.
         """
-        config = self.config
-        zipformer = config.name == "zipformer"
-        if zipformer:
+        left = None
+        if self.config.left_context:
             self._check_left_context(left_context_frames, finite=True)
+            left = left_context_frames
+        with torch.device("cpu" if device is None else device):
+            frontend = self.frontend.init_state(batch_size)
+            stacks = tuple(stack.init_state(batch_size, left) for stack in self.stacks)
+            seen = () if left is None else torch.zeros(batch_size, dtype=torch.int64)
+        return cast_state(EncoderState(frontend, stacks, seen), dtype or torch.float32)
 
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(batch_size, *shape, device=device, dtype=dtype)
-
-        stacks = []
-        for index, stack in enumerate(self.stacks):
-            heads, kernel = config.num_heads[index], config.conv_kernel[index]
-            left = left_context_frames // stack.factor
-            layers = []
-            for layer in stack.layers:
-                attention, mixer = (), None
-                if zipformer:
-                    values = heads * config.value_head_dim[index]
-                    attention = AttentionState(
-                        zeros(left, heads * config.query_head_dim[index]),
-                        zeros(left, values),
-                        zeros(left, values),
-                    )
-                    mixer = zeros(left, 3 * stack.dim // 4)
-                else:
-                    mixer = layer.mixer.init_state(batch_size, device, dtype)
-                convs = (zeros(kernel // 2, stack.dim), zeros(kernel // 2, stack.dim))
-                layers.append(LayerState(attention, mixer, *convs))
-            stacks.append(tuple(layers))
-        seen = torch.zeros(batch_size, dtype=torch.int64, device=device) if zipformer else ()
-        frontend = self.frontend.init_state(batch_size, device, dtype)
-        return EncoderState(frontend, tuple(stacks), seen)
+    def mixers(self) -> Iterator[tuple[int, Mixer]]:
+        """(index of its stack, mixer) of every layer."""
+        return ((index, layer.mixer) for index, stack in enumerate(self.stacks) for layer in stack.layers)
 
     def time_constants(self) -> dict[int, Tensor]:
         """Stack -> seconds that its recurrent heads remember where the input does not change it, (layers * heads,)."""
-        found = {}
-        for index, stack in enumerate(self.stacks):
-            blocks = [module for module in stack.modules() if isinstance(module, Mamba2)]
-            if blocks:
-                found[index] = torch.cat([block.time_constants() for block in blocks]) * stack.factor / EMBED_RATE
-        return found
+        found: dict[int, list[Tensor]] = {}
+        for index, mixer in self.mixers():
+            frames = mixer.time_constants()
+            if frames is not None:
+                found.setdefault(index, []).append(frames * self.stacks[index].factor / EMBED_RATE)
+        return {index: torch.cat(values) for index, values in found.items()}
 
-    def set_engines(self, scan: str = "auto", conv: str = "auto") -> None:
-        """Who computes the Mamba-2 blocks, see :mod:`sammo.encoder.ssd` and :mod:`sammo.encoder.causal_conv`.
+    def set_engines(self, **engines: str) -> None:
+        """Who computes the mixers: scan="triton", conv="torch", ...; mixers without such an operation ignore it.
 
         Raises:
           UserError: an engine is unknown or cannot run on the device of the parameters.
         """
         device = next(self.parameters()).device
-        SCAN_ENGINES.resolve(scan, device)
-        CONV_ENGINES.resolve(conv, device)
-        for module in self.modules():
-            if isinstance(module, Mamba2):
-                module.scan_engine, module.conv_engine = scan, conv
+        for _, mixer in self.mixers():
+            for operation in mixer.engines.keys() & engines.keys():
+                mixer.engines[operation].resolve(engines[operation], device)
+                setattr(mixer, f"{operation}_engine", engines[operation])
+
+    def engines(self) -> dict[str, str]:
+        """Operation -> engine that computes it where the parameters are."""
+        device = next(self.parameters()).device
+        return {
+            table.operation: table.resolve(getattr(mixer, f"{operation}_engine"), device)
+            for _, mixer in self.mixers()
+            for operation, table in mixer.engines.items()
+        }
 
     def check_chunk_size(self, chunk_size: int, left_context_frames: int = -1) -> None:
         """Raise UserError where the model cannot do these, in embed frames (50 Hz)."""
@@ -199,7 +184,7 @@ class Encoder(nn.Module):
                 f"chunk size {chunk_size} does not work with this model: use a positive multiple "
                 f"of {multiple}, or -1 for whole utterances"
             )
-        if self.config.name == "zipformer":
+        if self.config.left_context:
             self._check_left_context(left_context_frames)
 
     def _check_left_context(self, left: int, finite: bool = False) -> None:
@@ -215,7 +200,7 @@ class Encoder(nn.Module):
         config = self.config
         if chunk is None:
             chunk = random.choice(config.chunk_sizes) if self.training else -1
-        if config.name == "sammo":
+        if not config.left_context:
             left = 0
         elif left is None:
             left = -1
@@ -235,9 +220,9 @@ class Encoder(nn.Module):
                 f"{2 * chunk + WINDOW_EXTRA_FRAMES} are needed for one of {chunk}, "
                 f"{2 * chunk} more for each further one"
             )
-        if self.config.name == "sammo":
+        if not self.config.left_context:
             return chunk, 0
-        return chunk, state.stacks[0][0].attention.key.shape[1] * self.stacks[0].factor
+        return chunk, state.stacks[0][0].keys.shape[1] * self.stacks[0].factor
 
     def _plans(
         self,
@@ -269,41 +254,3 @@ class Encoder(nn.Module):
             mask = tile_mask(plan.mask, batch * (length // plan.rows))
             plans[factor] = plan._replace(mask=mask)
         return plans
-
-    def _feature_masks(self, x: Tensor) -> list[Tensor]:
-        """One mask (N, 1, C) per stack, drawn so that they agree: some sequences use only the
-        first ``unmasked_dim`` channels of every stack, some others half of the rest too."""
-        config = self.config
-        keep = torch.rand(2, x.shape[0], 1, 1, device=x.device) > FEATURE_MASK_PROB
-        keep = torch.stack([keep[0], keep[0] & keep[1]]).to(x.dtype)
-        masks = []
-        for dim, unmasked in zip(config.encoder_dim, config.unmasked_dim):
-            middle = (dim - unmasked) // 2
-            parts = [
-                x.new_ones(x.shape[0], 1, unmasked),
-                keep[0].expand(-1, -1, middle),
-                keep[1].expand(-1, -1, dim - unmasked - middle),
-            ]
-            masks.append(torch.cat(parts, dim=-1))
-        return masks
-
-    def _widest(self, outputs: list[Tensor]) -> Tensor:
-        """The last stack's output, with channels it does not have from the last stack that does."""
-        pieces, have = [outputs[-1]], outputs[-1].shape[-1]
-        for output in reversed(outputs[:-1]):
-            if output.shape[-1] > have:
-                pieces.append(output[..., have:])
-                have = output.shape[-1]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
-
-
-def _set_channels(x: Tensor, channels: int) -> Tensor:
-    """Drop the last channels, or append zeros."""
-    if channels <= x.shape[-1]:
-        return x[..., :channels].contiguous()
-    return F.pad(x, (0, channels - x.shape[-1]))
-
-
-def build_encoder(config: EncoderConfig) -> Encoder:
-    """A new encoder with random weights."""
-    return Encoder(config)

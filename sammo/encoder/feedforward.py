@@ -8,9 +8,14 @@ from torch import Tensor, nn
 
 from sammo.encoder.derived import DerivedWeights
 from sammo.encoder.linear import linear
-from sammo.regularize import ActivationDropoutLinear, Balancer, FloatLike, Whiten
+from sammo.regularize import ActivationDropoutLinear, Balancer, FloatLike, ScheduledFloat, Whiten
 from sammo.regularize.activations import SLOPE, SWOOSH_L
 from sammo.regularize.schedule import whitening_schedule
+
+
+def dropout_schedule() -> ScheduledFloat:
+    """Dropout of the feed-forward modules."""
+    return ScheduledFloat((0.0, 0.3), (20000.0, 0.1))
 
 
 class FeedForward(nn.Module):

@@ -179,12 +179,9 @@ class Frontend(nn.Module):
             x = self.balancer3(x)
         return swoosh_r(x).contiguous(memory_format=layout)
 
-    def init_state(self, batch_size: int, device=None, dtype=None) -> Tensor:
-        """(N, 3, F, C) zeros."""
-        channels = self.conv3.out_channels
-        return torch.zeros(
-            batch_size, LOOKAHEAD, self.out_width, channels, device=device, dtype=dtype
-        )
+    def init_state(self, batch: int) -> Tensor:
+        """The last inputs of the ConvNeXt block: (N, 3, F, C) zeros."""
+        return torch.zeros(batch, LOOKAHEAD, self.out_width, self.conv3.out_channels)
 
 
 def all_full(lengths: Tensor, frames: int) -> bool:

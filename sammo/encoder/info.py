@@ -11,31 +11,35 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from sammo.encoder.config import NAMES, PRESETS, WINDOW_EXTRA_FRAMES, EncoderConfig, encoder_config
-from sammo.encoder.encoder import Encoder
+from sammo.encoder import Encoder
+from sammo.encoder.config import (
+    ENCODER_PRESETS,
+    PAPER_PARAMETERS,
+    PRESETS,
+    WINDOW_EXTRA_FRAMES,
+    EncoderConfig,
+    encoder_config,
+)
+from sammo.encoder.mixers import MIXERS
 from sammo.encoder.state import state_numel
 
 CHUNK_SIZES = (16, 32, 64, 128)
 LEFT_CONTEXTS = (64, 128, 256)
 EMBED_FRAMES_PER_SECOND = 50
 BYTES = 4  # of a float32
-# What the paper states (p. 29), in millions, with the vocabulary of the published CSJ recipe.
-PAPER = {"zipformer": 71.78, "sammo": 71.68}
-PAPER_VOCAB_SIZE = 3266
+PAPER_VOCAB_SIZE = 3266  # of the published CSJ recipe, with which the paper's numbers of parameters come out
 # A scale per layer that the original Zipformer defines and never uses; it is left out here.
 UNUSED_IN_ORIGINAL = 5_760
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
     """Parameters of a transducer: of the encoder by kind of module, then of everything else."""
-    mixer = "mamba-2" if model.encoder.config.name == "sammo" else "non-linear attention"
+    mixer = MIXERS[model.encoder.config.mixer].label
     names = ["front-end", "attention weights", "self-attention", "feed-forward", "convolution", mixer]
     names += ["norm, bypass, resampling", "predictor", "joiner", "simple projections"]
     parts = dict.fromkeys(names, 0)
-    kinds = {"attention_weights": "attention weights", "mixer": mixer}
-    kinds.update({f"attention{i}": "self-attention" for i in (1, 2)})
-    kinds.update({f"feedforward{i}": "feed-forward" for i in (1, 2, 3)})
-    kinds.update({f"conv{i}": "convolution" for i in (1, 2)})
+    kinds = {"attention_weights": "attention weights", "attention": "self-attention", "feedforward": "feed-forward"}
+    kinds |= {"conv": "convolution", "mixer": mixer}
     for name, parameter in model.named_parameters():
         words = name.split(".")
         if words[0] != "encoder":
@@ -44,23 +48,22 @@ def parameters_by_part(model: nn.Module) -> dict[str, int]:
             part = "front-end"
         else:
             # encoder.stacks.I.layers.J.MODULE...
-            part = kinds.get(words[5] if len(words) > 5 else "", "norm, bypass, resampling")
+            part = kinds.get(words[5].rstrip("0123456789") if len(words) > 5 else "", "norm, bypass, resampling")
         parts[part] += parameter.numel()
     return parts
 
 
 def state_table(encoder: Encoder) -> list[dict[str, Any]]:
-    """State per stream at each chunk width and left context; it depends on the left context alone,
-    and for Sammo on nothing.
+    """State per stream at each chunk width and left context; it depends on the left context alone.
 
-    ``values`` are the floating-point ones; ``bytes`` are 4 for each of them. Zipformer also counts
-    the frames in its left context, one integer a stream, that neither includes.
+    ``values`` are the floating-point ones; ``bytes`` are 4 for each of them. With left context an encoder also counts
+    the frames in it, one integer a stream, that neither includes.
     """
     rows = []
     for chunk in CHUNK_SIZES:
         if chunk % encoder.config.chunk_multiple:
             continue
-        for left in LEFT_CONTEXTS if encoder.config.name == "zipformer" else (0,):
+        for left in LEFT_CONTEXTS if encoder.config.left_context else (0,):
             values = state_numel(encoder.init_state(1, left, device="meta"))
             rows.append(
                 {
@@ -107,7 +110,9 @@ def multiply_adds(encoder: Encoder, chunk_size: int, left_context_frames: int) -
 
 def paper_relation(config: EncoderConfig, preset: str, vocab_size: int, total: int) -> str:
     """How the total stands to the figure that the paper gives for this encoder."""
-    paper = PAPER[config.name]
+    paper = PAPER_PARAMETERS.get(config.name)
+    if paper is None:
+        return "the paper has no such model"
     if config != encoder_config(config.name, "medium") or vocab_size != PAPER_VOCAB_SIZE:
         return (
             f"the paper's {paper} M are those of the medium preset with {PAPER_VOCAB_SIZE} symbols; "
@@ -171,8 +176,8 @@ def show(facts: dict[str, Any]) -> str:
             f"| {row['chunk_size']} ({row['chunk_seconds']:.2f} s) | {left or 'none'} "
             f"| {row['values']:,} | {row['bytes']:,} | {row['multiply_adds_per_second'] / 1e9:.3f} G |"
         )
-    if facts["encoder"] == "zipformer":
-        lines += ["", "Zipformer also keeps one counter per stream, of the frames in its left context."]
+    if facts["config"]["encoder"]["left_context"]:
+        lines += ["", "A stream also keeps one counter, of the frames in its left context."]
     return "\n".join(lines)
 
 
@@ -183,13 +188,16 @@ _NUMBERS = {
     "mamba_head_dim": "hidden channels per Mamba head",
     "mamba_conv_kernel": "width of the Mamba convolution",
     "mamba_groups": "groups of B and C projections",
+    "delta_heads": "heads of Gated DeltaNet",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``sammo info``."""
-    parser.add_argument("--encoder", default="sammo", choices=NAMES)
-    parser.add_argument("--preset", default="medium", choices=list(PRESETS))
+    parser.add_argument("--encoder", default="sammo", choices=list(ENCODER_PRESETS))
+    parser.add_argument("--preset", default="medium", choices=PRESETS)
+    parser.add_argument("--mixer", choices=list(MIXERS), help="what carries the long range")
+    parser.add_argument("--left-context", choices=("true", "false"), help="whether attention keeps a left context")
     parser.add_argument("--vocab-size", type=int, default=PAPER_VOCAB_SIZE, help="symbols, blank included")
     for name, help in _NUMBERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{help}; by default the preset's")
@@ -202,7 +210,9 @@ def run(args: argparse.Namespace) -> None:
     from sammo.transducer.config import model_config
     from sammo.transducer.model import Transducer
 
-    options = {name: getattr(args, name) for name in (*_NUMBERS, "mamba_expand")}
+    options = {name: getattr(args, name) for name in (*_NUMBERS, "mamba_expand", "mixer")}
+    if args.left_context is not None:
+        options["left_context"] = args.left_context == "true"
     config = model_config(args.encoder, args.preset, args.vocab_size, **options)
     facts = describe(Transducer(config), args.preset)
     print(json.dumps(facts, indent=2) if args.json else show(facts))

@@ -12,6 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+POSITION_DROPOUT = 0.15  # in training
+
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # what decoding made first may be trained with

@@ -124,7 +124,7 @@ def _one_block(
     num, frames, heads, width = x.shape
     groups, size = B.shape[2:]
     decay = torch.cumsum(dt * A, dim=1).transpose(1, 2)  # (N, H, T), log of the decay since the start
-    between = _decay_between(decay)  # (N, H, T, T)
+    between = decay_between(decay)  # (N, H, T, T)
     scores = C.transpose(1, 2) @ B.permute(0, 2, 3, 1)  # (N, G, T, T)
     weights = (between.view(num, groups, -1, frames, frames) * scores.unsqueeze(2)).view_as(between)
     scaled = (x * dt.unsqueeze(-1)).transpose(1, 2)  # (N, H, T, P)
@@ -158,7 +158,7 @@ def _run_of_blocks(
 
     # Inside each block: attention with decaying weights (paper, section 6, "diagonal blocks").
     scores = C @ B.transpose(-1, -2)  # (N, K, G, Q, Q)
-    between = _decay_between(decay)  # (N, K, H, Q, Q)
+    between = decay_between(decay)  # (N, K, H, Q, Q)
     weights = between.unflatten(2, (groups, -1)) * scores[:, :, :, None]
     y = weights.flatten(2, 3) @ scaled  # (N, K, H, Q, P)
 
@@ -170,7 +170,7 @@ def _run_of_blocks(
 
     # The state at the start of each block and after the last: decayed sums over all earlier ones.
     whole = F.pad(decay[..., -1].transpose(1, 2).cumsum(dim=-1), (1, 0))  # (N, H, K+1)
-    passing = _decay_between(whole)  # (N, H, K+1, K+1)
+    passing = decay_between(whole)  # (N, H, K+1, K+1)
     added = added.unflatten(3, (-1, width)).flatten(2, 3)  # (N, K+1, H, P, S)
     states = passing @ added.transpose(1, 2).flatten(3)  # (N, H, K+1, P * S)
     states = states.unflatten(3, (width, size)).transpose(1, 2)  # (N, K+1, H, P, S)
@@ -183,7 +183,7 @@ def _run_of_blocks(
     return y, states[:, -1]
 
 
-def _decay_between(log_decay: Tensor) -> Tensor:
+def decay_between(log_decay: Tensor) -> Tensor:
     """(..., T) cumulative log decay -> (..., T, T): decay from source (last) to target, 0 above."""
     frames = log_decay.shape[-1]
     between = log_decay.unsqueeze(-1) - log_decay.unsqueeze(-2)

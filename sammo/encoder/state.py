@@ -1,7 +1,8 @@
-"""What a stream is remembered by, and the one place that stacks, splits, packs and counts it.
+"""What a stream carries from chunk to chunk, and the one place that stacks, splits, packs and counts it.
 
-A state is a tree of NamedTuples and tuples whose leaves are tensors; the batch is dimension 0 of
-every leaf. All zeros is the state of a stream that has not begun.
+Every module that looks back makes its own part (``init_state``), takes it and returns the next one; the layer, the stack
+and the encoder collect the parts. A state is thus a tree of NamedTuples and tuples whose leaves are tensors; the batch
+is dimension 0 of every leaf. All zeros is the state of a stream that has not begun.
 """
 
 from __future__ import annotations
@@ -11,31 +12,12 @@ from typing import Any, Callable, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from sammo.encoder.mamba2 import Mamba2State
-
-
-class AttentionState(NamedTuple):
-    """Left context of the attention of one layer, Zipformer only."""
-
-    key: Tensor  # (N, L, heads * query_head_dim)
-    value1: Tensor  # (N, L, heads * value_head_dim)
-    value2: Tensor  # (N, L, heads * value_head_dim)
-
-
-class LayerState(NamedTuple):
-    """Memory of one layer."""
-
-    attention: AttentionState | tuple[()]  # empty where attention stays within the chunk
-    mixer: Tensor | Mamba2State  # NLA's left context (N, L, hidden), or the Mamba-2 state
-    conv1: Tensor  # (N, kernel // 2, C): the last inputs of the first convolution
-    conv2: Tensor  # (N, kernel // 2, C)
-
 
 class EncoderState(NamedTuple):
-    """Memory of an encoder."""
+    """What an encoder carries from chunk to chunk."""
 
     frontend: Tensor  # (N, 3, F, C): the last inputs of the ConvNeXt block
-    stacks: tuple[tuple[LayerState, ...], ...]
+    stacks: tuple[tuple[Any, ...], ...]  # stack -> layer -> what that layer's class calls its state
     # (N,) int64: embed frames the left context really holds, at most its length. It is a counter,
     # not an activation: state_numel leaves it out. Empty for encoders without left context.
     seen: Tensor | tuple[()]

@@ -1,39 +1,70 @@
-"""Layers and stacks of Zipformer and Sammo (Zipformer: arXiv:2310.11230, section 3).
+"""Zipformer (arXiv:2310.11230, section 3): stacks at several frame rates, in the middle of each layer a mixer.
 
-A Sammo layer is a Zipformer layer in which a Mamba-2 block stands in place of the non-linear
-attention and attention has no left context.
+Its own mixer is the non-linear attention. With Mamba-2 as mixer and without left context it is Sammo.
 """
 
 from __future__ import annotations
 
-import random
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sammo.encoder.attention import AttentionWeights, NonlinAttention, SelfAttention
+from sammo.encoder.attention import AttentionWeights, LeftContext, SelfAttention
 from sammo.encoder.config import EncoderConfig
 from sammo.encoder.convolution import ConvModule
-from sammo.encoder.feedforward import FeedForward
-from sammo.encoder.mamba2 import Mamba2
+from sammo.encoder.encoder import Encoder
+from sammo.encoder.feedforward import FeedForward, dropout_schedule
+from sammo.encoder.mixers import MIXERS
 from sammo.encoder.plan import Plan
-from sammo.encoder.position import relative_positions
+from sammo.encoder.position import POSITION_DROPOUT, relative_positions
 from sammo.encoder.resample import Bypass, Downsample, UpsampleCombine
-from sammo.encoder.state import AttentionState, LayerState
-from sammo.regularize import Balancer, BiasNorm, Dropout, ScheduledFloat, Whiten, sequence_mask
+from sammo.regularize import Balancer, BiasNorm, Dropout, FloatLike, ScheduledFloat, Whiten, dropped, masked, sequence_mask
 from sammo.regularize.schedule import whitening_schedule
 
-POSITION_DROPOUT = 0.15
+FEATURE_MASK_PROB = 0.125
 
 
-def dropout_schedule() -> ScheduledFloat:
-    """Dropout of the feed-forward modules."""
-    return ScheduledFloat((0.0, 0.3), (20000.0, 0.1))
+def regularizers(dim: int) -> dict[str, nn.Module]:
+    """What keeps a layer's values in range while it trains; none of it changes a value in the forward pass."""
+
+    def balancer(low: float, high: float, min_abs: FloatLike, **more: FloatLike) -> Balancer:
+        return Balancer(dim, min_positive=low, max_positive=high, min_abs=min_abs, **more)
+
+    # Rare on the feed-forward modules, against outputs that stay too small: slow mending is enough.
+    return {
+        "balancer_mixer": balancer(0.3, 0.7, ScheduledFloat((0.0, 0.004), (4000.0, 0.02)), prob=0.05),
+        "balancer_ff2": balancer(0.3, 0.7, ScheduledFloat((0.0, 0.0), (4000.0, 0.1)), max_abs=2.0, prob=0.05),
+        "balancer_ff3": balancer(0.3, 0.7, ScheduledFloat((0.0, 0.0), (4000.0, 0.2)), max_abs=4.0, prob=0.05),
+        "balancer1": balancer(0.45, 0.55, 0.2, max_abs=4.0),
+        "balancer2": balancer(0.45, 0.55, 0.1, max_abs=4.0),
+        "whiten": Whiten(1, whitening_schedule(4.0, ratio=3.0)),
+        # Shares of sequences that skip the attentions and the mixer, the convolutions, feed-forward 2 and 3.
+        "attention_skip_rate": ScheduledFloat((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0)),
+        "conv_skip_rate": ScheduledFloat((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0)),
+        "ff2_skip_rate": ScheduledFloat((0.0, 0.1), (4000.0, 0.01), (50000.0, 0.0)),
+        "ff3_skip_rate": ScheduledFloat((0.0, 0.1), (4000.0, 0.01), (50000.0, 0.0)),
+    }
+
+
+class LayerState(NamedTuple):
+    """What a layer carries from chunk to chunk; the first three are empty where attention stays within its chunk."""
+
+    keys: LeftContext
+    values1: LeftContext
+    values2: LeftContext
+    mixer: Any  # what the mixer's class calls its state
+    conv1: Tensor  # (N, kernel // 2, C): the last inputs of the first convolution
+    conv2: Tensor  # (N, kernel // 2, C)
+
+
+NOTHING = LayerState(*[None] * 6)  # no state is kept
 
 
 class EncoderLayer(nn.Module):
-    """One layer: attention weights shared by its modules, three feed-forward modules, two
-    self-attentions, two convolution modules, NLA or Mamba-2, and two bypasses.
+    """One layer: attention weights shared by its modules, three feed-forward modules, two self-attentions, two
+    convolution modules, a mixer, and two bypasses.
 
     Args:
       config: the encoder's.
@@ -56,130 +87,48 @@ class EncoderLayer(nn.Module):
         self.feedforward3 = FeedForward(dim, hidden * 5 // 4, dropout_schedule())
         self.conv1 = ConvModule(dim, kernel)
         self.conv2 = ConvModule(dim, kernel)
-        self.is_mamba = config.name == "sammo"
-        if self.is_mamba:
-            self.mixer: nn.Module = Mamba2(
-                dim,
-                config.mamba_inner_dim(dim),
-                config.d_state,
-                config.mamba_head_dim,
-                config.mamba_conv_kernel,
-                config.mamba_groups,
-                config.mamba_time_constants_in_frames(stack),
-            )
-            with torch.no_grad():
-                self.mixer.out_proj.weight.mul_(config.mamba_output_scale)
-            self.mixer_whiten = Whiten(1, whitening_schedule(5.0, ratio=3.0))
-        else:
-            self.mixer = NonlinAttention(dim, 3 * dim // 4)
+        self.mixer = MIXERS[config.mixer].from_config(config, stack)
         self.norm = BiasNorm(dim)
         self.bypass_mid = Bypass(dim)
         self.bypass = Bypass(dim, skip_rate)
-
-        # Sequences that skip the attentions and the mixer, the convolutions, feed-forward 2, 3.
-        self.attention_skip_rate = ScheduledFloat((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0))
-        self.conv_skip_rate = ScheduledFloat((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0))
-        self.ff2_skip_rate = ScheduledFloat((0.0, 0.1), (4000.0, 0.01), (50000.0, 0.0))
-        self.ff3_skip_rate = ScheduledFloat((0.0, 0.1), (4000.0, 0.01), (50000.0, 0.0))
-        # Batches in which NLA averages over the frames it sees.
-        self.const_attention_rate = ScheduledFloat((0.0, 0.25), (4000.0, 0.025))
-
-        self.balancer_mixer = Balancer(
-            dim,
-            min_positive=0.3,
-            max_positive=0.7,
-            min_abs=ScheduledFloat((0.0, 0.004), (4000.0, 0.02)),
-            prob=0.05,
-        )
-        # Against feed-forward outputs that stay too small: rare, so that slow mending is enough.
-        self.balancer_ff2 = Balancer(
-            dim,
-            min_positive=0.3,
-            max_positive=0.7,
-            min_abs=ScheduledFloat((0.0, 0.0), (4000.0, 0.1)),
-            max_abs=2.0,
-            prob=0.05,
-        )
-        self.balancer_ff3 = Balancer(
-            dim,
-            min_positive=0.3,
-            max_positive=0.7,
-            min_abs=ScheduledFloat((0.0, 0.0), (4000.0, 0.2)),
-            max_abs=4.0,
-            prob=0.05,
-        )
-        self.balancer1 = Balancer(
-            dim, min_positive=0.45, max_positive=0.55, min_abs=0.2, max_abs=4.0
-        )
-        self.balancer2 = Balancer(
-            dim, min_positive=0.45, max_positive=0.55, min_abs=0.1, max_abs=4.0
-        )
-        self.whiten = Whiten(1, whitening_schedule(4.0, ratio=3.0))
+        for name, module in regularizers(dim).items():
+            self.add_module(name, module)
 
     def forward(
         self, x: Tensor, positions: Tensor, plan: Plan, state: LayerState | None = None
-    ) -> tuple[Tensor, LayerState | None]:
-        """x (N, T, C), positions (left + 2 rows - 1, pos_dim) -> (N, T, C) and the next state,
-        None if none was given."""
-        original, training = x, self.training
-        key = value1 = value2 = mixed = conv1 = conv2 = None
-        if state is not None:
-            mixed, conv1, conv2 = state.mixer, state.conv1, state.conv2
-            if state.attention:
-                key, value1, value2 = state.attention
-
-        weights, key = self.attention_weights(x, positions, plan, key)
+    ) -> tuple[Tensor, LayerState]:
+        """x (N, T, C), positions (left + 2 rows - 1, pos_dim) -> (N, T, C) and the next state, to be ignored if none was
+        given."""
+        original, state = x, state or NOTHING
+        weights, keys = self.attention_weights(x, positions, plan, state.keys)
         x = x + self.feedforward1(x)
-        skip = sequence_mask(x, float(self.attention_skip_rate)) if training else None
-
-        if self.is_mamba:
-            y, mixed = self.mixer(x, mixed)
-            if training:
-                y = self.mixer_whiten(y)
-        else:
-            y, mixed = self.mixer(x, self._nla_weights(weights), plan, mixed)
-        x = x + (_masked(self.balancer_mixer(y), skip) if training else y)
-
-        y, value1 = self.attention1(x, weights, plan, value1)
-        x = x + (_masked(y, skip) if training else y)
-        y, conv1 = self.conv1(x, plan, conv1)
-        x = x + (_dropped(y, self.conv_skip_rate) if training else y)
-        y = self.feedforward2(x)
-        x = x + (_dropped(self.balancer_ff2(y), self.ff2_skip_rate) if training else y)
+        skip = sequence_mask(x, float(self.attention_skip_rate))
+        y, mixer = self.mixer(x, weights, plan, state.mixer)
+        x = x + masked(self.balancer_mixer(y), skip)
+        y, values1 = self.attention1(x, weights, plan, state.values1)
+        x = x + masked(y, skip)
+        y, conv1 = self.conv1(x, plan, state.conv1)
+        x = x + dropped(y, self.conv_skip_rate)
+        x = x + dropped(self.balancer_ff2(self.feedforward2(x)), self.ff2_skip_rate)
         x = self.bypass_mid(original, x)
+        y, values2 = self.attention2(x, weights, plan, state.values2)
+        x = x + masked(y, skip)
+        y, conv2 = self.conv2(x, plan, state.conv2)
+        x = x + dropped(y, self.conv_skip_rate)
+        x = x + dropped(self.balancer_ff3(self.feedforward3(x)), self.ff3_skip_rate)
+        x = self.bypass(original, self.norm(self.balancer1(x)))
+        return self.whiten(self.balancer2(x)), LayerState(keys, values1, values2, mixer, conv1, conv2)
 
-        y, value2 = self.attention2(x, weights, plan, value2)
-        x = x + (_masked(y, skip) if training else y)
-        y, conv2 = self.conv2(x, plan, conv2)
-        x = x + (_dropped(y, self.conv_skip_rate) if training else y)
-        y = self.feedforward3(x)
-        x = x + (_dropped(self.balancer_ff3(y), self.ff3_skip_rate) if training else y)
-        if training:
-            x = self.balancer1(x)
-        x = self.bypass(original, self.norm(x))
-        if training:
-            x = self.whiten(self.balancer2(x))
-        if state is None:
-            return x, None
-        attention = AttentionState(key, value1, value2) if state.attention else ()
-        return x, LayerState(attention, mixed, conv1, conv2)
-
-    def _nla_weights(self, weights: Tensor) -> Tensor:
-        """The first head's weights, or the mean over what it sees: (B, rows, left + rows)."""
-        weights = weights[:, 0]
-        if self.training and random.random() < float(self.const_attention_rate):
-            seen = (weights > 0.0).to(weights.dtype)
-            weights = seen / seen.sum(dim=-1, keepdim=True)
-        return weights
-
-
-def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    return x if mask is None else x * mask
-
-
-def _dropped(x: Tensor, rate: ScheduledFloat) -> Tensor:
-    """x with whole sequences set to zero at this rate."""
-    return _masked(x, sequence_mask(x, float(rate)))
+    def init_state(self, batch: int, left: int | None) -> LayerState:
+        """Zeros; left: frames of left context, None: attention keeps none."""
+        return LayerState(
+            self.attention_weights.init_state(batch, left),
+            self.attention1.init_state(batch, left),
+            self.attention2.init_state(batch, left),
+            self.mixer.init_state(batch, left),
+            self.conv1.init_state(batch),
+            self.conv2.init_state(batch),
+        )
 
 
 class Stack(nn.Module):
@@ -217,23 +166,79 @@ class Stack(nn.Module):
         ends: Tensor | None = None,
         feature_mask: Tensor | None = None,
         state: tuple[LayerState, ...] | None = None,
-    ) -> tuple[Tensor, tuple[LayerState, ...] | None]:
+    ) -> tuple[Tensor, tuple[LayerState, ...]]:
         """x (N, T, C), its plan at this stack's rate, where sequences end in frames of x (None: at
         T), a mask of channels (N, 1, C) for training -> (N, T, C) and the next state."""
         original = x
         if self.factor > 1:
             x = self.downsample(x, ends)
         positions = relative_positions(plan.rows, plan.left, self.pos_dim, x.device, torch.float32)
-        if self.training:
-            positions = self.position_dropout(positions)
+        positions = self.position_dropout(positions)
         if feature_mask is not None:
             x = x * feature_mask
-        next_state = []
-        for index, layer in enumerate(self.layers):
-            x, layer_state = layer(x, positions, plan, None if state is None else state[index])
-            next_state.append(layer_state)
+        states, next_states = state or [None] * len(self.layers), []
+        for layer, layer_state in zip(self.layers, states):
+            x, layer_state = layer(x, positions, plan, layer_state)
+            next_states.append(layer_state)
             if feature_mask is not None:
                 x = x * feature_mask
         if self.factor > 1:
             x = self.upsample(original, x)
-        return x, None if state is None else tuple(next_state)
+        return x, tuple(next_states)
+
+    def init_state(self, batch: int, left: int | None) -> tuple[LayerState, ...]:
+        """Zeros; left: embed frames of left context, None: attention keeps none."""
+        return tuple(layer.init_state(batch, None if left is None else left // self.factor) for layer in self.layers)
+
+
+class Zipformer(Encoder):
+    """Stacks that halve the frame rate towards the middle and double it again, and the way to 25 Hz behind them."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.stacks = nn.ModuleList(Stack(config, i) for i in range(len(config.downsampling)))
+        self.downsample = Downsample(config.output_downsampling)
+
+    def encode(self, x, plans, ends, states):
+        masks = self._feature_masks(x) if self.training else None
+        outputs, next_states = [], []
+        for index, stack in enumerate(self.stacks):
+            mask, state = masks and masks[index], states and states[index]
+            x, state = stack(_set_channels(x, stack.dim), plans[stack.factor], ends, mask, state)
+            outputs.append(x)
+            next_states.append(state)
+        return self.downsample(_widest(outputs), ends), tuple(next_states)
+
+    def _feature_masks(self, x: Tensor) -> list[Tensor]:
+        """One mask (N, 1, C) per stack, drawn so that they agree: some sequences use only the
+        first ``unmasked_dim`` channels of every stack, some others half of the rest too."""
+        config = self.config
+        keep = torch.rand(2, x.shape[0], 1, 1, device=x.device) > FEATURE_MASK_PROB
+        keep = torch.stack([keep[0], keep[0] & keep[1]]).to(x.dtype)
+        masks = []
+        for dim, unmasked in zip(config.encoder_dim, config.unmasked_dim):
+            middle = (dim - unmasked) // 2
+            parts = [
+                x.new_ones(x.shape[0], 1, unmasked),
+                keep[0].expand(-1, -1, middle),
+                keep[1].expand(-1, -1, dim - unmasked - middle),
+            ]
+            masks.append(torch.cat(parts, dim=-1))
+        return masks
+
+
+def _widest(outputs: list[Tensor]) -> Tensor:
+    """The last stack's output, with channels it does not have from the last stack that does."""
+    pieces, have = [outputs[-1]], outputs[-1].shape[-1]
+    for output in reversed(outputs[:-1]):
+        if output.shape[-1] > have:
+            pieces.append(output[..., have:])
+            have = output.shape[-1]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
+
+
+def _set_channels(x: Tensor, channels: int) -> Tensor:
+    """Drop the last channels, or append zeros."""
+    if channels <= x.shape[-1]:
+        return x[..., :channels].contiguous()
+    return F.pad(x, (0, channels - x.shape[-1]))

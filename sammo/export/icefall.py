@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sammo.checkpoint import Checkpoint, write_checkpoint
-from sammo.encoder.config import PRESETS, EncoderConfig
+from sammo.encoder.config import SIZES, EncoderConfig, encoder_config
 from sammo.errors import UserError
 from sammo.transducer import ModelConfig, Transducer
 
@@ -143,7 +143,7 @@ def infer_config(state: dict[str, Tensor], **options: Any) -> ModelConfig:
     feature_dim = options.setdefault("feature_dim", 80)
     if ((feature_dim - 1) // 2 - 1) // 2 != width:
         raise UserError(f"the front-end is not one for {feature_dim} mel bins: give --feature-dim")
-    encoder = EncoderConfig("zipformer", **{**values, **options})
+    encoder = encoder_config("zipformer", **{**values, **options})
     vocab_size, predictor_dim = shape("decoder.embedding.weight")
     conv = state.get("decoder.conv.weight")
     return ModelConfig(
@@ -173,7 +173,7 @@ def _at(value: int | tuple[int, ...], stack: int) -> int:
 
 def _unmasked_dim(encoder_dim: tuple[int, ...]) -> tuple[int, ...]:
     """That of the preset of the same widths, otherwise three quarters."""
-    for preset in PRESETS.values():
+    for preset in SIZES["zipformer"].values():
         if preset["encoder_dim"] == encoder_dim:
             return preset["unmasked_dim"]
     return tuple(dim * 3 // 4 for dim in encoder_dim)
@@ -305,7 +305,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _preset(config: EncoderConfig) -> str:
     """The name of the preset of these sizes, or "imported"."""
-    for name, sizes in PRESETS.items():
+    for name, sizes in SIZES[config.encoder].items():
         if all(_matches(getattr(config, field), value) for field, value in sizes.items()):
             return name
     return "imported"

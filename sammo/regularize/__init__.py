@@ -13,7 +13,7 @@ from sammo.regularize.activations import (
     swoosh_l,
     swoosh_r,
 )
-from sammo.regularize.dropout import Dropout, SharedDropout, sequence_mask
+from sammo.regularize.dropout import Dropout, SharedDropout, dropped, masked, sequence_mask
 from sammo.regularize.gradients import (
     Balancer,
     Whiten,
@@ -43,8 +43,10 @@ __all__ = [
     "SwooshL",
     "SwooshR",
     "Whiten",
+    "dropped",
     "limit_param_value",
     "load_regularizer_state",
+    "masked",
     "penalize_abs_values_gt",
     "regularizer_state",
     "scale_grad",

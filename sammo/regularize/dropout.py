@@ -53,3 +53,13 @@ def sequence_mask(x: Tensor, rate: float) -> Tensor | None:
     if rate == 0.0:
         return None
     return (torch.rand(x.shape[0], 1, 1, device=x.device) > rate).to(x.dtype)
+
+
+def masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """x times a mask of :func:`sequence_mask`."""
+    return x if mask is None else x * mask
+
+
+def dropped(x: Tensor, rate: FloatLike) -> Tensor:
+    """x (N, T, C) with whole sequences set to zero at this rate."""
+    return masked(x, sequence_mask(x, float(rate)))

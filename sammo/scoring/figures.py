@@ -16,8 +16,8 @@ from sammo.scoring.cer import bootstrap_interval  # noqa: E402
 
 FRAME_MS = 20
 INK, GRID = "#222222", "#dddddd"
-SAMMO = ("#c2185b", "#ec6f9c", "#7b1fa2")
-ZIPFORMER = ("#9fb8cf", "#5a8bb5", "#1f5a8c", "#0d3050")
+WITHOUT_LEFT = ("#c2185b", "#ec6f9c", "#7b1fa2")
+WITH_LEFT = ("#9fb8cf", "#5a8bb5", "#1f5a8c", "#0d3050")
 MARKERS = "osD^vP"
 
 Lines = Mapping[str, Mapping[int, Any]]  # name -> chunk frames -> cell (rate, counts, state_bytes)
@@ -80,16 +80,15 @@ def _axes(title: str, metric: str):
 
 
 def _styles(lines: Lines) -> list[tuple[str, str]]:
-    """(color, marker) a line: the two families in two hues, darker for larger caches."""
-    seen = {"sammo": 0, "zipformer": 0}
-    total = sum(name.lower().startswith("zip") for name in lines)
+    """(color, marker) a line: with and without left context in two hues, darker for larger caches."""
+    seen = {True: 0, False: 0}
+    total = sum(" left " in name for name in lines)
     styles = []
     for i, name in enumerate(lines):
-        family = "zipformer" if name.lower().startswith("zip") else "sammo"
-        palette = ZIPFORMER[-max(total, 1) :] if family == "zipformer" and total <= len(ZIPFORMER) else ZIPFORMER
-        palette = SAMMO if family == "sammo" else palette
-        styles.append((palette[seen[family] % len(palette)], MARKERS[i % len(MARKERS)]))
-        seen[family] += 1
+        left = " left " in name
+        palette = WITH_LEFT[-total:] if left and total <= len(WITH_LEFT) else WITH_LEFT if left else WITHOUT_LEFT
+        styles.append((palette[seen[left] % len(palette)], MARKERS[i % len(MARKERS)]))
+        seen[left] += 1
     return styles
 
 

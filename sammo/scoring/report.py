@@ -36,10 +36,12 @@ class System(NamedTuple):
     @property
     def label(self) -> str:
         """As short as it can be told apart."""
-        if self.encoder == "zipformer":
-            left = "all" if self.left_context_frames < 0 else str(self.left_context_frames)
-            return f"Zipformer, left {left}"
-        return f"Sammo, d_state {self.d_state}"
+        words = [self.encoder.capitalize()]
+        if self.left_context_frames or not self.d_state:
+            words.append(f"left {'all' if self.left_context_frames < 0 else self.left_context_frames}")
+        if self.d_state:
+            words.append(f"d_state {self.d_state}")
+        return ", ".join(words)
 
     @property
     def decoding(self) -> str:
@@ -67,12 +69,11 @@ Table = dict[System, dict[int, dict[str, Cell]]]  # system -> chunk -> part -> c
 
 def system_of(result: PartResult) -> System:
     setting = result.setting
-    zipformer = setting.encoder == "zipformer"
     return System(
         setting.encoder,
         setting.preset,
-        setting.left_context_frames if zipformer else 0,
-        0 if zipformer else setting.d_state,
+        setting.left_context_frames,
+        setting.d_state,
         setting.method,
         setting.beam_size if setting.method == "modified_beam_search" else 1,
         setting.streaming,
@@ -210,15 +211,15 @@ def markdown(table: Table, corpus: Corpus = CSJ, notes: Sequence[str] = (), over
 
 
 def _comparison(table: Table, tests: Sequence[str], metric: str) -> list[str]:
-    """Sammo against each Zipformer where the paper compares, by paired bootstrap."""
+    """Systems without left context against each with, where the paper compares, by paired bootstrap."""
     lines = []
     for system, row in table.items():
         ours = pooled(row.get(CHUNK_COMPARED, {}), tests)
-        if system.encoder != "sammo" or ours is None:
+        if system.left_context_frames != 0 or ours is None:
             continue
         for other, other_row in table.items():
             theirs = pooled(other_row.get(CHUNK_COMPARED, {}), tests)
-            if other.encoder != "zipformer" or other.decoding != system.decoding or theirs is None:
+            if other.left_context_frames == 0 or other.decoding != system.decoding or theirs is None:
                 continue
             if theirs.cut_ids == ours.cut_ids:
                 share = probability_of_improvement(theirs.counts[metric], ours.counts[metric])

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sammo.encoder.causal_conv import CONV_ENGINES
-from sammo.encoder.ssd import SCAN_ENGINES
+from sammo.encoder.config import ENCODER_PRESETS, PRESETS
+from sammo.encoder.mixers import MIXERS, engine_names
 from sammo.errors import UserError
 from sammo.options import integers, parse_bool
 from sammo.transducer import LOSS_ENGINES, ModelConfig, model_config
@@ -80,8 +80,8 @@ class TrainConfig:
     use_fp16: bool = _option(False, "The same as --precision fp16.")
     use_bf16: bool = _option(False, "The same as --precision bf16.")
     loss_engine: str = _option("auto", "Transducer loss.", LOSS_ENGINES.names)
-    scan_engine: str = _option("auto", "Scan of the Mamba-2 blocks; triton: mamba-ssm's kernels.", SCAN_ENGINES.names)
-    conv_engine: str = _option("auto", "Convolution of the Mamba-2 blocks.", CONV_ENGINES.names)
+    scan_engine: str = _option("auto", "Recurrence of the mixer; triton: mamba-ssm's kernels.", engine_names("scan"))
+    conv_engine: str = _option("auto", "Convolution of the mixer.", engine_names("conv"))
     oom_scan: str = _option(
         "auto", "Try the largest batches first for out-of-memory; auto: on GPUs.", ("auto", "true", "false")
     )
@@ -170,6 +170,7 @@ NUMBERS = {
     "mamba-head-dim": "mamba_head_dim",
     "mamba-conv-kernel": "mamba_conv_kernel",
     "mamba-groups": "mamba_groups",
+    "delta-heads": "delta_heads",
     "decoder-dim": "predictor_dim",
     "joiner-dim": "joiner_dim",
     "context-size": "context_size",
@@ -181,7 +182,7 @@ FLOATS = {
 }
 HELP = {
     "chunk-size": "Chunk sizes drawn from in training, frames of 20 ms; -1: whole utterances",
-    "left-context-frames": "Left contexts drawn from in training, frames of 20 ms (Zipformer only); -1: all",
+    "left-context-frames": "Left contexts drawn from in training, frames of 20 ms, where attention keeps any; -1: all",
     "decoder-dim": "Width of the predictor",
     "d-state": "State size of Mamba-2",
 }
@@ -198,8 +199,11 @@ def seconds_range(text: str) -> tuple[float, ...]:
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """--encoder, --preset and what overrides the preset."""
     group = parser.add_argument_group("model", "Options left out come from the preset.")
-    group.add_argument("--encoder", default="sammo", choices=("sammo", "zipformer"), help="(default: sammo)")
-    group.add_argument("--preset", default="medium", choices=("medium", "small", "tiny"), help="(default: medium)")
+    group.add_argument("--encoder", default="sammo", choices=list(ENCODER_PRESETS), help="(default: sammo)")
+    group.add_argument("--preset", default="medium", choices=PRESETS, help="(default: medium)")
+    group.add_argument("--mixer", dest="model_mixer", choices=list(MIXERS), help="What carries the long range.")
+    group.add_argument("--left-context", dest="model_left_context", type=parse_bool, help="Attention keeps a left context.")
+    group.add_argument("--mamba-conv-bias", dest="model_mamba_conv_bias", type=parse_bool, help="As Mamba's own.")
     group.add_argument(
         "--mamba-time-constants",
         dest="model_mamba_time_constants",
@@ -215,6 +219,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def model_config_from_args(args: argparse.Namespace, vocab_size: int, blank_id: int) -> ModelConfig:
     """The configuration that the options ask for."""
     fields = [*LISTS.values(), *NUMBERS.values(), *FLOATS.values(), "mamba_time_constants"]
+    fields += ["mixer", "left_context", "mamba_conv_bias"]
     overrides = {name: getattr(args, f"model_{name}") for name in fields}
     overrides["use_ctc"] = args.ctc_loss_scale > 0
     return model_config(args.encoder, args.preset, vocab_size, blank_id=blank_id, **overrides)

@@ -354,7 +354,7 @@ class Trainer:
         encoder = self.model.config.encoder
         draw = random.Random(f"{self.config.seed}/{self.batch}")
         chunk, left = draw.choice(encoder.chunk_sizes), draw.choice(encoder.left_context_frames)
-        if encoder.name == "sammo":
+        if not encoder.left_context:
             return chunk, None
         return chunk, left if chunk != -1 else -1
 

@@ -22,8 +22,6 @@ from sammo.checkpoint import (
 )
 from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
 from sammo.data.tokens import Tokenizer, load_tokenizer
-from sammo.encoder.causal_conv import CONV_ENGINES
-from sammo.encoder.ssd import SCAN_ENGINES
 from sammo.errors import UserError
 from sammo.training.config import TrainConfig, add_model_arguments, add_training_arguments, model_config_from_args
 from sammo.training.diagnostics import diagnose
@@ -94,7 +92,7 @@ def train(
         check_same_model(checkpoint, model_config, tokenizer.fingerprint)
     seed_everything(config.seed)
     model = Transducer(model_config).to(world.device)
-    model.encoder.set_engines(config.scan_engine, config.conv_engine)
+    model.encoder.set_engines(scan=config.scan_engine, conv=config.conv_engine)
     trainer = Trainer(config, model, data, tokenizer, world, stop, facts, batch_seconds)
     count = sum(parameter.numel() for parameter in model.parameters())
     logging.info(
@@ -102,7 +100,8 @@ def train(
         f"{world.size} x {world.device.type}, {trainer.precision.name}, PyTorch {torch.__version__}, "
         f"{torch.get_num_threads()} threads"
     )
-    logging.info(_engines(config, model_config, world.device))
+    engines = {"loss": LOSS_ENGINES.resolve(config.loss_engine, world.device), **model.encoder.engines()}
+    logging.info("engines: " + ", ".join(f"{operation} {engine}" for operation, engine in engines.items()))
     if checkpoint is not None:
         trainer.load(checkpoint)
         place = f"epoch {trainer.epoch}" + ("" if checkpoint.epoch_done else f" after {trainer.epoch_batches} batches")
@@ -123,15 +122,6 @@ def train(
     if stop.received is None:
         logging.info(f"training is done: {trainer.finished()}; checkpoints are in {config.exp_dir}")
     return trainer
-
-
-def _engines(config: TrainConfig, model_config: ModelConfig, device: torch.device) -> str:
-    """Which engines run, in a line."""
-    found = {"loss": LOSS_ENGINES.resolve(config.loss_engine, device)}
-    if model_config.encoder.name == "sammo":
-        found["scan"] = SCAN_ENGINES.resolve(config.scan_engine, device)
-        found["convolution"] = CONV_ENGINES.resolve(config.conv_engine, device)
-    return "engines: " + ", ".join(f"{operation} {engine}" for operation, engine in found.items())
 
 
 def _starting_point(config: TrainConfig, world: World) -> Checkpoint | None:

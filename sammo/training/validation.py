@@ -38,7 +38,7 @@ def validation_chunk(model: Transducer) -> tuple[int, int]:
     """The widest chunk with an end, and the longest left context with one, that the model is trained with."""
     encoder = model.config.encoder
     chunk = max(encoder.chunk_sizes)
-    left = max(encoder.left_context_frames) if encoder.name == "zipformer" and chunk != -1 else -1
+    left = max(encoder.left_context_frames) if encoder.left_context and chunk != -1 else -1
     return chunk, left
 
 

@@ -1,0 +1,31 @@
+"""Mixers by name: a mixer is one file here and one line of the table.
+
+    nla           Zipformer's non-linear attention
+    mamba2        Sammo's: a selective state space block (Mamba-2)
+    gated_delta   a Gated DeltaNet block
+    none          nothing: what attention and convolutions reach without any
+"""
+
+from __future__ import annotations
+
+from sammo.encoder.mixers.base import Mixer
+from sammo.encoder.mixers.gated_delta import GatedDelta
+from sammo.encoder.mixers.mamba2 import Mamba2
+from sammo.encoder.mixers.nla import NonlinearAttention
+from sammo.encoder.mixers.none import NoMixer
+
+MIXERS: dict[str, type[Mixer]] = {
+    "nla": NonlinearAttention,
+    "mamba2": Mamba2,
+    "gated_delta": GatedDelta,
+    "none": NoMixer,
+}
+
+
+def engine_names(operation: str) -> tuple[str, ...]:
+    """What ``Encoder.set_engines`` takes for an operation, whatever the mixer."""
+    tables = [mixer.engines[operation] for mixer in MIXERS.values() if operation in mixer.engines]
+    return tuple(dict.fromkeys(name for table in tables for name in table.names))
+
+
+__all__ = ["MIXERS", "Mixer", "engine_names"]

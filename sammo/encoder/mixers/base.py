@@ -1,0 +1,67 @@
+"""What every mixer is: the module of a layer that carries what attention does not reach."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Mapping
+
+from torch import Tensor, nn
+
+from sammo.encoder.plan import Plan
+from sammo.engines import Engines
+
+if TYPE_CHECKING:
+    from sammo.encoder.config import EncoderConfig
+
+
+class Mixer(nn.Module):
+    """A mixer is one subclass in one file, and one line in ``MIXERS``.
+
+    Class attributes:
+      label: what ``sammo info`` calls it.
+      options: fields of EncoderConfig that it is made from.
+      engines: operation -> engines, of which ``self.<operation>_engine`` names the one that computes.
+      dynamics: parameters that set how long a head remembers and how much it takes in; they take plain Adam steps, see
+        TrainConfig.ssm_lr_scale.
+      recurrent_leaf: the field of its state that every frame rewrites as a whole; None where there is none.
+    """
+
+    label: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()
+    engines: ClassVar[Mapping[str, Engines]] = {}
+    dynamics: ClassVar[tuple[str, ...]] = ()
+    recurrent_leaf: ClassVar[str | None] = None
+
+    @classmethod
+    def check(cls, config: EncoderConfig) -> None:
+        """Raise UserError where the configuration does not fit this mixer."""
+
+    @classmethod
+    def from_config(cls, config: EncoderConfig, stack: int) -> Mixer:
+        """The mixer of a layer of this stack."""
+        raise NotImplementedError
+
+    def forward(
+        self, x: Tensor, weights: Tensor | None = None, plan: Plan | None = None, state: Any = None
+    ) -> tuple[Tensor, Any]:
+        """Mix over time.
+
+        Args:
+          x: (N, T, C).
+          weights: (B, heads, rows, left + rows), the layer's attention weights.
+          plan: which frames see which.
+          state: of :meth:`init_state` or of the window before; None: nothing came before.
+
+        Returns:
+          (N, T, C), or a scalar zero of a mixer that adds nothing, and the next state.
+        """
+        raise NotImplementedError
+
+    def init_state(self, batch: int, left: int | None = None) -> Any:
+        """The state of streams that have not begun: zeros. ``left``: frames of left context of the attention weights;
+        None: they have none."""
+        return ()
+
+    def time_constants(self) -> Tensor | None:
+        """(H,) frames after which a head's state has fallen to 1/e, where the input does not change its decay; None
+        without heads that decay."""
+        return None

@@ -1,0 +1,221 @@
+"""Gated DeltaNet (Yang, Kautz and Hatamizadeh, ICLR 2025, arXiv:2412.06464): a memory that is corrected, not only added to.
+
+Per head, with unit keys, a gate alpha_t = exp(g_t) and a strength beta_t (paper, equation 10),
+
+    S_t = alpha_t S_{t-1} + k_t u_t^T,    u_t = beta_t (v_t - alpha_t S_{t-1}^T k_t)        S: (K, V)
+    o_t = S_t^T q_t / sqrt(K)
+
+Each frame reads what the state holds for its key and writes the difference. Inside a block of Q frames the u_t solve a
+triangular system; from block to block goes one (K, V) state (paper, section 3.3).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sammo.encoder.linear import linear
+from sammo.encoder.mixers.recurrent import GatedRMSNorm, RecurrentMixer, initial_decay
+from sammo.encoder.ssd import decay_between
+from sammo.engines import Engines, anywhere, import_reason, needs_cuda
+from sammo.errors import UserError
+
+BLOCK = 32  # frames per triangular system
+KEY_SHARE = 2  # values are so many times as wide as keys, as in the original
+HALVES = (torch.float16, torch.bfloat16)  # what the kernels take
+
+
+def gated_delta_rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    log_decay: Tensor,
+    state: Tensor | None = None,
+    engine: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Run the recurrence over a batch of sequences.
+
+    Args:
+      q, k: (N, T, H, K) of unit length over K.
+      v: (N, T, H, V).
+      beta: (N, T, H) in [0, 1].
+      log_decay: (N, T, H), g, at most 0.
+      state: (N, H, K, V) before the first frame; None: zeros.
+      engine: "auto", "torch" or "fla" (flash-linear-attention's kernels, CUDA and half precision only).
+
+    Returns:
+      o (N, T, H, V) in the type of ``v`` and the state after the last frame, (N, H, K, V) float32.
+
+    Raises:
+      UserError: the engine is unknown, or cannot run here or on this type.
+    """
+    if DELTA_ENGINES.resolve(engine, v.device) == "fla" and v.shape[1] > 0:
+        if v.dtype in HALVES:
+            return _rule_fla(q, k, v, beta, log_decay, state)
+        if engine != "auto":
+            raise UserError(f"flash-linear-attention's kernels take half precision, not {v.dtype}: use auto")
+    with torch.autocast(v.device.type, enabled=False):
+        return _rule_torch(q, k, v, beta, log_decay, state)
+
+
+def _rule_torch(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, state: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """In float32 (float64 stays). All blocks are solved at once; then the state goes through them."""
+    out_dtype, (num, frames, heads, width) = v.dtype, v.shape
+    dtype = torch.promote_types(out_dtype, torch.float32)
+    q, k, v, beta, log_decay = (x.to(dtype) for x in (q * q.shape[-1] ** -0.5, k, v, beta, log_decay))
+    state = v.new_zeros(num, heads, k.shape[-1], width) if state is None else state.to(dtype)
+    if frames == 0:
+        return v.to(out_dtype), state
+    size = min(BLOCK, frames)
+    pad = -frames % size  # frames of strength zero and decay one: the state passes through
+
+    def blocks(x: Tensor) -> Tensor:
+        """(N, T, H, ...) -> (N, blocks, H, Q, ...)."""
+        x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, pad)) if pad else x
+        return x.unflatten(1, (-1, size)).transpose(2, 3)
+
+    q, k, v, beta, decay = blocks(q), blocks(k), blocks(v), blocks(beta).unsqueeze(-1), blocks(log_decay).cumsum(-1)
+    between = decay_between(decay)  # (N, blocks, H, Q, Q)
+    since_start = decay.exp().unsqueeze(-1)  # (N, blocks, H, Q, 1)
+    keys = k.transpose(-1, -2)
+    # u + tril(beta decay k k^T, -1) u = beta (v - decay S^T k), split into what S multiplies and the rest.
+    overlap = beta * between * (k @ keys)
+    right = torch.cat([beta * v, beta * since_start * k], dim=-1)
+    solved = torch.linalg.solve_triangular(overlap, right, upper=False, unitriangular=True)
+    fresh, stored = solved.split([width, k.shape[-1]], dim=-1)
+    to_end = keys * between[..., -1, :].unsqueeze(-2)  # (N, blocks, H, K, Q)
+    whole = since_start[..., -1:, :]
+    updates, states = [], []
+    for block in range(k.shape[1]):
+        update = fresh[:, block] - stored[:, block] @ state
+        updates.append(update)
+        states.append(state)
+        state = torch.addcmul(to_end[:, block] @ update, state, whole[:, block])
+    o = (q @ keys * between) @ torch.stack(updates, dim=1)
+    o = torch.addcmul(o, q @ torch.stack(states, dim=1), since_start)
+    return o.transpose(2, 3).flatten(1, 2)[:, :frames].to(out_dtype), state
+
+
+def _rule_fla(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, state: Tensor | None):
+    """By flash-linear-attention's kernels: q, k and v in half precision, decay and state in float32."""
+    rule = importlib.import_module("fla.ops.gated_delta_rule").chunk_gated_delta_rule
+    q, k, v, beta = (x.to(v.dtype).contiguous() for x in (q, k, v, beta))
+    log_decay = log_decay.float().contiguous()
+    state = None if state is None else state.float().contiguous()
+    return rule(q=q, k=k, v=v, g=log_decay, beta=beta, initial_state=state, output_final_state=True)
+
+
+DELTA_ENGINES = Engines("delta rule", {"fla": needs_cuda(lambda: import_reason("fla")), "torch": anywhere})
+
+
+class GatedDeltaState(NamedTuple):
+    """What a Gated DeltaNet block carries from chunk to chunk: its size does not depend on the past's length."""
+
+    conv: Tensor  # (N, kernel - 1, 2 d_inner): the last inputs of the convolution
+    memory: Tensor  # (N, H, K, V)
+
+
+class GatedDelta(RecurrentMixer):
+    """Gated delta rule between the short convolution and the gated norm that it shares with Mamba-2.
+
+        z, qkv, a, b = in_proj(x)
+        q, k, v      = silu(causal_depthwise_conv(qkv)), q and k of unit length
+        g, beta      = -exp(A_log) softplus(a + dt_bias), sigmoid(b)
+        out          = out_proj(rmsnorm(rule(q, k, v, beta, g) * silu(z)))
+
+    With d_inner = 3/4 d_model wide values and keys half as wide the projections hold 3 d_model^2 weights, as those of
+    the other mixers do, in the original's proportions.
+
+    Args:
+      d_model: width of input and output.
+      d_inner: width of the values of all heads, of z and of q and k together.
+      heads: H; d_inner is a multiple of 2 H.
+      conv_kernel, conv_bias, time_constants: as of Mamba-2.
+
+    ``scan_engine`` chooses who computes the rule.
+    """
+
+    label = "Gated DeltaNet"
+    options = (*RecurrentMixer.options, "delta_heads")
+    engines = {"scan": DELTA_ENGINES, **RecurrentMixer.engines}
+    recurrent_leaf = "memory"
+    scan_engine = "auto"
+
+    def __init__(
+        self,
+        d_model: int,
+        d_inner: int,
+        heads: int = 4,
+        conv_kernel: int = 4,
+        time_constants: tuple[float, float] | None = None,
+        conv_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.heads, self.d_inner, self.d_key = heads, d_inner, d_inner // KEY_SHARE
+        conv_dim = 2 * self.d_key + d_inner
+        self.in_proj = nn.Linear(d_model, d_inner + conv_dim + 2 * heads, bias=False)
+        self.conv1d = nn.Conv1d(conv_dim, conv_dim, conv_kernel, groups=conv_dim, bias=conv_bias)
+        self.dt_bias, self.A_log = initial_decay(heads, time_constants)
+        self.norm = GatedRMSNorm(d_inner)
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+
+    @classmethod
+    def check(cls, config) -> None:
+        super().check(config)
+        for dim in config.encoder_dim:
+            inner = cls.inner_dim(config, dim)
+            if inner < 1 or config.delta_heads < 1 or inner % (KEY_SHARE * config.delta_heads):
+                raise UserError(
+                    f"mamba_expand {config.mamba_expand} x encoder_dim {dim} = {config.mamba_expand * dim:g} is not a "
+                    f"multiple of {KEY_SHARE} x delta_heads {config.delta_heads}"
+                )
+
+    @classmethod
+    def from_config(cls, config, stack):
+        dim = config.encoder_dim[stack]
+        block = cls(
+            dim,
+            cls.inner_dim(config, dim),
+            config.delta_heads,
+            config.mamba_conv_kernel,
+            config.time_constants_in_frames(stack),
+            config.mamba_conv_bias,
+        )
+        with torch.no_grad():
+            block.out_proj.weight.mul_(config.mamba_output_scale)
+        return block
+
+    def forward(self, x, weights=None, plan=None, state: GatedDeltaState | None = None):
+        heads = self.heads
+        z, qkv, a, b = linear(x, self.in_proj.weight).split(
+            [self.d_inner, self.conv1d.in_channels, heads, heads], dim=-1
+        )
+        qkv, conv_state = self.convolve(qkv, None if state is None else state.conv)
+        q, k, v = qkv.split([self.d_key, self.d_key, self.d_inner], dim=-1)
+        y, memory = gated_delta_rule(
+            _unit(q.unflatten(-1, (heads, -1))),
+            _unit(k.unflatten(-1, (heads, -1))),
+            v.unflatten(-1, (heads, -1)),
+            b.sigmoid(),
+            -F.softplus(a.float() + self.dt_bias.float()) * self.A_log.float().exp(),
+            None if state is None else state.memory,
+            self.scan_engine,
+        )
+        out = self.whiten(linear(self.norm(y.flatten(-2), z), self.out_proj.weight))
+        return out, GatedDeltaState(conv_state, memory)
+
+    def init_state(self, batch: int, left: int | None = None) -> GatedDeltaState:
+        memory = torch.zeros(batch, self.heads, self.d_key // self.heads, self.d_inner // self.heads)
+        return GatedDeltaState(self.init_convolution(batch), memory)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """x over its length, over the last dimension."""
+    return x * torch.rsqrt(x.float().square().sum(dim=-1, keepdim=True) + 1e-6).to(x.dtype)

@@ -1,0 +1,138 @@
+"""The Mamba-2 block (Dao and Gu, ICML 2024, section 7 and figure 6), the mixer of Sammo."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sammo.encoder.linear import linear
+from sammo.encoder.mixers.recurrent import GatedRMSNorm, RecurrentMixer, initial_decay
+from sammo.encoder.ssd import SCAN_ENGINES, ssd_scan
+from sammo.errors import UserError
+
+
+class Mamba2State(NamedTuple):
+    """What a Mamba-2 block carries from chunk to chunk: its size does not depend on the past's length."""
+
+    conv: Tensor  # (N, K - 1, d_inner + 2 * groups * d_state): the last inputs of the convolution
+    ssm: Tensor  # (N, H, P, S)
+
+
+class Mamba2(RecurrentMixer):
+    """Gated selective state space block, causal, with a constant-size state.
+
+        z, xBC, dt = in_proj(u)
+        x, B, C    = silu(causal_depthwise_conv(xBC))
+        y          = scan(x, dt, A, B, C) + D x
+        out        = out_proj(rmsnorm(y * silu(z)))
+
+    Args:
+      d_model: width of input and output.
+      d_inner: hidden width; a multiple of ``head_dim``.
+      d_state: size S of the state per hidden channel.
+      head_dim: channels P per head.
+      conv_kernel: width K of the causal convolution, in frames.
+      groups: number of B/C projections, shared by the heads of a group.
+      time_constants: see :func:`sammo.encoder.mixers.recurrent.initial_decay`.
+      conv_bias: whether the convolution has a bias, as Mamba's own.
+
+    ``scan_engine`` chooses who computes the scan, see :func:`sammo.encoder.ssd.ssd_scan`.
+    """
+
+    label = "Mamba-2"
+    options = (*RecurrentMixer.options, "d_state", "mamba_head_dim", "mamba_groups")
+    engines = {"scan": SCAN_ENGINES, **RecurrentMixer.engines}
+    dynamics = ("A_log", "dt_bias", "D")
+    recurrent_leaf = "ssm"
+    scan_engine = "auto"
+
+    def __init__(
+        self,
+        d_model: int,
+        d_inner: int,
+        d_state: int = 128,
+        head_dim: int = 16,
+        conv_kernel: int = 4,
+        groups: int = 1,
+        time_constants: tuple[float, float] | None = None,
+        conv_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        if d_inner % head_dim:
+            raise ValueError(f"d_inner {d_inner} is not a multiple of head_dim {head_dim}")
+        heads = d_inner // head_dim
+        if heads % groups:
+            raise ValueError(f"{heads} heads do not divide into {groups} groups")
+        self.d_inner, self.d_state, self.head_dim, self.groups = d_inner, d_state, head_dim, groups
+        conv_dim = d_inner + 2 * groups * d_state
+        self.in_proj = nn.Linear(d_model, d_inner + conv_dim + heads, bias=False)
+        self.conv1d = nn.Conv1d(conv_dim, conv_dim, conv_kernel, groups=conv_dim, bias=conv_bias)
+        self.dt_bias, self.A_log = initial_decay(heads, time_constants)
+        self.D = nn.Parameter(torch.ones(heads))
+        self.norm = GatedRMSNorm(d_inner)
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+
+    @classmethod
+    def check(cls, config) -> None:
+        super().check(config)
+        head_dim, groups = config.mamba_head_dim, config.mamba_groups
+        if config.d_state < 1:
+            raise UserError("d_state must be positive")
+        for dim in config.encoder_dim:
+            inner = cls.inner_dim(config, dim)
+            if inner < 1 or inner % head_dim:
+                raise UserError(
+                    f"mamba_expand {config.mamba_expand} x encoder_dim {dim} = {config.mamba_expand * dim:g} is not a "
+                    f"multiple of mamba_head_dim {head_dim}"
+                )
+            if (inner // head_dim) % groups:
+                raise UserError(f"{inner // head_dim} Mamba heads do not divide into mamba_groups {groups}")
+
+    @classmethod
+    def from_config(cls, config, stack):
+        dim = config.encoder_dim[stack]
+        block = cls(
+            dim,
+            cls.inner_dim(config, dim),
+            config.d_state,
+            config.mamba_head_dim,
+            config.mamba_conv_kernel,
+            config.mamba_groups,
+            config.time_constants_in_frames(stack),
+            config.mamba_conv_bias,
+        )
+        with torch.no_grad():
+            block.out_proj.weight.mul_(config.mamba_output_scale)
+        return block
+
+    def forward(self, x, weights=None, plan=None, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
+        num, frames, _ = x.shape
+        heads = self.d_inner // self.head_dim
+        z, xbc, dt = linear(x, self.in_proj.weight).split([self.d_inner, self.conv1d.in_channels, heads], dim=-1)
+        xbc, conv_state = self.convolve(xbc, None if state is None else state.conv)
+        x, B, C = xbc.split([self.d_inner, *2 * (self.groups * self.d_state,)], dim=-1)
+        y, ssm_state = ssd_scan(
+            x.view(num, frames, heads, self.head_dim),
+            dt,
+            -torch.exp(self.A_log.float()),
+            B.view(num, frames, self.groups, self.d_state),
+            C.view(num, frames, self.groups, self.d_state),
+            self.D,
+            self.dt_bias,
+            None if state is None else state.ssm,
+            self.scan_engine,
+        )
+        out = self.whiten(linear(self.norm(y.flatten(-2), z), self.out_proj.weight))
+        return out, Mamba2State(conv_state, ssm_state)
+
+    def init_state(self, batch: int, left: int | None = None) -> Mamba2State:
+        heads = self.d_inner // self.head_dim
+        return Mamba2State(self.init_convolution(batch), torch.zeros(batch, heads, self.head_dim, self.d_state))
+
+    def log_decay(self, u: Tensor) -> Tensor:
+        """u (N, T, d_model) -> (N, T, H) float32: log of what each frame leaves of a head's state before it."""
+        dt = linear(u, self.in_proj.weight[-self.A_log.numel() :]).float()
+        return -F.softplus(dt + self.dt_bias.float()) * torch.exp(self.A_log.float())

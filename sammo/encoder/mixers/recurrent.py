@@ -1,0 +1,102 @@
+"""What mixers with a recurrent state share: heads that decay, the short convolution, the gated norm."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sammo.encoder.causal_conv import CONV_ENGINES, causal_conv
+from sammo.encoder.mixers.base import Mixer
+from sammo.errors import UserError
+from sammo.regularize import Whiten
+from sammo.regularize.schedule import whitening_schedule
+
+# How Mamba starts (mamba-ssm's defaults): step sizes spread log-uniformly over the first range, decay rates A uniformly
+# over the second. The time constants 1 / (dt A) then have a median of a dozen frames.
+MAMBA_DT_RANGE = (1e-3, 1e-1)
+MAMBA_DECAY_RANGE = (1.0, 16.0)
+# How a block starts whose time constants are given: a head that forgets slowly does so by a small A, not by a small step,
+# because the step of Mamba-2 is also the weight with which each frame is written into the state.
+DT_RANGE = (5e-2, 5e-1)
+NORM_EPS = 1e-5
+
+
+class RecurrentMixer(Mixer):
+    """A mixer of which each head's state decays by exp(-softplus(dt + dt_bias) exp(A_log)) a frame, dt from the input.
+
+    A subclass makes ``conv1d`` (depthwise), ``dt_bias`` and ``A_log``. ``conv_engine`` chooses who computes the
+    convolution, see :func:`sammo.encoder.causal_conv.causal_conv`.
+    """
+
+    options = ("mamba_expand", "mamba_conv_kernel", "mamba_conv_bias", "mamba_time_constants", "mamba_output_scale")
+    engines = {"conv": CONV_ENGINES}
+    dynamics = ("A_log", "dt_bias")
+    conv_engine = "auto"
+    conv1d: nn.Conv1d
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whiten = Whiten(1, whitening_schedule(5.0, ratio=3.0))
+
+    @classmethod
+    def check(cls, config) -> None:
+        if config.mamba_conv_kernel < 1:
+            raise UserError("mamba_conv_kernel must be positive")
+        times = config.mamba_time_constants
+        if times and not (len(times) == 2 and 0 < times[0] <= times[1]):
+            raise UserError(f"mamba_time_constants {times}: give the shortest and the longest in seconds, or neither")
+
+    @staticmethod
+    def inner_dim(config, dim: int) -> int:
+        """Hidden width in a layer of this width; 0 if it is not whole."""
+        inner = config.mamba_expand * dim
+        return int(inner) if inner == int(inner) else 0
+
+    def time_constants(self) -> Tensor:
+        with torch.no_grad():
+            return 1.0 / (F.softplus(self.dt_bias) * self.A_log.exp())
+
+    def convolve(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """silu(convolution): x (N, T, C), what came before (N, K - 1, C) -> the same shapes."""
+        return causal_conv(x, self.conv1d.weight, past, self.conv_engine, self.conv1d.bias)
+
+    def init_convolution(self, batch: int) -> Tensor:
+        """(N, K - 1, C) zeros."""
+        return torch.zeros(batch, self.conv1d.kernel_size[0] - 1, self.conv1d.in_channels)
+
+
+def initial_decay(heads: int, time_constants: tuple[float, float] | None) -> tuple[nn.Parameter, nn.Parameter]:
+    """dt_bias and A_log (heads,) at the start.
+
+    Args:
+      time_constants: shortest and longest, in frames; the heads' are spread log-uniformly between them. None: as
+        mamba-ssm starts.
+    """
+    dt = _log_uniform(torch.rand(heads), *(DT_RANGE if time_constants else MAMBA_DT_RANGE))
+    dt_bias = dt + torch.log(-torch.expm1(-dt))  # softplus(dt_bias) = dt
+    if time_constants:
+        A_log = -(_log_uniform(torch.linspace(0.0, 1.0, heads), *time_constants) * dt).log()
+    else:
+        A_log = torch.empty(heads).uniform_(*MAMBA_DECAY_RANGE).log()
+    return nn.Parameter(dt_bias), nn.Parameter(A_log)
+
+
+def _log_uniform(share: Tensor, low: float, high: float) -> Tensor:
+    """0 -> low, 1 -> high, evenly in the logarithm between."""
+    return torch.exp(share * (math.log(high) - math.log(low)) + math.log(low))
+
+
+class GatedRMSNorm(nn.Module):
+    """y, z -> rmsnorm(y * silu(z)) * weight, over the last dimension (..., C), in float32."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        gated = (y * F.silu(z)).to(torch.promote_types(y.dtype, torch.float32))
+        normed = F.rms_norm(gated, self.weight.shape, self.weight.to(gated.dtype), NORM_EPS)
+        return normed.to(y.dtype)
