@@ -11,11 +11,11 @@ from typing import Any, Iterable, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
+from sammo import geometry
 from sammo.checkpoint import ModelInfo, check_tokenizer, load_model
 from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.device import choose_device
-from sammo.encoder.config import LOG_EPS, TAIL_PADDING_FRAMES
 from sammo.encoder.mixers import MIXERS, engine_names
 from sammo.encoder.state import state_numel
 from sammo.options import integers, parse_bool
@@ -24,8 +24,6 @@ from sammo.scoring import DecodeSetting, has_results, write_results
 from sammo.search import Searcher, make_searcher
 from sammo.search.factory import METHODS
 from sammo.transducer import Transducer
-
-SECONDS_A_FRAME = 0.04  # of encoder output
 
 
 class Chunking(NamedTuple):
@@ -45,13 +43,13 @@ class Decoded(NamedTuple):
 
 
 def with_tails(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Utterances followed by TAIL_PADDING_FRAMES of silence, counted in the lengths, as they are when streamed.
+    """Utterances followed by geometry.TAIL_PADDING frames of silence, counted in the lengths, as they are when streamed.
 
     features (N, T, 80), lengths (N,) -> (N, T + 30, 80), (N,).
     """
-    padded = torch.nn.functional.pad(features, (0, 0, 0, TAIL_PADDING_FRAMES))
+    padded = torch.nn.functional.pad(features, (0, 0, 0, geometry.TAIL_PADDING))
     beyond = torch.arange(padded.shape[1], device=features.device) >= lengths[:, None]
-    return padded.masked_fill(beyond[:, :, None], LOG_EPS), lengths + TAIL_PADDING_FRAMES
+    return padded.masked_fill(beyond[:, :, None], geometry.PADDING_VALUE), lengths + geometry.TAIL_PADDING
 
 
 def chunkings(model: Transducer, chunk_sizes: Sequence[int], left_contexts: Sequence[int]) -> list[Chunking]:
@@ -95,7 +93,7 @@ def decode_batches(
                 left_context_frames=setting.left_context_frames,
             )
             for cut, text, (best, *_) in zip(batch["cuts"], batch["texts"], searcher(encoded.frames, encoded.lengths)):
-                times = [frame * SECONDS_A_FRAME for frame in best.timestamps]
+                times = [frame / geometry.OUTPUT_RATE for frame in best.timestamps]
                 results[setting].append(Decoded(cut.id, text, tokenizer.decode(best.tokens), times))
     return results
 

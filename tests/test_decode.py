@@ -15,8 +15,8 @@ from sammo import decoding
 from sammo.checkpoint import write_checkpoint
 from sammo.data.tokens import load_tokenizer
 from sammo.decoding import Chunking, chunkings, decode_batches, with_tails
-from sammo.encoder.config import LOG_EPS
 from sammo.errors import UserError
+from sammo.geometry import PADDING_VALUE
 from sammo.scoring import read_results
 from sammo.search import make_searcher
 
@@ -47,8 +47,8 @@ def test_tails():
     features = torch.zeros(2, 7, 80)
     padded, lengths = with_tails(features, torch.tensor([7, 4]))
     assert padded.shape == (2, 37, 80) and lengths.tolist() == [37, 34]
-    assert padded[0, :7].eq(0).all() and padded[0, 7:].eq(LOG_EPS).all()
-    assert padded[1, :4].eq(0).all() and padded[1, 4:].eq(LOG_EPS).all()
+    assert padded[0, :7].eq(0).all() and padded[0, 7:].eq(PADDING_VALUE).all()
+    assert padded[1, :4].eq(0).all() and padded[1, 4:].eq(PADDING_VALUE).all()
 
 
 @pytest.mark.parametrize("name", ["sammo", "zipformer"])

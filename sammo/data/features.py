@@ -6,9 +6,10 @@ import torch
 from lhotse import CutSet, Fbank, FbankConfig
 from lhotse.cut import Cut
 
-from sammo.data.frames import LOG_EPS, NUM_MEL_BINS, SAMPLING_RATE
+from sammo.data.frames import NUM_MEL_BINS, SAMPLING_RATE
 from sammo.data.problems import brief
 from sammo.errors import UserError
+from sammo.geometry import PADDING_VALUE
 
 
 def make_extractor() -> Fbank:
@@ -17,7 +18,7 @@ def make_extractor() -> Fbank:
 
 
 def collate_precomputed(cuts: CutSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reads the stored features of ``cuts`` -> features (N, T, 80) float32 padded with LOG_EPS, lengths (N,) int64.
+    """Reads the stored features of ``cuts`` -> features (N, T, 80) float32 padded with PADDING_VALUE, lengths (N,) int64.
 
     Mixed cuts (noise added by CutMix) are mixed here, in the feature domain.
     """
@@ -64,7 +65,7 @@ def _source(cut: Cut, audio: bool) -> str:
 
 def _pad(matrices: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     lengths = torch.tensor([matrix.size(0) for matrix in matrices], dtype=torch.int64)
-    batch = torch.full((len(matrices), int(lengths.max()), matrices[0].size(1)), LOG_EPS)
+    batch = torch.full((len(matrices), int(lengths.max()), matrices[0].size(1)), PADDING_VALUE)
     for row, matrix in zip(batch, matrices):
         row[: matrix.size(0)] = matrix
     return batch, lengths

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Iterable, Iterator
 
 import numpy as np
 
-from sammo.data.frames import num_encoder_frames, num_frames
+from sammo.data.frames import num_frames
 from sammo.data.tokens import Tokenizer
 from sammo.data.transcripts import select
 from sammo.errors import UserError
 from sammo.files import atomic_write
+from sammo.geometry import output_frames
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -105,7 +106,7 @@ def _unusable(cut: dict, mode: str, tokenizer: Tokenizer | None) -> str:
     text = "" if supervision is None else select(supervision.get("text"), supervision.get("custom"), mode, cut["id"])
     if not text.strip():
         return NO_TEXT
-    frames = num_encoder_frames(num_frames(cut["duration"]))
+    frames = output_frames(num_frames(cut["duration"]))
     if frames < 1:
         return TOO_SHORT
     if tokenizer is not None and len(tokenizer.encode(text)) > frames:

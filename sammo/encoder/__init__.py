@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from sammo.encoder.config import (
-    ENCODER_PRESETS,
-    LOG_EPS,
-    PRESETS,
-    TAIL_PADDING_FRAMES,
-    WINDOW_EXTRA_FRAMES,
-    EncoderConfig,
-    encoder_config,
-)
+from sammo.encoder.config import ENCODER_PRESETS, PRESETS, EncoderConfig, encoder_config
 from sammo.encoder.conformer import Conformer
 from sammo.encoder.encoder import Encoder, EncoderOutput
 from sammo.encoder.state import EncoderState
@@ -27,10 +19,7 @@ def build_encoder(config: EncoderConfig) -> Encoder:
 __all__ = [
     "ENCODERS",
     "ENCODER_PRESETS",
-    "LOG_EPS",
     "PRESETS",
-    "TAIL_PADDING_FRAMES",
-    "WINDOW_EXTRA_FRAMES",
     "Encoder",
     "EncoderConfig",
     "EncoderOutput",

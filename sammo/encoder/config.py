@@ -9,17 +9,7 @@ from typing import Any
 
 from sammo.encoder.mixers import MIXERS
 from sammo.errors import UserError
-
-# What every utterance is followed by before it is decoded: silence at the floor of the features,
-# so that the last symbols have their right context, in the same way whole or chunk by chunk.
-TAIL_PADDING_FRAMES = 30
-LOG_EPS = math.log(1e-10)
-
-# Feature frames that a streaming window holds beyond 2 per embed frame: 7 that the convolutions
-# use up and 2 * 3 for the look-ahead of the ConvNeXt block.
-WINDOW_EXTRA_FRAMES = 13
-
-EMBED_RATE = 50.0  # frames a second after the front-end
+from sammo.geometry import OUTPUT_DOWNSAMPLING, RATE
 
 
 @dataclass(frozen=True)
@@ -44,7 +34,7 @@ class EncoderConfig:
     pos_head_dim: tuple[int, ...] = (4,)
     value_head_dim: tuple[int, ...] = (12,)
     pos_dim: int = 48
-    output_downsampling: int = 2
+    output_downsampling: int = OUTPUT_DOWNSAMPLING
     feature_dim: int = 80
     frontend_channels: tuple[int, int, int] = (8, 32, 128)
     # Of mixers with a recurrent state: d_state, head dimension and groups of Mamba-2 alone, delta_heads of Gated DeltaNet.
@@ -87,8 +77,8 @@ class EncoderConfig:
                 raise UserError(f"unmasked_dim {unmasked} is larger than encoder_dim {dim}")
         if any(kernel % 2 == 0 for kernel in self.conv_kernel):
             raise UserError(f"conv_kernel {self.conv_kernel}: every width must be odd")
-        if self.output_downsampling != 2:
-            raise UserError("output_downsampling must be 2")
+        if self.output_downsampling != OUTPUT_DOWNSAMPLING:
+            raise UserError(f"output_downsampling must be {OUTPUT_DOWNSAMPLING}")
         if self.feature_dim < 7:
             raise UserError(f"feature_dim is {self.feature_dim}: at least 7 are needed")
         MIXERS[self.mixer].check(self)
@@ -105,7 +95,7 @@ class EncoderConfig:
         """Shortest and longest time constant of a stack's heads at the start; None: as mamba-ssm starts."""
         if not self.mamba_time_constants:
             return None
-        low, high = (time * EMBED_RATE / self.downsampling[stack] for time in self.mamba_time_constants)
+        low, high = (time * RATE / self.downsampling[stack] for time in self.mamba_time_constants)
         return low, high
 
     @property

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sammo.encoder.config import EMBED_RATE, WINDOW_EXTRA_FRAMES, EncoderConfig
-from sammo.encoder.frontend import LOOKAHEAD, Frontend, all_full
+from sammo import geometry
+from sammo.encoder.config import EncoderConfig
+from sammo.encoder.frontend import Frontend, all_full
 from sammo.encoder.mixers import Mixer
 from sammo.encoder.plan import Plan, make_plan, tile_mask
 from sammo.encoder.state import EncoderState, cast_state
 from sammo.errors import UserError
 
-FRONTEND_FRAMES = 7  # what the front-end's convolutions use up, before each embed frame takes 2
 
 
 class EncoderOutput(NamedTuple):
@@ -93,14 +93,14 @@ class Encoder(nn.Module):
           UserError: the model cannot do this chunk size, or T does not fit it.
         """
         config = self.config
-        frames = max(0, (features.shape[1] - FRONTEND_FRAMES) // 2)
+        frames = geometry.embed_frames(features.shape[1])
         if state is None:
             chunk, left = self._draw_chunk(chunk_size, left_context_frames)
             if frames == 0:
-                features = F.pad(features, (0, 0, 0, FRONTEND_FRAMES + 2 - features.shape[1]))
+                features = F.pad(features, (0, 0, 0, geometry.MINIMUM - features.shape[1]))
         else:
             chunk, left = self._window_chunk(features.shape[1], chunk_size, state)
-            frames -= LOOKAHEAD
+            frames -= geometry.LOOKAHEAD
         x, lengths, past = self.frontend(features, lengths, None if state is None else state.frontend)
         if not config.mask_padding and chunk > frames:
             chunk = -1
@@ -152,7 +152,7 @@ class Encoder(nn.Module):
         for index, mixer in self.mixers():
             frames = mixer.time_constants()
             if frames is not None:
-                found.setdefault(index, []).append(frames * self.stacks[index].factor / EMBED_RATE)
+                found.setdefault(index, []).append(frames * self.stacks[index].factor / geometry.RATE)
         return {index: torch.cat(values) for index, values in found.items()}
 
     def set_engines(self, **engines: str) -> None:
@@ -211,14 +211,14 @@ class Encoder(nn.Module):
 
     def _window_chunk(self, frames: int, chunk: int | None, state: EncoderState) -> tuple[int, int]:
         """(chunk size, left context) of a streaming window of ``frames`` feature frames."""
-        embed, odd = divmod(frames - WINDOW_EXTRA_FRAMES, 2)
+        embed, odd = divmod(frames - geometry.WINDOW_EXTRA, geometry.STRIDE)
         chunk = embed if chunk in (None, -1) else chunk
         self.check_chunk_size(chunk)
         if odd or embed <= 0 or embed % chunk:
             raise UserError(
                 f"a streaming window of {frames} feature frames does not hold whole chunks: "
-                f"{2 * chunk + WINDOW_EXTRA_FRAMES} are needed for one of {chunk}, "
-                f"{2 * chunk} more for each further one"
+                f"{geometry.window(chunk)} are needed for one of {chunk}, "
+                f"{geometry.STRIDE * chunk} more for each further one"
             )
         if not self.config.left_context:
             return chunk, 0

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sammo.encoder.derived import DerivedWeights
 from sammo.encoder.linear import linear
+from sammo.geometry import LOOKAHEAD, embed_frames
 from sammo.regularize import (
     ActivationDropoutLinear,
     Balancer,
@@ -25,14 +26,8 @@ from sammo.regularize import (
 )
 from sammo.regularize.activations import SLOPE, SWOOSH_L
 
-CONVNEXT_KERNEL = 7
-LOOKAHEAD = CONVNEXT_KERNEL // 2
+CONVNEXT_KERNEL = 2 * LOOKAHEAD + 1
 HIDDEN_RATIO = 3
-
-
-def embed_lengths(lengths: Tensor) -> Tensor:
-    """Feature frames -> embed frames: (T - 7) // 2, never negative."""
-    return torch.div(lengths - 7, 2, rounding_mode="floor").clamp(min=0)
 
 
 class ConvNeXt(nn.Module):
@@ -150,7 +145,7 @@ class Frontend(nn.Module):
         """
         x = self._convolve(features.unsqueeze(1))
         x = x.permute(0, 2, 3, 1)  # (N, T', F, C)
-        lengths = embed_lengths(lengths)
+        lengths = embed_frames(lengths)
         if self.mask_padding and not all_full(lengths, x.shape[1]):
             beyond = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
             x = x.masked_fill(beyond[:, :, None, None], 0.0)

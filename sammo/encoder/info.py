@@ -11,21 +11,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from sammo import geometry
 from sammo.encoder import Encoder
-from sammo.encoder.config import (
-    ENCODER_PRESETS,
-    PAPER_PARAMETERS,
-    PRESETS,
-    WINDOW_EXTRA_FRAMES,
-    EncoderConfig,
-    encoder_config,
-)
+from sammo.encoder.config import ENCODER_PRESETS, PAPER_PARAMETERS, PRESETS, EncoderConfig, encoder_config
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.state import state_numel
 
 CHUNK_SIZES = (16, 32, 64, 128)
 LEFT_CONTEXTS = (64, 128, 256)
-EMBED_FRAMES_PER_SECOND = 50
 BYTES = 4  # of a float32
 PAPER_VOCAB_SIZE = 3266  # of the published CSJ recipe, with which the paper's numbers of parameters come out
 # A scale per layer that the original Zipformer defines and never uses; it is left out here.
@@ -68,7 +61,7 @@ def state_table(encoder: Encoder) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "chunk_size": chunk,
-                    "chunk_seconds": chunk / EMBED_FRAMES_PER_SECOND,
+                    "chunk_seconds": chunk / geometry.RATE,
                     "left_context_frames": left,
                     "values": values,
                     "bytes": BYTES * values,
@@ -100,12 +93,12 @@ def multiply_adds(encoder: Encoder, chunk_size: int, left_context_frames: int) -
     Counted with gradients on, as inference arranges some of them as operations that the counter
     does not know.
     """
-    frames = 2 * chunk_size + WINDOW_EXTRA_FRAMES
+    frames = geometry.window(chunk_size)
     features = torch.zeros(1, frames, encoder.config.feature_dim)
     state = encoder.init_state(1, left_context_frames)
     with torch.enable_grad(), _FlopCounter() as counter:
         encoder(features, torch.tensor([frames]), state, chunk_size=chunk_size)
-    return counter.flops / 2 * EMBED_FRAMES_PER_SECOND / chunk_size
+    return counter.flops / 2 * geometry.RATE / chunk_size
 
 
 def paper_relation(config: EncoderConfig, preset: str, vocab_size: int, total: int) -> str:

@@ -9,11 +9,11 @@ import math
 from pathlib import Path
 from typing import Sequence
 
+from sammo import geometry
 from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
 from sammo.data.tokens import load_tokenizer
 from sammo.decoding import add_model_arguments, load_model_for, names
 from sammo.encoder import Encoder
-from sammo.encoder.config import EMBED_RATE
 from sammo.errors import UserError
 from sammo.files import atomic_write
 from sammo.memory.decoding import Condition, DecaySums, Outcome, decode_conditions
@@ -47,9 +47,9 @@ def window_chunks(chunk_size: int, ages: Sequence[float] | None) -> list[int]:
     """
     windows = []
     for age in DEFAULT_AGES if ages is None else ages:
-        exact = age * EMBED_RATE / chunk_size
+        exact = age * geometry.RATE / chunk_size
         if ages is not None and (abs(exact - round(exact)) > 1e-6 or round(exact) < 1):
-            duration = chunk_size / EMBED_RATE
+            duration = chunk_size / geometry.RATE
             below, above = math.floor(exact) * duration, math.ceil(exact) * duration
             near = f"{below:g} or {above:g}" if below > 0 else f"{above:g}"
             raise UserError(

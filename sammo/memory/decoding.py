@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sammo import geometry
 from sammo.data.tokens import Tokenizer
 from sammo.decoding import with_tails
-from sammo.encoder import LOG_EPS, WINDOW_EXTRA_FRAMES, Encoder, EncoderState
-from sammo.encoder.config import EMBED_RATE
-from sammo.encoder.frontend import embed_lengths
+from sammo.encoder import Encoder, EncoderState
 from sammo.memory.recurrence import (
     ChunkWindow,
     Place,
@@ -43,7 +42,7 @@ class Condition(NamedTuple):
     @property
     def age(self) -> float:
         """Seconds of the past that the recurrent state holds; infinite for all."""
-        return float("inf") if self.window is None else self.window * self.chunk_size / EMBED_RATE
+        return float("inf") if self.window is None else self.window * self.chunk_size / geometry.RATE
 
 
 @dataclass
@@ -103,18 +102,18 @@ def encode_chunks(
     window = None if condition.window is None else ChunkWindow(recurrent, condition.window)
     state: EncoderState = encoder.init_state(features.shape[0], condition.left_context_frames, features.device)
     outputs, counts = [], torch.zeros_like(lengths)
-    size = 2 * chunk + WINDOW_EXTRA_FRAMES
-    frames = int(embed_lengths(lengths).max())
+    size = geometry.window(chunk)
+    frames = int(geometry.embed_frames(lengths).max())
     with watch_decays(watched) as log_decays, silenced(encoder) if condition.silenced else nullcontext():
         for start in range(0, max(frames, 1), chunk):
             piece = features[:, 2 * start : 2 * start + size]
-            piece = F.pad(piece, (0, 0, 0, size - piece.shape[1]), value=LOG_EPS)
+            piece = F.pad(piece, (0, 0, 0, size - piece.shape[1]), value=geometry.PADDING_VALUE)
             valid = (lengths - 2 * start).clamp(0, size)
             output = encoder(piece, valid, state, chunk_size=chunk)
             outputs.append(output.frames)
             counts = counts + output.lengths
             if observe is not None:
-                observe(log_decays, embed_lengths(valid).clamp(max=chunk))
+                observe(log_decays, geometry.embed_frames(valid).clamp(max=chunk))
             state = output.state if window is None else window.limit(state, output.state, log_decays)
     return torch.cat(outputs, dim=1), counts
 
@@ -155,7 +154,7 @@ def decode_conditions(
                 )
                 for best, *_ in searcher(frames, counts):
                     outcome.counts.append(count_errors(next(texts), tokenizer.decode(best.tokens)))
-            for chunks in (-(-embed_lengths(lengths) // condition.chunk_size)).tolist():
+            for chunks in (-(-geometry.embed_frames(lengths) // condition.chunk_size)).tolist():
                 outcome.chunks += chunks
                 if condition.window is not None:
                     outcome.touched += max(0, chunks - 1 - condition.window)

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt  # noqa: E402  (the back-end is chosen first: th
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.ticker import NullLocator  # noqa: E402
 
-from sammo.encoder.config import EMBED_RATE  # noqa: E402
+from sammo import geometry  # noqa: E402
 from sammo.files import atomic_path  # noqa: E402
 from sammo.memory.decoding import Condition  # noqa: E402
 from sammo.memory.report import Report, Row, StackTimes, quantiles  # noqa: E402
@@ -39,7 +39,7 @@ def draw(report: Report, path: Path) -> Path:
 
 def _kept(condition: Condition, recurrent: bool) -> float:
     """Seconds of the past that are kept; infinite for all."""
-    return condition.age if recurrent else condition.left_context_frames / EMBED_RATE
+    return condition.age if recurrent else condition.left_context_frames / geometry.RATE
 
 
 def _error_rates(ax: Axes, report: Report) -> None:
@@ -61,7 +61,7 @@ def _error_rates(ax: Axes, report: Report) -> None:
             [max(0.0, row.cer - row.interval[0]) for _, row in points],
             [max(0.0, row.interval[1] - row.cer) for _, row in points],
         ]
-        name = f"chunks of {chunk / EMBED_RATE:g} s"
+        name = f"chunks of {chunk / geometry.RATE:g} s"
         color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
         ax.errorbar(xs, ys, errors, color=color, marker=marker, linewidth=1.8, capsize=3, label=name)
     ax.set_xscale("log")
@@ -98,7 +98,7 @@ def _time_constants(ax: Axes, stacks: Sequence[StackTimes]) -> None:
     for name, color in (("at the biases", BIASES), ("as the data drive them", DRIVEN)):
         ax.scatter([], [], color=color, label=name)
     ax.set_yscale("log")
-    names = [f"{times.stack}\n{EMBED_RATE / times.factor:g} Hz" for times in stacks]
+    names = [f"{times.stack}\n{geometry.RATE / times.factor:g} Hz" for times in stacks]
     ax.set_xticks(range(len(stacks)), names)
     ax.set_xlabel("stack")
     ax.set_ylabel("time constant (s)")

@@ -9,7 +9,7 @@ from typing import NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from sammo.encoder.config import EMBED_RATE
+from sammo import geometry
 from sammo.memory.decoding import Condition, Outcome
 from sammo.memory.recurrence import Place
 from sammo.scoring import Counts, bootstrap_interval
@@ -91,7 +91,7 @@ def label(condition: Condition, baseline: Condition, recurrent: bool, attends: b
     if condition.window is not None:
         return f"recurrent state of the last {condition.age:g} s"
     left = condition.left_context_frames
-    seconds = f"left context {left} ({left / EMBED_RATE:g} s)"
+    seconds = f"left context {left} ({left / geometry.RATE:g} s)"
     if condition != baseline:
         return seconds
     return f"as it is, {seconds}" if attends else "as it is"
@@ -104,7 +104,7 @@ def stack_times(
     found = []
     for stack in sorted({stack for stack, _ in at_biases}):
         places = sorted(place for place in at_biases if place[0] == stack)
-        scale = factors[stack] / EMBED_RATE
+        scale = factors[stack] / geometry.RATE
         biases, driven = (
             [(times[place] * scale).tolist() for place in places] for times in (at_biases, as_driven)
         )
@@ -139,7 +139,7 @@ def markdown(report: Report) -> str:
         ]
     for chunk, found in report.tables.items():
         head = ["", "CER", "del", "ins", "sub", "change", *(["touched"] if report.recurrent else []), *report.parts]
-        out += ["", f"## Chunks of {chunk} frames ({chunk / EMBED_RATE:g} s)", ""]
+        out += ["", f"## Chunks of {chunk} frames ({chunk / geometry.RATE:g} s)", ""]
         out += _table(head, [_row(row, report.recurrent) for row in found])
     if report.times:
         head = ["stack", "frame rate (Hz)", "heads", "", *QUANTILES]
@@ -148,7 +148,7 @@ def markdown(report: Report) -> str:
             for name, values in (("at the biases", times.at_biases), ("as the data drive them", times.as_driven)):
                 found = [f"{value:.3g}" for value in quantiles(values).values()]
                 heads = sum(map(len, values))
-                body.append([str(times.stack), f"{EMBED_RATE / times.factor:g}", str(heads), name, *found])
+                body.append([str(times.stack), f"{geometry.RATE / times.factor:g}", str(heads), name, *found])
         out += [
             "",
             "## Time constants (s)",

@@ -11,10 +11,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the back-end is chosen first: there may be no screen)
 from matplotlib.ticker import FuncFormatter, NullLocator  # noqa: E402
 
+from sammo import geometry  # noqa: E402
 from sammo.files import atomic_path  # noqa: E402
 from sammo.scoring.cer import bootstrap_interval  # noqa: E402
 
-FRAME_MS = 20
+FRAME_MS = round(1000 / geometry.RATE)
 INK, GRID = "#222222", "#dddddd"
 WITHOUT_LEFT = ("#c2185b", "#ec6f9c", "#7b1fa2")
 WITH_LEFT = ("#9fb8cf", "#5a8bb5", "#1f5a8c", "#0d3050")

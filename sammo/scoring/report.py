@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Iterable, NamedTuple, Sequence
 
+from sammo import geometry
 from sammo.corpora import CORPORA, CSJ, Corpus, corpus_named
 from sammo.errors import UserError
 from sammo.files import atomic_write
@@ -17,7 +18,7 @@ from sammo.scoring import figures
 from sammo.scoring.cer import Counts, bootstrap_interval, error_rate, metrics_for, probability_of_improvement, total
 from sammo.scoring.results import PartResult, read_results
 
-FRAME_MS = 20  # of chunk_size and left_context_frames
+FRAME_MS = round(1000 / geometry.RATE)  # of chunk_size and left_context_frames
 CHUNK_COMPARED = 64  # 1.28 s, where the paper compares
 
 

@@ -16,13 +16,13 @@ from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
+from sammo import geometry
 from sammo.corpora import find_corpus
 from sammo.data.datamodule import check_units
 from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
 from sammo.data.tokens import load_tokenizer
 from sammo.data.transcripts import transcript
 from sammo.decoding import add_model_arguments, load_model_for
-from sammo.encoder.config import LOG_EPS, TAIL_PADDING_FRAMES
 from sammo.options import integers
 from sammo.progress import progress
 from sammo.scoring import count_errors
@@ -72,10 +72,10 @@ def decode_simulated(
     """Whole utterances (samples at 16 kHz) in one batch, with chunks made by the attention mask, tails padded."""
     device = next(model.parameters()).device
     fbank = make_fbank(str(device))
-    lengths = [num_frames(samples.numel()) + TAIL_PADDING_FRAMES for samples in audio]
-    features = torch.full((len(audio), max(lengths), NUM_MEL_BINS), LOG_EPS, device=device)
+    lengths = [num_frames(samples.numel()) + geometry.TAIL_PADDING for samples in audio]
+    features = torch.full((len(audio), max(lengths), NUM_MEL_BINS), geometry.PADDING_VALUE, device=device)
     for row, samples, length in zip(features, audio, lengths):
-        row[: length - TAIL_PADDING_FRAMES] = fbank.extract(samples.to(device), SAMPLING_RATE)
+        row[: length - geometry.TAIL_PADDING] = fbank.extract(samples.to(device), SAMPLING_RATE)
     with torch.inference_mode():
         output = model.encoder(
             features,

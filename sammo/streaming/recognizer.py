@@ -14,17 +14,14 @@ from typing import Any, Callable, Hashable, Iterable, Iterator, NamedTuple
 import torch
 from torch import Tensor
 
+from sammo import geometry
 from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
-from sammo.encoder.config import LOG_EPS, TAIL_PADDING_FRAMES, WINDOW_EXTRA_FRAMES
 from sammo.encoder.state import pack_state, unpack_state
 from sammo.errors import UserError
 from sammo.search import Hypothesis
 from sammo.streaming.audio import check_samples
 from sammo.streaming.features import OnlineFbank, samples_for_frames
 from sammo.streaming.states import StateStore
-
-FRAME_RATE = 100  # feature frames a second
-OUTPUT_FRAME = 0.04  # seconds between encoder outputs, the unit of time stamps
 
 
 @dataclasses.dataclass(eq=False)
@@ -58,7 +55,7 @@ class Stream:
     @property
     def timestamps(self) -> list[float]:
         """Time of every token of ``result``, in seconds."""
-        return [frame * OUTPUT_FRAME for frame in self.result.timestamps]
+        return [frame / geometry.OUTPUT_RATE for frame in self.result.timestamps]
 
     @property
     def delays(self) -> list[float]:
@@ -84,7 +81,7 @@ class Stream:
         if self.fbank.num_frames == 0:
             self.done = True  # nothing was said in under 5 ms
             return
-        self.frames = torch.cat([self.frames, self.frames.new_full((TAIL_PADDING_FRAMES, NUM_MEL_BINS), LOG_EPS)])
+        self.frames = torch.cat([self.frames, self.frames.new_full((geometry.TAIL_PADDING, NUM_MEL_BINS), geometry.PADDING_VALUE)])
 
     def fail(self, problem: str) -> None:
         """Gives the stream up."""
@@ -133,7 +130,7 @@ class StreamingRecognizer:
         self.chunk_size = chunk_size
         self.left_context_frames = left_context_frames
         self.device = next(model.parameters()).device
-        self.window = 2 * chunk_size + WINDOW_EXTRA_FRAMES
+        self.window = geometry.window(chunk_size)
         self._on_frames = on_frames
         self._states = StateStore(self._init_state, state_dtype)
         self._streams: list[Stream] = []
@@ -179,7 +176,7 @@ class StreamingRecognizer:
         return moved
 
     def _run(self, batch: list[Stream]) -> None:
-        features = torch.full((len(batch), self.window, NUM_MEL_BINS), LOG_EPS, device=self.device)
+        features = torch.full((len(batch), self.window, NUM_MEL_BINS), geometry.PADDING_VALUE, device=self.device)
         lengths = []
         for row, stream in zip(features, batch):
             frames = stream.frames[: self.window]
@@ -201,7 +198,7 @@ class StreamingRecognizer:
             if sound[index]:
                 healthy.append(index)
             else:
-                stream.fail(f"after {stream.consumed / FRAME_RATE:.2f} s: the encoder's output is not finite")
+                stream.fail(f"after {stream.consumed / geometry.FEATURE_RATE:.2f} s: the encoder's output is not finite")
         if self._on_frames is not None:
             for stream, frames, length in zip(batch, output.frames, output.lengths.tolist()):
                 self._on_frames(stream, frames[:length])
@@ -228,11 +225,10 @@ class StreamingRecognizer:
             stream.result = best
 
     def _advance(self, stream: Stream) -> None:
-        consumed = 2 * self.chunk_size
+        consumed = geometry.STRIDE * self.chunk_size
         stream.frames = stream.frames[consumed:]
         stream.consumed += consumed
-        # The front-end turns T frames into (T - 7) // 2: fewer than 9 give none.
-        if stream.finished and stream.frames.size(0) < 9:
+        if stream.finished and stream.frames.size(0) < geometry.MINIMUM:
             stream.done = True
 
     def _best(self, search_state: Any) -> Hypothesis:

@@ -9,8 +9,9 @@ from typing import Any, Iterator
 import numpy as np
 import torch
 
-from sammo.data.frames import num_encoder_frames, num_frames
+from sammo.data.frames import num_frames
 from sammo.errors import UserError
+from sammo.geometry import output_frames
 from sammo.training.loop import Trainer, out_of_memory
 
 SYMBOLS_A_SECOND = 12.0  # fast Japanese speech in characters
@@ -23,7 +24,7 @@ def largest_batches(durations: np.ndarray, max_duration: float, vocab_size: int)
     for seconds in sorted({float(np.quantile(durations, share)) for share in (0.0, 0.5, 0.99, 1.0)}, reverse=True):
         count = max(1, int(max_duration / seconds))
         frames = max(9, num_frames(seconds))
-        symbols = max(1, min(num_encoder_frames(frames), round(SYMBOLS_A_SECOND * seconds)))
+        symbols = max(1, min(output_frames(frames), round(SYMBOLS_A_SECOND * seconds)))
         yield {
             "features": torch.randn(count, frames, 80, generator=generator),
             "lengths": torch.full((count,), frames),
