@@ -6,9 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sammo.encoder import convolution
+from sammo.cpu import convolution, linear
 from sammo.encoder.convolution import ChunkCausalConv
-from sammo.encoder.linear import linear
 from sammo.encoder.plan import Plan
 
 
@@ -62,9 +61,9 @@ def test_one_chunk_convolution(frames, kernel, batch, monkeypatch):
     plan = Plan(frames, frames, frames, 0)
     x, past = torch.randn(batch, frames, 12), torch.randn(batch, kernel // 2, 12)
     for state in (past, None):
-        few, next_few = conv(x, plan, state, 1.0)
+        few, next_few = conv(x, plan, state)
         with monkeypatch.context() as patch:
             patch.setattr(convolution, "FEW_PRODUCTS", 0)
-            many, next_many = conv(x, plan, state, 1.0)
+            many, next_many = conv(x, plan, state)
         torch.testing.assert_close(few, many, atol=1e-5, rtol=1e-5)
         assert next_few is next_many is None or torch.equal(next_few, next_many)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from encoder_fixtures import small_encoder
+from sammo.cpu import DerivedWeights
 from sammo.encoder import EncoderConfig, build_encoder, encoder_config
-from sammo.encoder.derived import DerivedWeights
 from sammo.encoder.resample import Bypass
 from sammo.encoder.state import state_numel
 from sammo.errors import UserError

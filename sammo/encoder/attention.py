@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sammo.encoder.derived import DerivedWeights
-from sammo.encoder.linear import linear
+from sammo.cpu import DerivedWeights, linear
 from sammo.encoder.plan import Plan
 from sammo.encoder.position import to_absolute
 from sammo.regularize import Balancer, ScheduledFloat, Whiten, penalize_abs_values_gt

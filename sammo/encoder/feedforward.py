@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sammo.encoder.derived import DerivedWeights
-from sammo.encoder.linear import linear
+from sammo.cpu import FoldedSwoosh
 from sammo.regularize import ActivationDropoutLinear, Balancer, FloatLike, ScheduledFloat, Whiten
-from sammo.regularize.activations import SLOPE, SWOOSH_L
 from sammo.regularize.schedule import whitening_schedule
 
 
@@ -37,22 +33,8 @@ class FeedForward(nn.Module):
             hidden_dim, dim, "SwooshL", dropout, initial_scale=0.1
         )
         self.whiten = Whiten(1, whitening_schedule(7.5))
-        self._derived = DerivedWeights()
+        self._swoosh = FoldedSwoosh()
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, T, C) -> (N, T, C)."""
-        if torch.is_grad_enabled() or self.training:
-            x = self.out_proj(self.balancer(self.in_proj(x)))
-            return self.whiten(x)
-        # SwooshL's shift and offset move into the biases: two elementwise operations remain.
-        shift, offset = SWOOSH_L
-        inner, outer = self.in_proj, self.out_proj.linear
-        in_bias = self._derived("in", lambda: inner.bias - shift, inner.bias)
-        out_bias = self._derived(
-            "out",
-            lambda: outer.bias - (SLOPE * shift + offset) * outer.weight.sum(dim=1),
-            outer.weight,
-            outer.bias,
-        )
-        hidden = linear(x, inner.weight, in_bias)
-        return linear(F.softplus(hidden).sub_(hidden, alpha=SLOPE), outer.weight, out_bias)
+        return self.whiten(self._swoosh.between(x, self.in_proj, self.balancer, self.out_proj))

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sammo.encoder.derived import DerivedWeights
-from sammo.encoder.linear import linear
+from sammo.cpu import FoldedSwoosh, linear
 from sammo.geometry import LOOKAHEAD, embed_frames
 from sammo.regularize import (
     ActivationDropoutLinear,
@@ -24,7 +23,6 @@ from sammo.regularize import (
     sequence_mask,
     swoosh_r,
 )
-from sammo.regularize.activations import SLOPE, SWOOSH_L
 
 CONVNEXT_KERNEL = 2 * LOOKAHEAD + 1
 HIDDEN_RATIO = 3
@@ -53,20 +51,20 @@ class ConvNeXt(nn.Module):
         )
         self.whiten = Whiten(1, 5.0)
         self.skip_rate = ScheduledFloat((0.0, 0.2), (20000.0, 0.015))
-        self._derived = DerivedWeights()
+        self._swoosh = FoldedSwoosh()
 
-    def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """x (N, T, F, C) -> (N, T, F, C), or with past (N, 3, F, C), (N, T - 3, F, C), next past.
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """x (N, T, F, C) -> (N, T, F, C), or with a state (N, 3, F, C), (N, T - 3, F, C), next state.
 
-        Without a past the input is the whole utterance and zeros stand before and after it. With
+        Without a state the input is the whole utterance and zeros stand before and after it. With
         one, the last 3 frames of x are look-ahead: they come first in the next call.
         """
-        if past is None:
+        if state is None:
             y = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         else:
-            padded = torch.cat([past, x], dim=1)
+            padded = torch.cat([state, x], dim=1)
             x = x[:, :-LOOKAHEAD]
-            past = padded[:, x.shape[1] : x.shape[1] + LOOKAHEAD]
+            state = padded[:, x.shape[1] : x.shape[1] + LOOKAHEAD]
             y = F.conv2d(
                 padded.permute(0, 3, 1, 2),
                 self.depthwise.weight,
@@ -74,26 +72,10 @@ class ConvNeXt(nn.Module):
                 padding=(0, LOOKAHEAD),
                 groups=self.depthwise.groups,
             ).permute(0, 2, 3, 1)
-        if not self.training:
-            return x + self._pointwise(y), past
-        y = self.out_proj(self.balancer1(self.in_proj(y)).flatten(1, 2)).view(x.shape)
+        y = self._swoosh.between(y, self.in_proj, self.balancer1, self.out_proj)
         mask = sequence_mask(x, float(self.skip_rate))
         x = x + (y if mask is None else y * mask.unsqueeze(-1))
-        return self.whiten(self.balancer2(x)), past
-
-    def _pointwise(self, y: Tensor) -> Tensor:
-        """The two pointwise convolutions, SwooshL's constants within their biases."""
-        shift, offset = SWOOSH_L
-        inner, outer = self.in_proj, self.out_proj.linear
-        in_bias = self._derived("in", lambda: inner.bias - shift, inner.bias)
-        out_bias = self._derived(
-            "out",
-            lambda: outer.bias - (SLOPE * shift + offset) * outer.weight.sum(dim=1),
-            outer.weight,
-            outer.bias,
-        )
-        hidden = linear(y, inner.weight, in_bias)
-        return linear(torch.sub(F.softplus(hidden), hidden, alpha=SLOPE), outer.weight, out_bias)
+        return self.whiten(self.balancer2(x)), state
 
 
 class Frontend(nn.Module):
@@ -129,19 +111,19 @@ class Frontend(nn.Module):
         self.dropout = SharedDropout(ScheduledFloat((0.0, 0.3), (20000.0, 0.1)), shared_dim=1)
 
     def forward(
-        self, features: Tensor, lengths: Tensor, past: Tensor | None = None
+        self, features: Tensor, lengths: Tensor, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Embed features.
 
         Args:
           features: (N, T, 80), T at least 9.
           lengths: (N,) valid feature frames.
-          past: (N, 3, F, C), with which T must be 2 * frames + 13 and only what a later window
+          state: (N, 3, F, C), with which T must be 2 * frames + 13 and only what a later window
             does not compute again is returned.
 
         Returns:
-          (N, (T - 7) // 2, out_dim), or with a past (N, (T - 13) // 2, out_dim); the lengths in
-          embed frames; the next past.
+          (N, (T - 7) // 2, out_dim), or with a state (N, (T - 13) // 2, out_dim); the lengths in
+          embed frames; the next state.
         """
         x = self._convolve(features.unsqueeze(1))
         x = x.permute(0, 2, 3, 1)  # (N, T', F, C)
@@ -149,15 +131,15 @@ class Frontend(nn.Module):
         if self.mask_padding and not all_full(lengths, x.shape[1]):
             beyond = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
             x = x.masked_fill(beyond[:, :, None, None], 0.0)
-        x, past = self.convnext(x, past)
-        if past is not None:
+        x, state = self.convnext(x, state)
+        if state is not None:
             lengths = lengths.clamp(max=x.shape[1])
         x = linear(x.flatten(2), self.out.weight, self.out.bias)
         if self.training:
             x = self.dropout(self.norm(self.whiten(x)))
         else:
             x = self.norm(x)
-        return x, lengths, past
+        return x, lengths, state
 
     def _convolve(self, x: Tensor) -> Tensor:
         """(N, 1, T, 80) -> (N, C, (T - 7) // 2, 19), on a CPU channels last in memory."""

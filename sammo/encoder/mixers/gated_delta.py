@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sammo.encoder.linear import linear
+from sammo.cpu import linear
 from sammo.encoder.mixers.recurrent import GatedRMSNorm, RecurrentMixer, initial_decay
 from sammo.encoder.ssd import decay_between
 from sammo.engines import Engines, anywhere, import_reason, needs_cuda

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sammo.encoder.linear import linear
+from sammo.cpu import linear
 from sammo.encoder.mixers.recurrent import GatedRMSNorm, RecurrentMixer, initial_decay
 from sammo.encoder.ssd import SCAN_ENGINES, ssd_scan
 from sammo.errors import UserError
