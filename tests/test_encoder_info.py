@@ -41,5 +41,16 @@ def test_medium(capsys, encoder, total):
 def test_options_and_tables(capsys):
     text = run(capsys, "--encoder", "sammo", "--preset", "tiny", "--vocab-size", "50", "--d-state", "16")
     assert "another model" in text and "| total |" in text and "| 16 (0.32 s) | none |" in text
+    assert "| **mamba2** (Mamba-2) |" in text and "| gated_delta (Gated DeltaNet) |" in text and "| none (no mixer) | 0 | 0 | 0 |" in text
     more = run(capsys, "--encoder", "sammo", "--preset", "tiny", "--vocab-size", "50", "--d-state", "32")
     assert more != text
+
+
+def test_mixers_and_encoders(capsys):
+    words = ("--preset", "tiny", "--vocab-size", "50", "--json")
+    facts = json.loads(run(capsys, "--encoder", "sammo", "--mixer", "gated_delta", "--left-context", "true", *words))
+    assert facts["encoder"] == "zipformer-gated_delta" and facts["paper"] == "the paper has no such model"
+    assert facts["parameters"]["Gated DeltaNet"] == facts["mixers"][2]["parameters"] > 0
+    assert {row["left_context_frames"] for row in facts["streaming"]} == {64, 128, 256}
+    facts = json.loads(run(capsys, "--encoder", "conformer", *words))
+    assert facts["encoder"] == "conformer" and facts["parameters"]["no mixer"] == 0

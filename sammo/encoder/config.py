@@ -244,7 +244,7 @@ def encoder_config(name: str, preset: str = "medium", **overrides: Any) -> Encod
     """The configuration of a system at a size, with some fields changed.
 
     Args:
-      name: in ENCODER_PRESETS: "sammo", "zipformer", ...
+      name: in ENCODER_PRESETS.
       preset: "medium", "small" or "tiny".
       overrides: fields of :class:`EncoderConfig`, ``mixer`` and ``left_context`` among them; None leaves the preset's
         value.

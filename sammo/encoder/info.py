@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from typing import Any
 
@@ -12,10 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from sammo import geometry
-from sammo.encoder import Encoder
+from sammo.encoder import Encoder, build_encoder
 from sammo.encoder.config import ENCODER_PRESETS, PAPER_PARAMETERS, PRESETS, EncoderConfig, encoder_config
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.state import state_numel
+from sammo.errors import UserError
 
 CHUNK_SIZES = (16, 32, 64, 128)
 LEFT_CONTEXTS = (64, 128, 256)
@@ -70,6 +72,31 @@ def state_table(encoder: Encoder) -> list[dict[str, Any]]:
     return rows
 
 
+def mixer_table(config: EncoderConfig) -> list[dict[str, Any]]:
+    """What each mixer would be in this encoder: its parameters, and the values a stream keeps of it at the shortest left
+    context, ``recurrent`` those that every frame rewrites."""
+    rows = []
+    for name, kind in MIXERS.items():
+        try:
+            with torch.device("meta"):
+                encoder = build_encoder(dataclasses.replace(config, mixer=name))
+        except UserError:  # sizes that do not fit this mixer
+            continue
+        state = encoder.init_state(1, LEFT_CONTEXTS[0], device="meta")
+        states = [layer.mixer for layers in state.stacks for layer in layers]
+        leaf = kind.recurrent_leaf
+        rows.append(
+            {
+                "mixer": name,
+                "label": kind.label,
+                "parameters": sum(p.numel() for _, mixer in encoder.mixers() for p in mixer.parameters()),
+                "values": sum(map(state_numel, states)),
+                "recurrent": sum(state_numel(getattr(part, leaf)) for part in states) if leaf else 0,
+            }
+        )
+    return rows
+
+
 class _FlopCounter(TorchDispatchMode):
     """PyTorch's FLOP formulas without the bookkeeping by module of its FlopCounterMode, which makes
     a step several times slower."""
@@ -88,7 +115,7 @@ class _FlopCounter(TorchDispatchMode):
 
 def multiply_adds(encoder: Encoder, chunk_size: int, left_context_frames: int) -> float:
     """Multiply-adds of the encoder per second of audio: those of matrix products and convolutions,
-    as PyTorch counts them over one streaming step.
+    as PyTorch counts them over one streaming step (triangular systems, Gated DeltaNet's, are not among them).
 
     Counted with gradients on, as inference arranges some of them as operations that the counter
     does not know.
@@ -145,6 +172,7 @@ def describe(model: nn.Module, preset: str) -> dict[str, Any]:
         },
         "paper": paper_relation(encoder.config, preset, model.config.vocab_size, total),
         "streaming": rows,
+        "mixers": mixer_table(encoder.config),
         "config": model.config.to_dict(),
     }
 
@@ -169,6 +197,11 @@ def show(facts: dict[str, Any]) -> str:
             f"| {row['chunk_size']} ({row['chunk_seconds']:.2f} s) | {left or 'none'} "
             f"| {row['values']:,} | {row['bytes']:,} | {row['multiply_adds_per_second'] / 1e9:.3f} G |"
         )
+    lines += ["", "| mixer of this encoder | parameters | values a stream keeps of it | of these recurrent |", "|---|---:|---:|---:|"]
+    for row in facts["mixers"]:
+        here = "**" if row["mixer"] == facts["config"]["encoder"]["mixer"] else ""
+        numbers = " | ".join(f"{row[key]:,}" for key in ("parameters", "values", "recurrent"))
+        lines.append(f"| {here}{row['mixer']}{here} ({row['label']}) | {numbers} |")
     if facts["config"]["encoder"]["left_context"]:
         lines += ["", "A stream also keeps one counter, of the frames in its left context."]
     return "\n".join(lines)

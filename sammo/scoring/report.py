@@ -38,7 +38,7 @@ class System(NamedTuple):
     def label(self) -> str:
         """As short as it can be told apart."""
         words = [self.encoder.capitalize()]
-        if self.left_context_frames or not self.d_state:
+        if self.left_context_frames:
             words.append(f"left {'all' if self.left_context_frames < 0 else self.left_context_frames}")
         if self.d_state:
             words.append(f"d_state {self.d_state}")

@@ -67,7 +67,7 @@ def model_config(encoder_name: str, preset: str, vocab_size: int, **overrides: A
     """The configuration of a preset, with some fields changed.
 
     Args:
-      encoder_name: "sammo" or "zipformer".
+      encoder_name: a name in ENCODER_PRESETS.
       preset: "medium", "small" or "tiny".
       vocab_size: number of symbols, blank included.
       overrides: fields of :class:`ModelConfig` or of the encoder's configuration; None leaves the

@@ -59,8 +59,10 @@ def gated_delta_rule(
             return _rule_fla(q, k, v, beta, log_decay, state)
         if engine != "auto":
             raise UserError(f"flash-linear-attention's kernels take half precision, not {v.dtype}: use auto")
-    with torch.autocast(v.device.type, enabled=False):
-        return _rule_torch(q, k, v, beta, log_decay, state)
+    if torch.is_autocast_enabled(v.device.type):
+        with torch.autocast(v.device.type, enabled=False):
+            return _rule_torch(q, k, v, beta, log_decay, state)
+    return _rule_torch(q, k, v, beta, log_decay, state)
 
 
 def _rule_torch(
