@@ -14,7 +14,7 @@ from sammo.encoder import EncoderConfig, build_encoder, encoder_config
 from sammo.encoder.resample import Bypass
 from sammo.encoder.state import state_numel
 from sammo.errors import UserError
-from sammo.regularize import Whiten, load_regularizer_state, regularizer_state, set_batch_count
+from sammo.regularize import BiasNorm, Whiten, load_regularizer_state, regularizer_state, set_batch_count
 
 NAMES = ("sammo", "zipformer", "conformer")
 
@@ -237,7 +237,7 @@ def test_autocast(name):
     wanted = encoder(x, lengths, chunk_size=16, left_context_frames=32).frames
     types = []
     for module in encoder.modules():
-        if isinstance(module, Bypass):
+        if isinstance(module, (Bypass, BiasNorm)):
             module.register_forward_hook(lambda module, inputs, out: types.append(out.dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         frames = encoder(x, lengths, chunk_size=16, left_context_frames=32).frames

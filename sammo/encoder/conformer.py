@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from sammo.encoder.attention import AttentionWeights, LeftContext, SelfAttention
 from sammo.encoder.config import EncoderConfig
 from sammo.encoder.convolution import ConvModule
-from sammo.encoder.encoder import Encoder
+from sammo.encoder.encoder import Encoder, Stack
 from sammo.encoder.feedforward import FeedForward, dropout_schedule
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.plan import Plan
-from sammo.encoder.position import POSITION_DROPOUT, relative_positions
 from sammo.encoder.resample import Downsample
 from sammo.errors import UserError
-from sammo.regularize import BiasNorm, Dropout
+from sammo.regularize import BiasNorm
 
 
 class LayerState(NamedTuple):
@@ -85,33 +83,6 @@ class ConformerLayer(nn.Module):
         )
 
 
-class ConformerStack(nn.Module):
-    """All layers, behind the downsampling to their frame rate."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.factor, self.pos_dim = config.downsampling[0], config.pos_dim
-        self.downsample = Downsample(self.factor)
-        self.layers = nn.ModuleList(ConformerLayer(config) for _ in range(config.num_layers[0]))
-        self.position_dropout = Dropout(POSITION_DROPOUT)
-
-    def forward(
-        self, x: Tensor, plan: Plan, ends: Tensor | None = None, states: tuple[LayerState, ...] | None = None
-    ) -> tuple[Tensor, tuple[LayerState, ...]]:
-        """x (N, T, C), the plan at the layers' rate, where sequences end in frames of x -> (N, T / factor, C)."""
-        x = self.downsample(x, ends)
-        positions = relative_positions(plan.rows, plan.left, self.pos_dim, x.device, torch.float32)
-        positions, next_states = self.position_dropout(positions), []
-        for layer, state in zip(self.layers, states or [None] * len(self.layers)):
-            x, state = layer(x, positions, plan, state)
-            next_states.append(state)
-        return x, tuple(next_states)
-
-    def init_state(self, batch: int, left: int | None) -> tuple[LayerState, ...]:
-        """Zeros; left: embed frames of left context, None: attention keeps none."""
-        return tuple(layer.init_state(batch, None if left is None else left // self.factor) for layer in self.layers)
-
-
 class Conformer(Encoder):
     """One stack at the output's frame rate."""
 
@@ -121,9 +92,10 @@ class Conformer(Encoder):
                 f"a Conformer has one stack, downsampled by {config.output_downsampling}, not {config.downsampling}"
             )
         super().__init__(config)
-        self.stacks = nn.ModuleList([ConformerStack(config)])
+        self.downsample = Downsample(config.output_downsampling)
+        self.stacks = nn.ModuleList([Stack(config, 0, [ConformerLayer(config) for _ in range(config.num_layers[0])])])
 
     def encode(self, x, plans, ends, states):
         stack = self.stacks[0]
-        x, state = stack(x, plans[stack.factor], ends, states and states[0])
-        return x, (state,)
+        x, states = stack.run(self.downsample(x, ends), plans[stack.factor], states and states[0])
+        return x, (states,)

@@ -7,7 +7,7 @@ blocks) and real streaming (windows of an utterance, a state from one to the nex
 from __future__ import annotations
 
 import random
-from typing import Iterator, NamedTuple
+from typing import Iterable, Iterator, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,10 @@ from sammo.encoder.config import EncoderConfig
 from sammo.encoder.frontend import Frontend, all_full
 from sammo.encoder.mixers import Mixer
 from sammo.encoder.plan import Plan, make_plan, tile_mask
+from sammo.encoder.position import POSITION_DROPOUT, relative_positions
 from sammo.encoder.state import EncoderState, cast_state
 from sammo.errors import UserError
+from sammo.regularize import Dropout, masked
 
 
 
@@ -31,9 +33,40 @@ class EncoderOutput(NamedTuple):
     state: EncoderState | None  # for the next window; None if no state was given
 
 
+class Stack(nn.Module):
+    """The layers that run at one frame rate.
+
+    Args:
+      config: the encoder's.
+      index: which of its stacks.
+      layers: each takes (x, positions, plan, state) and returns (x, next state).
+    """
+
+    def __init__(self, config: EncoderConfig, index: int, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.factor, self.pos_dim = config.downsampling[index], config.pos_dim
+        self.layers = nn.ModuleList(layers)
+        self.position_dropout = Dropout(POSITION_DROPOUT)
+
+    def run(self, x: Tensor, plan: Plan, states: tuple | None, mask: Tensor | None = None) -> tuple[Tensor, tuple]:
+        """x (N, T, C) at this rate, a mask of channels (N, 1, C) or none -> (N, T, C), the layers' next states."""
+        positions = relative_positions(plan.rows, plan.left, self.pos_dim, x.device, torch.float32)
+        positions, next_states = self.position_dropout(positions), []
+        x = masked(x, mask)
+        for layer, state in zip(self.layers, states or [None] * len(self.layers)):
+            x, state = layer(x, positions, plan, state)
+            x = masked(x, mask)
+            next_states.append(state)
+        return x, tuple(next_states)
+
+    def init_state(self, batch: int, left: int | None) -> tuple:
+        """Zeros; left: embed frames of left context, None: attention keeps none."""
+        return tuple(layer.init_state(batch, None if left is None else left // self.factor) for layer in self.layers)
+
+
 class Encoder(nn.Module):
-    """The part that encoders share. A subclass makes ``stacks``, each with ``factor``, ``layers`` and ``init_state``, and
-    runs them in :meth:`encode`; its layers' states begin with ``keys``, the left context of attention."""
+    """The part that encoders share. A subclass makes ``stacks`` and runs them in :meth:`encode`; the states of its layers
+    have ``keys``, the left context of attention."""
 
     stacks: nn.ModuleList
 

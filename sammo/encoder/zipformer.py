@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from sammo.encoder.attention import AttentionWeights, LeftContext, SelfAttention
 from sammo.encoder.config import EncoderConfig
 from sammo.encoder.convolution import ConvModule
-from sammo.encoder.encoder import Encoder
+from sammo.encoder.encoder import Encoder, Stack
 from sammo.encoder.feedforward import FeedForward, dropout_schedule
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.plan import Plan
-from sammo.encoder.position import POSITION_DROPOUT, relative_positions
 from sammo.encoder.resample import Bypass, Downsample, UpsampleCombine
-from sammo.regularize import Balancer, BiasNorm, Dropout, FloatLike, ScheduledFloat, Whiten, dropped, masked, sequence_mask
+from sammo.regularize import Balancer, BiasNorm, FloatLike, ScheduledFloat, Whiten, dropped, masked, sequence_mask
 from sammo.regularize.schedule import whitening_schedule
 
 FEATURE_MASK_PROB = 0.125
@@ -131,8 +130,8 @@ class EncoderLayer(nn.Module):
         )
 
 
-class Stack(nn.Module):
-    """The layers that run at one frame rate, with the resampling around them.
+class ResampledStack(Stack):
+    """A stack with the resampling around it.
 
     Args:
       config: the encoder's.
@@ -140,55 +139,29 @@ class Stack(nn.Module):
     """
 
     def __init__(self, config: EncoderConfig, index: int) -> None:
-        super().__init__()
-        self.factor = config.downsampling[index]
-        self.dim = config.encoder_dim[index]
-        self.pos_dim = config.pos_dim
-        num_layers, stacks = config.num_layers[index], len(config.downsampling)
+        factor, num_layers = config.downsampling[index], config.num_layers[index]
         # The front-end learns first, then one layer after the other.
-        step = config.warmup_batches / (stacks + 1)
-        final_rate = 0.035 * self.factor**0.5
-        self.layers = nn.ModuleList()
+        step, final_rate = config.warmup_batches / (len(config.downsampling) + 1), 0.035 * factor**0.5
+        layers = []
         for layer in range(num_layers):
             begin = step * (index + 1 + layer / num_layers)
             end = step * (index + 1 + (layer + 1) / num_layers)
-            rate = ScheduledFloat((begin, 0.5), (end, final_rate))
-            self.layers.append(EncoderLayer(config, index, rate))
-        self.position_dropout = Dropout(POSITION_DROPOUT)
+            layers.append(EncoderLayer(config, index, ScheduledFloat((begin, 0.5), (end, final_rate))))
+        super().__init__(config, index, layers)
+        self.dim = config.encoder_dim[index]
         if self.factor > 1:
             self.downsample = Downsample(self.factor)
             self.upsample = UpsampleCombine(self.dim, self.factor)
 
     def forward(
-        self,
-        x: Tensor,
-        plan: Plan,
-        ends: Tensor | None = None,
-        feature_mask: Tensor | None = None,
-        state: tuple[LayerState, ...] | None = None,
+        self, x: Tensor, plan: Plan, ends: Tensor | None, mask: Tensor | None, states: tuple[LayerState, ...] | None
     ) -> tuple[Tensor, tuple[LayerState, ...]]:
         """x (N, T, C), its plan at this stack's rate, where sequences end in frames of x (None: at
-        T), a mask of channels (N, 1, C) for training -> (N, T, C) and the next state."""
-        original = x
-        if self.factor > 1:
-            x = self.downsample(x, ends)
-        positions = relative_positions(plan.rows, plan.left, self.pos_dim, x.device, torch.float32)
-        positions = self.position_dropout(positions)
-        if feature_mask is not None:
-            x = x * feature_mask
-        states, next_states = state or [None] * len(self.layers), []
-        for layer, layer_state in zip(self.layers, states):
-            x, layer_state = layer(x, positions, plan, layer_state)
-            next_states.append(layer_state)
-            if feature_mask is not None:
-                x = x * feature_mask
-        if self.factor > 1:
-            x = self.upsample(original, x)
-        return x, tuple(next_states)
-
-    def init_state(self, batch: int, left: int | None) -> tuple[LayerState, ...]:
-        """Zeros; left: embed frames of left context, None: attention keeps none."""
-        return tuple(layer.init_state(batch, None if left is None else left // self.factor) for layer in self.layers)
+        T), a mask of channels (N, 1, C) for training -> (N, T, C) and the next states."""
+        if self.factor == 1:
+            return self.run(x, plan, states, mask)
+        y, states = self.run(self.downsample(x, ends), plan, states, mask)
+        return self.upsample(x, y), states
 
 
 class Zipformer(Encoder):
@@ -196,7 +169,7 @@ class Zipformer(Encoder):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
-        self.stacks = nn.ModuleList(Stack(config, i) for i in range(len(config.downsampling)))
+        self.stacks = nn.ModuleList(ResampledStack(config, i) for i in range(len(config.downsampling)))
         self.downsample = Downsample(config.output_downsampling)
 
     def encode(self, x, plans, ends, states):

@@ -6,13 +6,7 @@ BiasNorm: balancers, whitening and penalties only edit gradients.
 
 from __future__ import annotations
 
-from sammo.regularize.activations import (
-    ActivationDropoutLinear,
-    SwooshL,
-    SwooshR,
-    swoosh_l,
-    swoosh_r,
-)
+from sammo.regularize.activations import ActivationDropoutLinear, swoosh_l, swoosh_r
 from sammo.regularize.dropout import Dropout, SharedDropout, dropped, masked, sequence_mask
 from sammo.regularize.gradients import (
     Balancer,
@@ -24,12 +18,7 @@ from sammo.regularize.gradients import (
     scale_grad,
 )
 from sammo.regularize.norm import BiasNorm
-from sammo.regularize.schedule import (
-    FloatLike,
-    PiecewiseLinear,
-    ScheduledFloat,
-    set_batch_count,
-)
+from sammo.regularize.schedule import FloatLike, PiecewiseLinear, ScheduledFloat, set_batch_count
 
 __all__ = [
     "ActivationDropoutLinear",
@@ -40,8 +29,6 @@ __all__ = [
     "PiecewiseLinear",
     "ScheduledFloat",
     "SharedDropout",
-    "SwooshL",
-    "SwooshR",
     "Whiten",
     "dropped",
     "limit_param_value",

@@ -61,20 +61,6 @@ def swoosh_r(x: Tensor) -> Tensor:
     return _apply(x, SWOOSH_R)
 
 
-class SwooshL(nn.Module):
-    """:func:`swoosh_l` as a module."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return swoosh_l(x)
-
-
-class SwooshR(nn.Module):
-    """:func:`swoosh_r` as a module."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return swoosh_r(x)
-
-
 class _ActivationDropoutLinear(torch.autograd.Function):
     """linear(swoosh(x) * mask): keeps x and the mask, and recomputes the rest in the backward pass,
     except on a CPU, where memory is not what training runs out of."""
