@@ -80,14 +80,14 @@ def brute_force(encoder, window):
     history: dict[torch.nn.Module, list] = {mixer: [] for mixer in recurrent_mixers(encoder).values()}
 
     def replace(mixer, inputs):
-        u, state = inputs
+        u, weights, plan, state = inputs
         past = history[mixer][-window:] if window else []
         ssm = torch.zeros_like(state.ssm)
         if past:
             whole = torch.cat([chunk for chunk, _ in past], dim=1)
-            ssm = type(mixer).forward(mixer, whole, state._replace(conv=past[0][1], ssm=ssm))[1].ssm
+            ssm = type(mixer).forward(mixer, whole, None, None, state._replace(conv=past[0][1], ssm=ssm))[1].ssm
         history[mixer].append((u, state.conv))
-        return u, state._replace(ssm=ssm)
+        return u, weights, plan, state._replace(ssm=ssm)
 
     handles = [mixer.register_forward_pre_hook(replace) for mixer in history]
     frames, _ = encode(encoder)
@@ -148,7 +148,7 @@ def test_decay_and_time_constants():
         full = state._replace(ssm=torch.randn_like(state.ssm))
         with torch.no_grad():
             # Linear in the state: what a state leaves is its decayed self.
-            left = mixer(u, full)[1].ssm - mixer(u, state)[1].ssm
+            left = mixer(u, state=full)[1].ssm - mixer(u, state=state)[1].ssm
             expected = full.ssm * mixer.log_decay(u).sum(1).exp()[..., None, None]
             torch.testing.assert_close(left, expected, rtol=1e-4, atol=1e-5)
             still = mixer.log_decay(torch.zeros_like(u))

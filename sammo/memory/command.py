@@ -62,12 +62,6 @@ def window_chunks(chunk_size: int, ages: Sequence[float] | None) -> list[int]:
     return windows
 
 
-def attends_left_context(encoder: Encoder) -> bool:
-    """Whether attention sees frames before its chunk, by what a stream keeps."""
-    state = encoder.init_state(1, encoder.config.chunk_multiple)
-    return any(bool(layer.attention) for stack in state.stacks for layer in stack)
-
-
 def conditions(
     encoder: Encoder,
     chunk_sizes: Sequence[int],
@@ -79,7 +73,7 @@ def conditions(
     Raises:
       UserError: the model has no such chunks, left contexts or ages.
     """
-    recurrent, attends = bool(recurrent_mixers(encoder)), attends_left_context(encoder)
+    recurrent, attends = bool(recurrent_mixers(encoder)), encoder.config.left_context
     if ages is not None and not recurrent:
         raise UserError("--ages is for encoders with a recurrent state, and this one has none: leave it out")
     lefts = [0]
@@ -155,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
         outcomes[part], found = decode_conditions(model, searcher, batches, tokenizer, listed, sums)
         durations += found
 
-    recurrent, attends = recurrent_mixers(encoder), attends_left_context(encoder)
+    recurrent, attends = recurrent_mixers(encoder), encoder.config.left_context
     at_biases = {place: mixer.time_constants() for place, mixer in recurrent.items()}
     method = args.decoding_method.replace("_", " ")
     if args.decoding_method == "modified_beam_search":
