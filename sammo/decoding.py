@@ -43,7 +43,7 @@ class Decoded(NamedTuple):
 
 
 def with_tails(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Utterances followed by geometry.TAIL_PADDING frames of silence, counted in the lengths, as they are when streamed.
+    """Utterances followed by geometry.TAIL_PADDING frames of silence, counted in the lengths, as when streamed.
 
     features (N, T, 80), lengths (N,) -> (N, T + 30, 80), (N,).
     """

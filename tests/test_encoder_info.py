@@ -41,7 +41,8 @@ def test_medium(capsys, encoder, total):
 def test_options_and_tables(capsys):
     text = run(capsys, "--encoder", "sammo", "--preset", "tiny", "--vocab-size", "50", "--d-state", "16")
     assert "another model" in text and "| total |" in text and "| 16 (0.32 s) | none |" in text
-    assert "| **mamba2** (Mamba-2) |" in text and "| gated_delta (Gated DeltaNet) |" in text and "| none (no mixer) | 0 | 0 | 0 |" in text
+    for mixer in ("| **mamba2** (Mamba-2) |", "| gated_delta (Gated DeltaNet) |", "| none (no mixer) | 0 | 0 | 0 |"):
+        assert mixer in text
     more = run(capsys, "--encoder", "sammo", "--preset", "tiny", "--vocab-size", "50", "--d-state", "32")
     assert more != text
 

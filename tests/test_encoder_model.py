@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from encoder_fixtures import small_encoder
+from sammo import geometry
 from sammo.cpu import DerivedWeights
 from sammo.encoder import EncoderConfig, build_encoder, encoder_config
 from sammo.encoder.resample import Bypass
@@ -54,6 +55,18 @@ def test_medium_state(medium):
         saved = 688_672 - state_numel(build_encoder(half).init_state(1, device="meta"))
     # The SSM state halves; so do the projections B and C within the Mamba convolution's cache.
     assert saved == 276_480 + 3 * 2 * 64 * 16
+
+
+def test_geometry_is_that_of_the_front_end():
+    frontend = small_encoder("sammo").frontend
+    for frames in (*range(9, 16), 45):
+        x = torch.zeros(1, frames, 80)
+        assert frontend(x, torch.tensor([frames]))[0].shape[1] == geometry.embed_frames(frames)
+    lengths = torch.arange(60)
+    for count in (geometry.embed_frames, geometry.output_frames):
+        assert count(lengths).tolist() == [count(int(length)) for length in lengths]
+    assert geometry.embed_frames(geometry.window(16)) == 16 + geometry.LOOKAHEAD
+    assert geometry.embed_frames(geometry.MINIMUM) == 1 and geometry.embed_frames(geometry.MINIMUM - 1) == 0
 
 
 @pytest.mark.parametrize("name", NAMES)

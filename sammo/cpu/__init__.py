@@ -1,7 +1,7 @@
 """What makes inference on CPUs fast. The modules call it and need not know when it applies.
 
-Each function computes what its plain counterpart does, which is also what runs in training, on GPUs and while a graph is
-recorded, where these arrangements would not help or not be wanted.
+Each function computes what its plain counterpart does, which is also what runs in training, on GPUs and while a graph
+is recorded, where these arrangements would not help or not be wanted.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
-"""Depthwise convolutions over (N, T, C), for the depthwise kernels of CPUs the channels-last layout, where they are several
-times faster than over (N, C, T); and Zipformer's chunk-wise one for very little input."""
+"""Depthwise convolutions over (N, T, C), and Zipformer's chunk-wise one for very little input.
+
+For the depthwise kernels of CPUs (N, T, C) is the channels-last layout, where they are several times faster than over
+(N, C, T).
+"""
 
 from __future__ import annotations
 
@@ -79,8 +82,8 @@ class _DepthwiseConv(torch.autograd.Function):
 
 
 class OneChunk:
-    """A chunk-causal convolution of so little input that starting its two convolutions would take longer than one sum of
-    products over all frames that are there."""
+    """A chunk-causal convolution of so little input that starting its two convolutions would take longer than one sum
+    of products over all frames that are there."""
 
     def __init__(self) -> None:
         self._derived = DerivedWeights()

@@ -18,7 +18,7 @@ def make_extractor() -> Fbank:
 
 
 def collate_precomputed(cuts: CutSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reads the stored features of ``cuts`` -> features (N, T, 80) float32 padded with PADDING_VALUE, lengths (N,) int64.
+    """Reads the stored features of ``cuts`` -> features (N, T, 80) float32, padded with silence, lengths (N,) int64.
 
     Mixed cuts (noise added by CutMix) are mixed here, in the feature domain.
     """

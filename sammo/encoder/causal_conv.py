@@ -78,4 +78,6 @@ def _fused(x: Tensor, weight: Tensor, past: Tensor | None, bias: Tensor | None) 
     return out.transpose(1, 2)
 
 
-CONV_ENGINES = Engines("convolution", {"causal-conv1d": needs_cuda(lambda: import_reason("causal_conv1d")), "torch": anywhere})
+CONV_ENGINES = Engines(
+    "convolution", {"causal-conv1d": needs_cuda(lambda: import_reason("causal_conv1d")), "torch": anywhere}
+)

@@ -37,7 +37,7 @@ class EncoderConfig:
     output_downsampling: int = OUTPUT_DOWNSAMPLING
     feature_dim: int = 80
     frontend_channels: tuple[int, int, int] = (8, 32, 128)
-    # Of mixers with a recurrent state: d_state, head dimension and groups of Mamba-2 alone, delta_heads of Gated DeltaNet.
+    # Of mixers with a recurrent state; d_state, head dimension and groups are Mamba-2's alone, delta_heads the other's.
     d_state: int = 128
     mamba_head_dim: int = 16
     mamba_expand: float = 0.75
@@ -115,7 +115,7 @@ class EncoderConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
-        """Raises UserError for keys that are missing or unknown. Fields younger than ``values`` get what was before them."""
+        """Raises UserError for missing or unknown keys. Fields younger than ``values`` get what was before them."""
         values = {**BEFORE, **values}
         if values.get("name") in ENCODER_PRESETS:  # from before mixer and left context were values
             values = {**ENCODER_PRESETS[values.pop("name")], **values}

@@ -1,7 +1,7 @@
 """A streaming Conformer (Gulati et al., Interspeech 2020), the encoder that Zipformer improves on.
 
-Layers of one width at one frame rate, of Zipformer's parts: attention within the chunk and its left context with relative
-positions, a convolution that no output of which sees past its chunk, and two half-step feed-forward modules around them.
+Layers of one width at one frame rate, of Zipformer's parts: attention within the chunk and its left context with
+relative positions, a convolution of which no output sees past its chunk, half-step feed-forward modules around them.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class ConformerLayer(nn.Module):
     def forward(
         self, x: Tensor, positions: Tensor, plan: Plan, state: LayerState | None = None
     ) -> tuple[Tensor, LayerState]:
-        """x (N, T, C), positions (left + 2 rows - 1, pos_dim) -> (N, T, C) and the next state, to be ignored if none was
-        given."""
+        """x (N, T, C), positions (left + 2 rows - 1, pos_dim) -> (N, T, C) and the next state, to be ignored if none
+        was given."""
         state = state or NOTHING
         x = x + 0.5 * self.feedforward1(self.norm_feedforward1(x))
         normed = self.norm_attention(x)

@@ -65,8 +65,8 @@ class Stack(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The part that encoders share. A subclass makes ``stacks`` and runs them in :meth:`encode`; the states of its layers
-    have ``keys``, the left context of attention."""
+    """The part that encoders share. A subclass makes ``stacks`` and runs them in :meth:`encode`; the states of its
+    layers have ``keys``, the left context of attention."""
 
     stacks: nn.ModuleList
 

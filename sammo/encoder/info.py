@@ -73,8 +73,8 @@ def state_table(encoder: Encoder) -> list[dict[str, Any]]:
 
 
 def mixer_table(config: EncoderConfig) -> list[dict[str, Any]]:
-    """What each mixer would be in this encoder: its parameters, and the values a stream keeps of it at the shortest left
-    context, ``recurrent`` those that every frame rewrites."""
+    """What each mixer would be in this encoder: its parameters, and the values a stream keeps of it at the shortest
+    left context, ``recurrent`` those that every frame rewrites."""
     rows = []
     for name, kind in MIXERS.items():
         try:
@@ -197,7 +197,8 @@ def show(facts: dict[str, Any]) -> str:
             f"| {row['chunk_size']} ({row['chunk_seconds']:.2f} s) | {left or 'none'} "
             f"| {row['values']:,} | {row['bytes']:,} | {row['multiply_adds_per_second'] / 1e9:.3f} G |"
         )
-    lines += ["", "| mixer of this encoder | parameters | values a stream keeps of it | of these recurrent |", "|---|---:|---:|---:|"]
+    lines += ["", "| mixer of this encoder | parameters | values a stream keeps | of these recurrent |"]
+    lines += ["|---|---:|---:|---:|"]
     for row in facts["mixers"]:
         here = "**" if row["mixer"] == facts["config"]["encoder"]["mixer"] else ""
         numbers = " | ".join(f"{row[key]:,}" for key in ("parameters", "values", "recurrent"))

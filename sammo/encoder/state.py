@@ -1,8 +1,8 @@
 """What a stream carries from chunk to chunk, and the one place that stacks, splits, packs and counts it.
 
-Every module that looks back makes its own part (``init_state``), takes it and returns the next one; the layer, the stack
-and the encoder collect the parts. A state is thus a tree of NamedTuples and tuples whose leaves are tensors; the batch
-is dimension 0 of every leaf. All zeros is the state of a stream that has not begun.
+Every module that looks back makes its own part (``init_state``), takes it and returns the next one; the layer, the
+stack and the encoder collect the parts. A state is thus a tree of NamedTuples and tuples whose leaves are tensors; the
+batch is dimension 0 of every leaf. All zeros is the state of a stream that has not begun.
 """
 
 from __future__ import annotations

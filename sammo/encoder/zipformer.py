@@ -96,8 +96,8 @@ class EncoderLayer(nn.Module):
     def forward(
         self, x: Tensor, positions: Tensor, plan: Plan, state: LayerState | None = None
     ) -> tuple[Tensor, LayerState]:
-        """x (N, T, C), positions (left + 2 rows - 1, pos_dim) -> (N, T, C) and the next state, to be ignored if none was
-        given."""
+        """x (N, T, C), positions (left + 2 rows - 1, pos_dim) -> (N, T, C) and the next state, to be ignored if none
+        was given."""
         original, state = x, state or NOTHING
         weights, keys = self.attention_weights(x, positions, plan, state.keys)
         x = x + self.feedforward1(x)

@@ -1,4 +1,4 @@
-"""Gated DeltaNet (Yang, Kautz and Hatamizadeh, ICLR 2025, arXiv:2412.06464): a memory that is corrected, not only added to.
+"""Gated DeltaNet (Yang, Kautz and Hatamizadeh, ICLR 2025, arXiv:2412.06464): a memory that corrects itself.
 
 Per head, with unit keys, a gate alpha_t = exp(g_t) and a strength beta_t (paper, equation 10),
 

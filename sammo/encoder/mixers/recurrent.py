@@ -18,8 +18,8 @@ from sammo.regularize.schedule import whitening_schedule
 # over the second. The time constants 1 / (dt A) then have a median of a dozen frames.
 MAMBA_DT_RANGE = (1e-3, 1e-1)
 MAMBA_DECAY_RANGE = (1.0, 16.0)
-# How a block starts whose time constants are given: a head that forgets slowly does so by a small A, not by a small step,
-# because the step of Mamba-2 is also the weight with which each frame is written into the state.
+# How a block starts whose time constants are given: a head that forgets slowly does so by a small A, not by a small
+# step, because the step of Mamba-2 is also the weight with which each frame is written into the state.
 DT_RANGE = (5e-2, 5e-1)
 NORM_EPS = 1e-5
 
