@@ -16,6 +16,7 @@ from lhotse import CutSet
 from lhotse.recipes.csj import CSJSDBParser
 from transcript_modes import read_modes
 
+from sammo.data.manifests import read_cuts
 from sammo.data.problems import brief
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_path
@@ -27,8 +28,10 @@ def add_modes(manifest: Path, modes: dict[str, dict[str, int]]) -> Counter | str
     parsers = {name: CSJSDBParser(decisions) for name, decisions in modes.items()}
     cuts = []
     empty: Counter = Counter()
-    for cut in CutSet.from_file(manifest):
-        custom = cut.supervisions[0].custom
+    for cut in read_cuts(manifest):
+        custom = cut.supervisions[0].custom if cut.supervisions else None
+        if not custom or not isinstance(custom.get("raw"), str):
+            return f"{manifest}: {cut.id} has no raw transcript; run the feature stage of prepare.sh again"
         for name, parser in parsers.items():
             try:
                 custom[name] = parser.parse(custom["raw"])

@@ -10,10 +10,9 @@ import argparse
 from pathlib import Path
 
 from feature_jobs import compute_features
-from lhotse import CutSet
 
 from sammo.corpora import AN4, write_marker
-from sammo.data.manifests import write_cuts
+from sammo.data.manifests import read_cuts, write_cuts
 from sammo.errors import UserError, run_main
 
 
@@ -30,7 +29,7 @@ def main() -> None:
             raise UserError(f"no {source}; run the manifest stage of prepare.sh first")
         manifest = AN4.manifest_path(args.fbank_dir, part)
         manifest.unlink(missing_ok=True)  # it may point at features that are about to be replaced
-        cuts = list(CutSet.from_file(source))
+        cuts = list(read_cuts(source))
         write_cuts(manifest, compute_features(cuts, args.fbank_dir / f"feats_{part}", args.nj, f"Fbank {part}"))
     write_marker(args.fbank_dir, AN4)
 

@@ -14,12 +14,13 @@ import random
 from pathlib import Path
 
 from feature_jobs import compute_features
-from lhotse import CutSet, RecordingSet, SupervisionSet
+from lhotse import CutSet, RecordingSet
 from lhotse.cut import MonoCut
 from lhotse.recipes.csj import concat_csj_supervisions
 
 from sammo.corpora import CSJ, write_marker
 from sammo.data.datamodule import parse_bool
+from sammo.data.manifests import read_recordings, read_supervisions
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_path
 
@@ -39,15 +40,14 @@ def utterances(manifest_dir: Path, sources: tuple[str, ...]) -> list[MonoCut]:
     """The cuts, one supervision each, of lhotse's parts ``sources``, ordered by id."""
     recordings, supervisions = [], []
     for source in sources:
-        for kind, into, manifest_type in (
-            ("recordings", recordings, RecordingSet),
-            ("supervisions", supervisions, SupervisionSet),
+        for kind, into, read in (
+            ("recordings", recordings, read_recordings),
+            ("supervisions", supervisions, read_supervisions),
         ):
             path = manifest_dir / f"csj_{kind}_{source}.jsonl.gz"
             if not path.is_file():
                 raise UserError(f"no {path}; run the CSJ manifest stage of prepare.sh first")
-            if path.stat().st_size > 64 or next(iter(manifest_type.from_file(path)), None) is not None:
-                into.extend(manifest_type.from_file(path))
+            into.extend(read(path))
     joined = concat_csj_supervisions(sorted(supervisions, key=lambda item: item.id), **CONCATENATION)
     cuts = CutSet.from_manifests(recordings=RecordingSet.from_recordings(recordings), supervisions=joined)
     trimmed = list(cuts.trim_to_supervisions(keep_overlapping=False))

@@ -12,6 +12,7 @@ from pathlib import Path
 from feature_jobs import compute_features
 from lhotse import CutSet, RecordingSet
 
+from sammo.data.manifests import read_recordings
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_path
 
@@ -27,7 +28,7 @@ def main() -> None:
         path = args.manifest_dir / f"musan_recordings_{part}.jsonl.gz"
         if not path.is_file():
             raise UserError(f"no {path}; run the MUSAN manifest stage of prepare.sh first")
-        recordings.extend(RecordingSet.from_file(path))
+        recordings.extend(read_recordings(path))
     recordings.sort(key=lambda recording: recording.id)  # lhotse lists them as the file system does
     windows = CutSet.from_manifests(recordings=RecordingSet.from_recordings(recordings)).cut_into_windows(10.0)
     cuts = [cut for cut in windows if cut.duration > 5]

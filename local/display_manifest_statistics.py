@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sammo.corpora import CORPORA, CSJ, Corpus, find_corpus
-from sammo.data.manifests import read_json_lines
+from sammo.data.manifests import read_records
 from sammo.data.transcripts import select
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_write
@@ -63,7 +63,7 @@ def segment_texts(supervision_dir: Path, part: str) -> list[str]:
     """The texts of lhotse's segments of CSJ's ``part`` (train: core and noncore), disfluent as lhotse reads them."""
     names = ("core", "noncore") if part == "train" else (part,)
     paths = [supervision_dir / f"csj_supervisions_{name}.jsonl.gz" for name in names]
-    return [segment["text"] for path in paths for segment in read_json_lines(path)]
+    return [segment.get("text") or "" for path in paths for segment in read_records(path, "supervision")]
 
 
 def collect(corpus: Corpus, manifest_dir: Path, supervision_dir: Path, mode: str) -> dict:
@@ -74,11 +74,12 @@ def collect(corpus: Corpus, manifest_dir: Path, supervision_dir: Path, mode: str
         if part != corpus.train and not path.is_file():
             continue
         durations, speakers, texts[part] = [], set(), []
-        for cut in read_json_lines(path):
-            supervision = cut["supervisions"][0]
+        for cut in read_records(path):
+            supervision = next(iter(cut.get("supervisions", [])), {})
             durations.append(cut["duration"])
             speakers.add(supervision.get("speaker"))
-            texts[part].append(select(supervision.get("text"), supervision.get("custom"), mode, cut["id"]))
+            text = select(supervision.get("text"), supervision.get("custom"), mode, cut["id"]) if supervision else ""
+            texts[part].append(text)
         if not durations:
             raise UserError(f"{path} is empty")
         parts[part] = part_statistics(np.array(durations), speakers, texts[part])

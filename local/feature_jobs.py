@@ -20,8 +20,9 @@ from lhotse import CutSet, LilcomChunkyWriter
 from lhotse.cut import MonoCut
 
 from sammo.data.features import make_extractor
-from sammo.data.manifests import write_cuts
+from sammo.data.manifests import read_cuts, write_cuts
 from sammo.data.problems import brief
+from sammo.data.whole import shortfall
 from sammo.errors import UserError
 from sammo.progress import progress
 
@@ -48,7 +49,7 @@ def compute_features(cuts: list[MonoCut], directory: Path, nj: int, desc: str) -
         _run(todo, directory, nj, desc)
     except BrokenProcessPool as error:
         raise UserError(f"{desc}: a process was killed, out of memory perhaps; run again with a lower --nj") from error
-    done = [cut for number in range(len(pieces)) for cut in CutSet.from_file(_manifest(directory, number))]
+    done = [cut for number in range(len(pieces)) for cut in read_cuts(_manifest(directory, number))]
     if [cut.id for cut in done] != [cut.id for cut in cuts]:
         raise UserError(f"{directory} does not hold the features of its cuts; remove it and run prepare.sh again")
     return done
@@ -96,10 +97,14 @@ def _compute_piece(number: int, cuts: list[MonoCut], directory: Path) -> str | N
     done = []
     with LilcomChunkyWriter(scratch) as writer:
         for cut in cuts:
+            source = cut.recording.sources[0].source
             try:
+                lacking = shortfall(source)
+                if lacking:
+                    return f"the audio of cut {cut.id} ({source}) is cut short: {lacking}; copy it again"
                 cut = cut.compute_and_store_features(extractor, writer)
             except Exception as error:  # lhotse's audio back-ends have no common error
-                return f"the audio of cut {cut.id} ({cut.recording.sources[0].source}) cannot be read: {brief(error)}"
+                return f"the audio of cut {cut.id} ({source}) cannot be read: {brief(error)}"
             cut.features.storage_path = str(archive)
             done.append(cut)
     os.replace(scratch, archive)

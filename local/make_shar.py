@@ -19,10 +19,10 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from lhotse import CutSet
 from lhotse.cut import Cut
 from lhotse.shar import SharWriter
 
+from sammo.data.manifests import read_cuts
 from sammo.data.problems import brief
 from sammo.data.shar import INDEX
 from sammo.errors import UserError, run_main
@@ -64,7 +64,7 @@ def make_shar(manifests: list[Path], shar_dir: Path, shard_size: int, field: str
     for manifest in manifests:
         if not manifest.is_file():
             raise UserError(f"no {manifest}; run prepare.sh first")
-        cuts.extend(CutSet.from_file(manifest))
+        cuts.extend(read_cuts(manifest))
     if not cuts:
         raise UserError(f"no cuts in {', '.join(map(str, manifests))}")
     random.Random(0).shuffle(cuts)

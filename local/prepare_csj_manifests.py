@@ -15,7 +15,7 @@ from pathlib import Path
 from check_csj import check_corpus
 from lhotse.recipes.csj import prepare_csj
 
-from sammo.data.manifests import read_json_lines
+from sammo.data.manifests import read_records
 from sammo.data.problems import brief
 from sammo.errors import UserError, run_main
 
@@ -38,7 +38,7 @@ def prepare(csj_dir: Path, transcript_dir: Path, manifest_dir: Path, nj: int) ->
         counts = {}
         for part in PARTS:
             path = Path(scratch) / f"csj_supervisions_{part}.jsonl.gz"
-            counts[part] = sum(1 for _ in read_json_lines(path)) if path.is_file() else 0
+            counts[part] = sum(1 for _ in read_records(path, "supervision")) if path.is_file() else 0
         empty = [part for part in PARTS if not counts[part] and part not in ("core", "noncore")]
         if not counts["core"] + counts["noncore"]:
             empty.append("core + noncore (train)")

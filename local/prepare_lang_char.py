@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sammo.data.manifests import read_json_lines
+from sammo.data.manifests import read_records
 from sammo.data.tokens import character_table, format_token_table
 from sammo.data.transcripts import select
 from sammo.errors import UserError, run_main
@@ -22,9 +22,9 @@ from sammo.files import atomic_write
 def training_texts(manifest: Path, mode: str) -> list[str]:
     """The texts of ``manifest`` in ``mode``, empty ones left out; UserError where none is left."""
     texts = []
-    for cut in read_json_lines(manifest):
-        supervision = cut["supervisions"][0]
-        texts.append(select(supervision.get("text"), supervision.get("custom"), mode, cut["id"]))
+    for cut in read_records(manifest):
+        for supervision in cut.get("supervisions", [])[:1]:
+            texts.append(select(supervision.get("text"), supervision.get("custom"), mode, cut["id"]))
     texts = [text for text in texts if text]
     if not texts:
         raise UserError(f"{manifest} holds no text in mode {mode!r}")

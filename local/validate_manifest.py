@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from sammo.data.frames import FRAME_SHIFT, NUM_MEL_BINS, num_frames
-from sammo.data.manifests import read_json_lines, scan_manifests
+from sammo.data.manifests import read_records, scan_manifests
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.errors import UserError, run_main
 
@@ -39,6 +39,8 @@ def check_features(cut: dict, archives: dict[str, int]) -> str | None:
     if abs(features["num_frames"] - num_frames(cut["duration"])) > 1:
         return f"{features['num_frames']} frames for {cut['duration']} s"
     path = features["storage_path"]
+    if features["storage_type"] != "lilcom_chunky":
+        return None if (Path(path) / features["storage_key"]).is_file() else f"its features are missing from {path}"
     if path not in archives:
         archives[path] = Path(path).stat().st_size if Path(path).is_file() else -1
     # A key is the chunks' start and their lengths in bytes.
@@ -52,7 +54,7 @@ def validate(manifest: Path, tokenizer: Tokenizer | None, mode: str) -> str:
     archives: dict[str, int] = {}
     ids: set[str] = set()
     speech = not manifest.name.startswith("musan_")
-    for cut in read_json_lines(manifest):
+    for cut in read_records(manifest):
         problem = check_cut(cut, archives) if speech else check_features(cut, archives)
         if cut["id"] in ids:
             problem = "the id occurs twice"

@@ -15,9 +15,10 @@ from sammo.corpora import CORPORA, Corpus, find_corpus
 from sammo.data.augmentation import NoiseMixer, make_spec_augment
 from sammo.data.dataset import BatchLoader, SpeechDataset
 from sammo.data.features import make_extractor
-from sammo.data.manifests import ManifestCuts, Scan, scan_manifests
+from sammo.data.manifests import ManifestCuts, Scan, read_cuts, scan_manifests
 from sammo.data.sampling import FixedSampler, TrainSampler
 from sammo.data.shar import SharCuts, shar_manifests
+from sammo.data.sources import SHAR, Allowed
 from sammo.data.tokens import Tokenizer
 from sammo.errors import UserError
 from sammo.options import parse_bool
@@ -48,6 +49,7 @@ class DataConfig:
     drop_last: bool = _option(True, "Drop the incomplete batches at the end of an epoch.")
     speed_perturb: bool = _option(False, "Train on the 0.9 and 1.1 speed copies, too.")
     on_the_fly_feats: bool = _option(False, "Compute features from audio instead of reading stored ones.")
+    allow_urls: bool = _option(False, "Read audio from the http and https URLs that manifests name; files only otherwise.")
     enable_spec_aug: bool = _option(True, "Use SpecAugment in training.")
     spec_aug_time_warp_factor: int = _option(80, "Time-warping factor of SpecAugment; below 1: no warping.")
     enable_musan: bool = _option(True, "Mix in noise in training, probability 0.5, 10 to 20 dB.")
@@ -110,6 +112,7 @@ class CsjDataModule:
         self.mode = config.transcript_mode or self.corpus.default_mode
         self.tokenizer = tokenizer
         check_units(self.corpus, tokenizer)
+        self.allowed = Allowed(urls=config.allow_urls)
         self._scans: dict[str, Scan] = {}
         self._noise: CutSet | None = None
 
@@ -119,7 +122,12 @@ class CsjDataModule:
         key = "train" if longest is None else f"train cuts of at most {longest:g} s"
         if key not in self._scans:
             self._scans[key] = scan_manifests(
-                key, self._train_paths(), self.mode, self.tokenizer, longest=longest
+                key,
+                self._train_paths(),
+                self.mode,
+                self.tokenizer,
+                longest=longest,
+                allowed=self.allowed if self.config.shar_dir is None else SHAR,
             )
         return self._scans[key]
 
@@ -142,7 +150,7 @@ class CsjDataModule:
         config = self.config
         scan = self.train_scan(epoch)
         if config.shar_dir is None:
-            cuts = ManifestCuts(self._train_paths(), scan.left_out)
+            cuts = ManifestCuts(self._train_paths(), scan.left_out, self.allowed)
         else:
             cuts = SharCuts(config.shar_dir, epoch, config.data_seed, config.shuffle, scan.left_out)
         sampler = TrainSampler(
@@ -181,9 +189,11 @@ class CsjDataModule:
         paths = [self.corpus.manifest_path(self.config.manifest_dir, part)]
         key = f"{part}/{keep_long_texts}"
         if key not in self._scans:
-            self._scans[key] = scan_manifests(part, paths, self.mode, self.tokenizer, keep_long_texts)
+            self._scans[key] = scan_manifests(
+                part, paths, self.mode, self.tokenizer, keep_long_texts, allowed=self.allowed
+            )
         sampler = FixedSampler(
-            ManifestCuts(paths, self._scans[key].left_out), self.config.max_duration, rank, world_size
+            ManifestCuts(paths, self._scans[key].left_out, self.allowed), self.config.max_duration, rank, world_size
         )
         extractor = make_extractor() if self.config.on_the_fly_feats else None
         dataset = SpeechDataset(self.tokenizer, self.mode, extractor)
@@ -202,7 +212,7 @@ class CsjDataModule:
             path = (self.config.musan_dir or self.config.manifest_dir) / "musan_cuts.jsonl.gz"
             if not path.is_file():
                 raise UserError(f"no {path} for noise mixing; run prepare.sh or pass --enable-musan false")
-            self._noise = CutSet.from_file(path).to_eager()
+            self._noise = CutSet(list(read_cuts(path, self.allowed)))
             if len(self._noise) == 0:
                 raise UserError(f"{path} holds no noise; run prepare.sh again or pass --enable-musan false")
             logging.info(f"noise: {len(self._noise)} cuts from {path}")

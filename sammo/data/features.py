@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
+import numpy as np
 import torch
 from lhotse import CutSet, Fbank, FbankConfig
 from lhotse.cut import Cut
 
-from sammo.data.frames import NUM_MEL_BINS, SAMPLING_RATE
+from sammo.data.frames import NUM_MEL_BINS, SAMPLING_RATE, num_frames
 from sammo.data.problems import brief
+from sammo.data.whole import shortfall
 from sammo.errors import UserError
 from sammo.geometry import PADDING_VALUE
 
@@ -33,13 +37,24 @@ def collate_on_the_fly(cuts: CutSet, extractor: Fbank) -> tuple[torch.Tensor, to
 def _load(cut: Cut):
     if not cut.has_features:
         raise UserError(f"cut {cut.id} has no stored features; run prepare.sh or use --on-the-fly-feats true")
+    for part in _parts(cut):
+        if part.features is not None:
+            _check_file("features", part.id, part.features.storage_path, part.features.storage_type == "lilcom_chunky")
     try:
-        return cut.load_features()
+        features = cut.load_features()
     except Exception as error:  # lilcom, tar and file errors have no common base
         raise UserError(
             f"the features of cut {cut.id} cannot be read from {_source(cut, audio=False)} ({brief(error)}); "
             "remove that file and run prepare.sh again"
         ) from error
+    frames = num_frames(cut.duration)
+    if features.ndim != 2 or features.shape[1] != NUM_MEL_BINS or abs(len(features) - frames) > 1:
+        problem = f"have shape {features.shape}, expected {(frames, NUM_MEL_BINS)}"
+    elif not np.isfinite(features).all():
+        problem = "hold values that are no numbers"
+    else:
+        return features
+    raise UserError(f"the features of cut {cut.id} {problem}; remove {_source(cut, audio=False)}, run prepare.sh again")
 
 
 def _compute(cut: Cut, extractor: Fbank):
@@ -50,14 +65,32 @@ def load_audio(cut: Cut):
     """Samples (channels, S) of ``cut`` in [-1, 1]; UserError where they cannot be read."""
     if not cut.has_recording:
         raise UserError(f"cut {cut.id} has no recording, so its features cannot be computed on the fly")
+    for part in _parts(cut):
+        for source in part.recording.sources if part.has_recording else ():
+            _check_file("audio", part.id, source.source, source.type == "file")
+            lacking = shortfall(source.source) if source.type == "file" else None
+            if lacking:
+                raise UserError(f"the audio of cut {part.id}, {source.source}, is cut short: {lacking}; copy it again")
     try:
         return cut.load_audio()
     except Exception as error:  # lhotse's back-ends have no common error
         raise UserError(f"the audio of cut {cut.id} cannot be read from {_source(cut, audio=True)} ({brief(error)})") from error
 
 
+def _parts(cut: Cut) -> list[Cut]:
+    """The cuts that ``cut`` is mixed from, padding left out, or itself."""
+    return [track.cut for track in cut.tracks if hasattr(track.cut, "recording")] if hasattr(cut, "tracks") else [cut]
+
+
+def _check_file(kind: str, cut_id: str, path: str, is_file: bool) -> None:
+    """UserError where a pipe, a device or a directory would be read in place of a file, which may never end."""
+    if is_file and not os.path.isfile(path):
+        what = "not a regular file" if os.path.exists(path) else "missing"
+        raise UserError(f"the {kind} of cut {cut_id} cannot be read from {path}, which is {what}; run prepare.sh again")
+
+
 def _source(cut: Cut, audio: bool) -> str:
-    first = cut.tracks[0].cut if hasattr(cut, "tracks") else cut
+    first = _parts(cut)[0]
     if getattr(first, "shard_origin", None) is not None:
         return f"the shard of {first.shard_origin}"
     return str(first.recording.sources[0].source if audio else first.features.storage_path)

@@ -6,15 +6,18 @@ import gzip
 import hashlib
 import json
 import logging
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Iterable, Iterator
 
 import numpy as np
 
 from sammo.data.frames import num_frames
+from sammo.data.problems import brief
+from sammo.data.sources import CHECKS, FILES, Allowed, is_name
 from sammo.data.tokens import Tokenizer
 from sammo.data.transcripts import select
 from sammo.errors import UserError
@@ -22,12 +25,14 @@ from sammo.files import atomic_write
 from sammo.geometry import output_frames
 
 if TYPE_CHECKING:
+    from lhotse import Recording, SupervisionSegment
     from lhotse.cut import Cut
 
 NO_TEXT = "no text"
 TOO_SHORT = "fewer than 9 feature frames"
 TOO_MANY_SYMBOLS = "more symbols than encoder frames"
 TOO_LONG = "more seconds than the curriculum allows"
+LONGEST_LINE = 16 << 20  # characters; a cut has some thousand
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ def scan_manifests(
     tokenizer: Tokenizer | None,
     keep_long_texts: bool = False,
     longest: float | None = None,
+    allowed: Allowed = FILES,
 ) -> Scan:
     """Goes through the manifests once, without building lhotse objects, and decides which cuts can be used.
 
@@ -85,7 +91,7 @@ def scan_manifests(
     left_out: dict[str, str] = {}
     digest = hashlib.sha256()
     for path in paths:
-        for cut in read_json_lines(path):
+        for cut in read_records(path, "cut", allowed):
             reason = _unusable(cut, mode, None if keep_long_texts else tokenizer)
             if not reason and longest is not None and cut["duration"] > longest:
                 reason = TOO_LONG
@@ -114,17 +120,72 @@ def _unusable(cut: dict, mode: str, tokenizer: Tokenizer | None) -> str:
     return ""
 
 
-def read_json_lines(path: Path) -> Iterator[dict]:
-    """The JSON objects in ``path`` (.jsonl.gz), one a line; UserError for a missing or damaged file."""
+def read_records(path: Path, kind: str = "cut", allowed: Allowed = FILES) -> Iterator[dict]:
+    """The JSON objects in ``path`` (.jsonl.gz), one a line, each checked as a ``kind`` of :mod:`sammo.data.sources`.
+
+    kind: "cut", "recording" or "supervision". Everything that reads manifests comes by here, so that nothing reaches
+    lhotse unchecked. Raises UserError for a missing or damaged file and an item that is not allowed.
+    """
+    check = CHECKS[kind]
+    for number, item in enumerate(_json_lines(path), start=1):
+        problem = check(item, allowed)
+        if problem:
+            name = item.get("id") if isinstance(item, dict) else None
+            where = f"{kind} {name}" if is_name(name) else f"line {number}"
+            raise UserError(f"{path}: {where}: {problem}")
+        yield item
+
+
+def read_cuts(path: Path, allowed: Allowed = FILES) -> Iterator[Cut]:
+    """The cuts in ``path``; UserError as :func:`read_records`."""
+    from lhotse.cut import MonoCut, MultiCut  # seconds to load; scanning does without
+
+    kinds = {"MonoCut": MonoCut, "MultiCut": MultiCut}
+    for record in read_records(path, "cut", allowed):
+        yield build(kinds[record["type"]], record, path)
+
+
+def read_recordings(path: Path) -> Iterator[Recording]:
+    """The recordings in ``path``; UserError as :func:`read_records`."""
+    from lhotse import Recording
+
+    return (build(Recording, record, path) for record in read_records(path, "recording"))
+
+
+def read_supervisions(path: Path) -> Iterator[SupervisionSegment]:
+    """The supervisions in ``path``; UserError as :func:`read_records`."""
+    from lhotse import SupervisionSegment
+
+    return (build(SupervisionSegment, record, path) for record in read_records(path, "supervision"))
+
+
+def build(kind: type, record: dict, path: Path) -> Any:
+    """lhotse's object of a checked ``record`` of ``path``; UserError where lhotse takes it for none."""
+    name = record.get("id", kind.__name__)
+    try:
+        return kind.from_dict(record)
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
+        raise UserError(f"{path}: {name} is no {kind.__name__} ({brief(error)})") from error
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise UserError(f"no {path}; run prepare.sh or pass another --manifest-dir")
     number = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                yield json.loads(line)
-    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is damaged after line {number} ({error}); remove it, run prepare.sh again") from error
+            while line := lines.readline(LONGEST_LINE):
+                if len(line) == LONGEST_LINE:
+                    raise ValueError("the next line is longer than any cut")
+                number += 1
+                item = json.loads(line)
+                if "\\u" in line:  # half of a surrogate pair, which no output could take
+                    json.dumps(item, ensure_ascii=False).encode()
+                yield item
+    # zlib.error is none of the others; a deep nest is a RecursionError.
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged after line {number} ({reason}); remove it, run prepare.sh again") from error
 
 
 def write_cuts(path: Path, cuts: Iterable[Cut]) -> None:
@@ -141,14 +202,13 @@ class ManifestCuts:
     Taking turns mixes the speed-perturbed copies of a corpus, which lie in files of their own.
     """
 
-    def __init__(self, paths: list[Path], left_out: Iterable[str] = ()):
+    def __init__(self, paths: list[Path], left_out: Iterable[str] = (), allowed: Allowed = FILES):
         self.paths = paths
         self.left_out = frozenset(left_out)
+        self.allowed = allowed
 
     def __iter__(self) -> Iterator[Cut]:
-        from lhotse import CutSet  # seconds to load; scanning does without
-
-        streams = [iter(CutSet.from_file(path)) for path in self.paths]
+        streams = [read_cuts(path, self.allowed) for path in self.paths]
         while streams:
             for stream in list(streams):
                 cut = next(stream, None)

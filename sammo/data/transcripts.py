@@ -34,4 +34,6 @@ def select(text: str | None, custom: dict[str, Any] | None, mode: str, cut_id: s
             f"cut {cut_id} has no transcript in mode {mode!r} (modes there: {modes}); "
             "run the transcript stage of prepare.sh with a config file for that mode"
         )
+    if not isinstance(custom[mode], str):
+        raise UserError(f"cut {cut_id}: its transcript in mode {mode!r} is no text; run prepare.sh again")
     return custom[mode]

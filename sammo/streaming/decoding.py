@@ -16,12 +16,13 @@ from sammo.corpora import CORPORA, Corpus, find_corpus
 from sammo.data.datamodule import check_units
 from sammo.data.features import SAMPLING_RATE, load_audio
 from sammo.data.manifests import ManifestCuts, scan_manifests
+from sammo.data.sources import FILES, Allowed
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.data.transcripts import transcript
 from sammo.decoding import add_model_arguments, default_directory, load_model_for, names
 from sammo.errors import UserError
 from sammo.files import atomic_write
-from sammo.options import integers
+from sammo.options import integers, parse_bool
 from sammo.progress import progress
 from sammo.scoring import has_results, write_results
 from sammo.streaming.options import (
@@ -48,11 +49,13 @@ class StreamedUtterance(NamedTuple):
     error: str | None
 
 
-def part_cuts(corpus: Corpus, manifest_dir: Path, part: str, mode: str, tokenizer: Tokenizer) -> list[Cut]:
+def part_cuts(
+    corpus: Corpus, manifest_dir: Path, part: str, mode: str, tokenizer: Tokenizer, allowed: Allowed = FILES
+) -> list[Cut]:
     """The cuts of ``part`` that decode.py decodes, too, longest first; UserError where there are none."""
     path = corpus.manifest_path(manifest_dir, part)
-    scan = scan_manifests(part, [path], mode, tokenizer, keep_long_texts=True)
-    return sorted(ManifestCuts([path], scan.left_out), key=lambda cut: -cut.duration)
+    scan = scan_manifests(part, [path], mode, tokenizer, keep_long_texts=True, allowed=allowed)
+    return sorted(ManifestCuts([path], scan.left_out, allowed), key=lambda cut: -cut.duration)
 
 
 def cut_audio(cut: Cut) -> Tensor:
@@ -111,6 +114,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--manifest-dir", type=Path, default=Path("data/fbank"), help="(default: data/fbank)")
     group.add_argument("--corpus", help=f"{', '.join(CORPORA)} (default: the one that --manifest-dir was prepared from)")
     group.add_argument("--parts", "--test-sets", type=names, default=["tests"], help="(default: tests, all test parts)")
+    group.add_argument(
+        "--allow-urls", type=parse_bool, default=False, help="Read audio from URLs that manifests name (default: false)."
+    )
     group.add_argument("--transcript-mode", help="Transcript to score against (default: the one trained on).")
     group.add_argument(
         "--num-decode-streams", type=int, default=16, help="Utterances decoded at the same time (default: 16)."
@@ -152,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
             recognizer = StreamingRecognizer(
                 model, searcher_for(args, model), *chunking, STATE_DTYPES[args.state_dtype]
             )
-            cuts = part_cuts(corpus, args.manifest_dir, part, mode, tokenizer)
+            cuts = part_cuts(corpus, args.manifest_dir, part, mode, tokenizer, Allowed(urls=args.allow_urls))
             started = time.perf_counter()
             if args.partial_results:
                 res_dir.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from sammo import geometry
 from sammo.corpora import find_corpus
 from sammo.data.datamodule import check_units
 from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
+from sammo.data.sources import Allowed
 from sammo.data.tokens import load_tokenizer
 from sammo.data.transcripts import transcript
 from sammo.decoding import add_model_arguments, load_model_for
@@ -200,7 +201,7 @@ def run(args: argparse.Namespace) -> int:
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     different = 0
     for part in corpus.chosen(args.parts):
-        cuts = part_cuts(corpus, args.manifest_dir, part, mode, tokenizer)
+        cuts = part_cuts(corpus, args.manifest_dir, part, mode, tokenizer, Allowed(urls=args.allow_urls))
         cuts = cuts[: args.max_utterances or None]
         for chunk_size, left in settings(model, args.chunk_size, args.left_context_frames):
             utterances = (Utterance(cut.id, partial(cut_audio, cut), transcript(cut, mode)) for cut in cuts)
