@@ -125,16 +125,77 @@ def test_no_audio(tmp_path):
         read_audio(tmp_path / "header.wav")
 
 
-def test_truncated_files(tmp_path):
+FILES = [
+    ("WAV", "PCM_16"), ("WAV", "ULAW"), ("WAV", "IMA_ADPCM"), ("WAV", "GSM610"), ("WAVEX", "PCM_24"), ("RF64", "PCM_16"),
+    ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("W64", "PCM_16"), ("CAF", "PCM_16"), ("NIST", "PCM_16"), ("FLAC", "PCM_16"),
+    ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("format, subtype", FILES)
+def test_truncated_files(tmp_path, format, subtype, caplog):
+    samples = np.random.default_rng(0).normal(0, 0.1, 48000).astype(np.float32)
+    path = tmp_path / "file"
+    soundfile.write(path, samples, 16000, format=format, subtype=subtype)
+    content = path.read_bytes()
+    whole = read_audio(path)
+    assert whole.numel() >= 48000
+    for share in np.random.default_rng(1).uniform(0.05, 0.999, 20):
+        path.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(UserError, match="cut short|damaged|not audio that can be read") as caught:
+            read_audio(path)
+        assert "\n" not in str(caught.value)
+        try:
+            rest = torch.cat(list(stream_audio(path, allow_truncated=True)))
+        except UserError as error:
+            assert any(text in str(error) for text in ("not audio that can", "damaged after 0.00", "no audio"))
+        else:
+            assert 0 < rest.numel() < whole.numel() and "is cut short" in caplog.text
+            caplog.clear()
+
+
+def test_how_much_is_missing(tmp_path):
     soundfile.write(tmp_path / "whole.wav", TONE, 16000)
     content = (tmp_path / "whole.wav").read_bytes()
     (tmp_path / "cut.wav").write_bytes(content[: 44 + 8000])
-    assert read_audio(tmp_path / "cut.wav").numel() == 4000
-    rng = np.random.default_rng(0)
-    soundfile.write(tmp_path / "whole.flac", rng.uniform(-0.5, 0.5, 64000).astype(np.float32), 16000)
-    content = (tmp_path / "whole.flac").read_bytes()
-    (tmp_path / "cut.flac").write_bytes(content[: len(content) // 2])
-    try:
-        assert 0 < read_audio(tmp_path / "cut.flac").numel() < 64000
-    except UserError as error:
-        assert "damaged" in str(error)
+    with pytest.raises(UserError, match="cut short, 75 % of its audio is missing; copy it again, or pass --allow-truncated"):
+        read_audio(tmp_path / "cut.wav")
+    assert torch.cat(list(stream_audio(tmp_path / "cut.wav", allow_truncated=True))).numel() == 4000
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFF000, 0xFFFFFFFF])
+def test_a_wav_from_a_pipe_promises_nothing(tmp_path, size):
+    soundfile.write(tmp_path / "a.wav", TONE, 16000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[40:44] = size.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    if size:  # libsndfile takes 0 for no audio
+        assert read_audio(tmp_path / "a.wav").numel() == 16000
+
+
+def test_what_follows_the_audio_may_be_cut(tmp_path):
+    soundfile.write(tmp_path / "a.wav", TONE, 16000)
+    with open(tmp_path / "a.wav", "ab") as file:
+        file.write(b"LIST\xff\0\0\0INFO")
+    assert read_audio(tmp_path / "a.wav").numel() == 16000
+
+
+def test_formats_that_cannot_tell_whether_they_are_whole(tmp_path):
+    soundfile.write(tmp_path / "a.pvf", TONE, 16000, format="PVF")
+    with pytest.raises(UserError, match="is PVF, which cannot tell"):
+        read_audio(tmp_path / "a.pvf")
+
+
+@pytest.mark.parametrize("name", ["a.raw", "x.RAW", "\udcff.raw"])
+def test_no_header(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(bytes(32000))
+    with pytest.raises(UserError, match="not audio that can be read"):
+        read_audio(path)
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    path = tmp_path / "\udcff\udc82.wav"
+    soundfile.write(tmp_path / "a.wav", TONE, 16000)
+    (tmp_path / "a.wav").rename(path)
+    assert read_audio(path).numel() == 16000

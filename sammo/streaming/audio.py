@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 from typing import Iterator
 
@@ -10,40 +12,53 @@ import torch
 from torch import Tensor
 
 from sammo.data.features import SAMPLING_RATE
+from sammo.data.whole import shortfall
 from sammo.errors import UserError
 from sammo.streaming.resample import OnlineResampler
 
 # Clipped and slightly hot float audio passes; integers stored as floats (up to 32768) do not.
 MAX_AMPLITUDE = 10.0
+# The formats of libsndfile that say how long they are, or where they end: of the others nobody can tell whether
+# they are whole. WAVEX and RF64 are kinds of WAV, NIST is SPHERE.
+FORMATS = ("WAV", "WAVEX", "RF64", "AIFF", "AU", "W64", "CAF", "NIST", "FLAC", "OGG", "MP3")
 MIN_RATE, MAX_RATE = 1000, 768_000  # Hz; outside of it the header is wrong
 
 
-def stream_audio(path: str | Path, channel: int | None = None, seconds: float = 1.0) -> Iterator[Tensor]:
+def stream_audio(
+    path: str | Path, channel: int | None = None, seconds: float = 1.0, allow_truncated: bool = False
+) -> Iterator[Tensor]:
     """Reads a file in pieces of about ``seconds`` and yields float32 samples (S,) at 16 kHz in [-1, 1].
 
-    Every format of libsndfile: WAV of 8, 16, 24, 32 bits and float, FLAC, OGG and others. Memory does not grow
-    with the file. Other sampling rates are resampled.
+    WAV and AIFF of 8, 16, 24, 32 bits and float, FLAC, Ogg Vorbis and Opus, MP3 and the others in FORMATS. Memory
+    does not grow with the file. Other sampling rates are resampled.
 
     Args:
       path: the file.
       channel: which channel, from 0; None takes the mean of all.
       seconds: length of a piece.
+      allow_truncated: of a file that ends before its header says, read what is there and log a warning.
 
-    Raises UserError for a file that is missing, unreadable, empty or damaged, a channel that it does not have,
-    and samples that are not numbers or far outside of [-1, 1].
+    Raises UserError for a file that is missing, unreadable, empty, damaged or cut short, a channel that it does not
+    have, and samples that are not numbers or far outside of [-1, 1].
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"no audio file {path}")
     try:
-        file = soundfile.SoundFile(str(path))
-    except (soundfile.SoundFileError, RuntimeError) as error:
+        # As bytes: a name need not be UTF-8. A TypeError is libsndfile's way to say that RAW has no header.
+        file = soundfile.SoundFile(os.fsencode(path))
+    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise UserError(f"{path} is not audio that can be read ({_reason(error)}); convert it to WAV or FLAC") from error
     with file:
         if not MIN_RATE <= file.samplerate <= MAX_RATE:
             raise UserError(f"{path} claims a sampling rate of {file.samplerate} Hz; its header is damaged")
         if channel is not None and not 0 <= channel < file.channels:
             raise UserError(f"{path} has {file.channels} channel(s), so there is no channel {channel} (they count from 0)")
+        if file.format not in FORMATS:
+            raise UserError(f"{path} is {file.format}, which cannot tell whether it is whole; convert it to WAV or FLAC")
+        lacking = shortfall(path)
+        if lacking and not allow_truncated:
+            raise UserError(f"{path} is cut short, {lacking}; copy it again, or pass --allow-truncated true")
         resampler = OnlineResampler(file.samplerate, SAMPLING_RATE)
         block = max(1, round(seconds * file.samplerate))
         position = 0
@@ -52,6 +67,9 @@ def stream_audio(path: str | Path, channel: int | None = None, seconds: float = 
                 data = file.read(block, dtype="float32", always_2d=True)
             except (soundfile.SoundFileError, RuntimeError) as error:
                 at = position / file.samplerate
+                if allow_truncated and position:
+                    lacking = lacking or f"it is damaged after {at:.2f} s"
+                    break
                 raise UserError(f"{path} is damaged after {at:.2f} s ({_reason(error)}); copy it again") from error
             if not len(data):
                 break
@@ -64,6 +82,13 @@ def stream_audio(path: str | Path, channel: int | None = None, seconds: float = 
             yield resampler.accept(samples)
         if position == 0:
             raise UserError(f"{path} holds no audio")
+        # Ogg and FLAC know their samples; the length of an MP3 is an estimate.
+        if position < len(file) and file.format in ("OGG", "FLAC") and not lacking:
+            lacking = f"{(len(file) - position) / file.samplerate:.2f} s of {len(file) / file.samplerate:.2f} s are missing"
+            if not allow_truncated:
+                raise UserError(f"{path} is cut short or damaged, {lacking}; copy it again, or pass --allow-truncated true")
+        if lacking:
+            logging.warning(f"{path} is cut short, {lacking}: the {position / file.samplerate:.2f} s that are there are used")
         yield resampler.finish()
 
 

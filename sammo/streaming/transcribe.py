@@ -6,6 +6,7 @@ import argparse
 import sys
 from functools import partial
 
+from sammo.data.datamodule import parse_bool
 from sammo.data.tokens import load_tokenizer
 from sammo.decoding import add_model_arguments, load_model_for
 from sammo.streaming.audio import stream_audio
@@ -23,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--left-context-frames", type=int, default=128, help="Attention cache of the Zipformer encoder (default: 128)."
     )
     parser.add_argument("--channel", type=int, default=None, help="Channel, from 0 (default: the mean of all).")
+    parser.add_argument(
+        "--allow-truncated",
+        type=parse_bool,
+        default=False,
+        help="Transcribe what is there of files that are cut short, with a warning (default: false).",
+    )
     parser.add_argument("--num-streams", type=int, default=1, help="Files transcribed at the same time (default: 1).")
     parser.add_argument("--timestamps", action="store_true", help="Print the time of every token, too.")
     parser.add_argument("--quiet", action="store_true", help="Print no partial results.")
@@ -44,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             name = f"{stream.key}  " if len(args.audio) > 1 else ""
             print(f"{name}{stream.duration:7.2f} s  {text}", file=sys.stderr, flush=True)
 
-    sources = ((path, partial(stream_audio, path, args.channel, seconds=0.1)) for path in args.audio)
+    sources = ((path, partial(stream_audio, path, args.channel, 0.1, args.allow_truncated)) for path in args.audio)
     failed = 0
     for stream in recognize(recognizer, sources, args.num_streams, None if args.quiet else show):
         shown.pop(stream, None)
