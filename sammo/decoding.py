@@ -179,7 +179,7 @@ def run(args: argparse.Namespace) -> int:
     args.transcript_mode = args.transcript_mode or info.transcript_mode
     data = CsjDataModule(DataConfig.from_args(args), tokenizer)
     settings = {
-        chunking: describe(model, info, args.decoding_method, args.beam_size, chunking)
+        chunking: describe(model, info, args, chunking)
         for chunking in chunkings(model, args.chunk_size, args.left_context_frames)
     }
     searcher = _searcher(args, model)
@@ -225,10 +225,8 @@ def _decode_part(
     logging.info(f"{part}: {len(settings)} settings in {seconds:.1f} s")
 
 
-def describe(
-    model: Transducer, info: ModelInfo, method: str, beam_size: int, chunking: Chunking
-) -> DecodeSetting:
-    """What a result was made by."""
+def describe(model: Transducer, info: ModelInfo, args: argparse.Namespace, chunking: Chunking) -> DecodeSetting:
+    """What a result was made by: everything in ``args`` that can change it; ``info`` of load_model."""
     encoder = model.config.encoder
     state_bytes = 0
     if chunking.chunk_size != -1 and chunking.left_context_frames != -1:
@@ -236,8 +234,8 @@ def describe(
     return DecodeSetting(
         encoder=info.encoder,
         preset=info.preset,
-        method=method,
-        beam_size=beam_size if method == "modified_beam_search" else 1,
+        method=args.decoding_method,
+        beam_size=args.beam_size if args.decoding_method == "modified_beam_search" else 1,
         chunk_size=chunking.chunk_size,
         left_context_frames=chunking.left_context_frames,
         epoch=info.epoch,
@@ -248,7 +246,19 @@ def describe(
         state_bytes=state_bytes,
         streaming=False,
         checkpoint=info.checkpoint,
+        experiment=str(_experiment(args).resolve()),
+        search="-".join(f"{name.replace('_', '-')}-{value:g}" for name, value in _search_options(args)),
+        transcript_mode=args.transcript_mode or info.transcript_mode,
+        features="computed" if getattr(args, "on_the_fly_feats", True) else "stored",
     )
+
+
+def _search_options(args: argparse.Namespace) -> list[tuple[str, float]]:
+    """The options of the search that have not their usual values; those of fast_beam_search for it alone."""
+    usual = {"blank_penalty": 0.0, "temperature": 1.0}
+    if args.decoding_method == "fast_beam_search":
+        usual.update(beam=20.0, max_contexts=8, max_states=64)
+    return [(name, value) for name in usual if (value := getattr(args, name, usual[name])) != usual[name]]
 
 
 def _searcher(args: argparse.Namespace, model: Transducer) -> Searcher:
@@ -264,8 +274,15 @@ def _searcher(args: argparse.Namespace, model: Transducer) -> Searcher:
     )
 
 
+def _experiment(args: argparse.Namespace) -> Path:
+    """The directory of the training run that the options name."""
+    if not args.checkpoint:
+        return args.exp_dir
+    return args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
+
+
 def default_directory(args: argparse.Namespace) -> Path:
     """Where results go without --res-dir."""
-    directory = args.checkpoint.parent if args.checkpoint else args.exp_dir
+    directory = _experiment(args)
     which = f"-{args.checkpoint.stem}" if args.checkpoint else f"-iter-{args.iter}" if args.iter else ""
     return directory / f"{args.decoding_method}{which}"

@@ -118,6 +118,24 @@ def test_writes_skips_and_forces(work, tmp_path, monkeypatch, caplog):
     assert "5 of 6 settings were decoded before" in caplog.text
 
 
+def test_whatever_changes_a_result_is_decoded_and_filed_apart(work, tmp_path):
+    words = ["--res-dir", tmp_path, "--decoding-method", "modified_beam_search"]
+    changes = [
+        [],
+        ["--blank-penalty", 1],
+        ["--temperature", 2],
+        ["--beam-size", 2],
+        ["--transcript-mode", "number"],
+        ["--on-the-fly-feats", "false"],
+        ["--checkpoint", work / "sammo/epoch-1.pt"],
+    ]
+    for count, change in enumerate(changes, start=1):
+        assert decode(work, "sammo", *words, *change) == 0
+        assert len(read_results(tmp_path)) == count
+    assert decode(work, "zipformer", *words) == 0 and len(read_results(tmp_path)) == len(changes) + 1
+    assert len({result.setting for result in read_results(tmp_path)}) == len(changes) + 1
+
+
 def test_default_directories(work):
     decode(work, "sammo", "--decoding-method", "greedy_search", "--epoch", 1, "--left-context-frames", "64,128")
     (result,) = read_results(work / "sammo/greedy_search")

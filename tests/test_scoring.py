@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -60,7 +61,10 @@ def test_files_of_a_part(tmp_path):
     assert summary.counts == Counts(9, 1, 1, 0) and summary.utterances == 2
     name = "eval1-sammo-simulated-epoch-3-avg-1-averaged-model-chunk-64-left-context-0-greedy_search"
     recogs = (tmp_path / f"recogs-{name}.txt").read_text().splitlines()
-    assert recogs[0] == "a:\tref=['明', '日', 'は', '雨']" and recogs[2] == "a:\ttimestamp_hyp=[0.2, 0.3]"
+    assert recogs[0] == "a:\tref=['明', '日', 'は', '雨']" and recogs[2] == "b:\tref=['今', '日', 'は', '晴', 'れ']"
+    assert recogs[3] == "b:\thyp=['今', '日', 'は', '晴', 'れ']" and len(recogs) == 4  # readers take them in pairs
+    times = (tmp_path / f"timestamps-{name}.txt").read_text().splitlines()
+    assert times == ["a:\ttimestamp_hyp=[0.2, 0.3]", "b:\ttimestamp_hyp=[0.1]"]
     errs = (tmp_path / f"errs-{name}.txt").read_text()
     assert "%CER = 22.22" in errs and "a:\t明 日 (は->*) 雨 (*->だ)" in errs and "1   は" in errs
     assert (tmp_path / f"cer-summary-{name}.txt").read_text().splitlines()[0] == "settings\tCER"
@@ -83,7 +87,7 @@ def test_report_has_every_system_and_part(tmp_path):
     table = paths["table"].read_text()
     assert "| Sammo, d_state 32 | greedy, simulated | 4 |  | 0.00 (0.00–0.00) |" in table
     assert "Zipformer, left 64" in table and "Zipformer, left 128" in table
-    assert "0.00 against 22.22" in table and "eval1 0 of 7" in table
+    assert "Sammo, d_state 32 (sammo) against Zipformer, left 64 (zip): 0.00 against 22.22" in table and "eval1 0 of 7" in table
     assert len(paths["csv"].read_text().splitlines()) == 1 + 4 + 2
     for kind in ("figure", "state figure"):
         assert paths[kind].read_bytes().startswith(b"\x89PNG")
@@ -149,6 +153,12 @@ def test_best_average_is_chosen_on_valid_only(tmp_path):
     for avg, valid, test in ((1, worse, better), (2, better, worse)):
         write_results(tmp_path, setting(avg=avg), "valid", valid)
         write_results(tmp_path, setting(avg=avg), "eval1", test)
+    write_results(tmp_path, setting(avg=3), "eval1", better)
+    write_results(tmp_path, setting(avg=3), "valid", better, failed={"a": "gone"})
+    with pytest.raises(UserError, match="3 averages but only 2 complete results"):
+        write_report([tmp_path], tmp_path / "out")
+    for path in tmp_path.glob("*avg-3-*"):
+        path.unlink()
     table = write_report([tmp_path], tmp_path / "out")["table"].read_text()
     assert "average of 2, chosen on valid out of 2" in table and "50.00 (50.00–50.00)" in table
     for path in tmp_path.glob("*valid*avg-1-*.json"):
@@ -167,3 +177,142 @@ def test_bad_input_is_one_clear_error(tmp_path):
         bad.write_text(text)
         with pytest.raises(UserError, match="cer-eval1-x.json is not a result file"):
             read_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda record: record.update(cer=float("nan")),
+        lambda record: record.update(cer="22"),
+        lambda record: record.update(cer=1.0),  # contradicts the counts
+        lambda record: record.update(part=3),
+        lambda record: record.update(part="../x"),
+        lambda record: record.update(extra=[]),
+        lambda record: record.update(failed={"c": "of another part"}),
+        lambda record: record.update(utterances=[]),
+        lambda record: record["utterances"].update(a=[4, 0, 5, 0]),
+        lambda record: record["utterances"].update(a=[4, 0, -1, 0]),
+        lambda record: record["utterances"].update(a=[4, 0, 1.5, 0]),
+        lambda record: record["utterances"].update(a=[True, 0, 0, 0]),
+        lambda record: record["utterances"].update(a=4),
+        lambda record: record["setting"].update(chunk_size="64"),
+        lambda record: record["setting"].update(d_state=None),
+        lambda record: record["setting"].update(streaming=0),
+        lambda record: record["setting"].update(encoder="a | b"),
+        lambda record: record["setting"].update(epoch=10**30),
+        lambda record: record["setting"].update(unknown=1),
+        lambda record: record["setting"].pop("avg"),
+    ],
+)
+def test_results_of_wrong_types_are_one_line(tmp_path, edit):
+    write_results(tmp_path, setting(), "eval1", PART)
+    [path] = tmp_path.glob("cer-*.json")
+    record = json.loads(path.read_text())
+    edit(record)
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="is not a result file") as caught:
+        write_report([tmp_path], tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not has_results(tmp_path, setting(), "eval1")  # and is decoded again
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "cer-eval1-fifo.json")
+    with pytest.raises(UserError, match="fifo.json .*no regular file"):
+        read_results(tmp_path)
+    (tmp_path / "cer-eval1-fifo.json").unlink()
+    (tmp_path / "cer-eval1-x.json").mkdir()
+    with pytest.raises(UserError, match="no regular file"):
+        read_results(tmp_path)
+    (tmp_path / "cer-eval1-x.json").rmdir()
+    write_results(tmp_path, setting(), "eval1", PART)
+    os.mkfifo(tmp_path / "statistics.json")
+    with pytest.raises(UserError, match="statistics.json of prepare.sh"):
+        write_report([tmp_path], tmp_path / "out", tmp_path / "statistics.json")
+
+
+def test_what_failed_is_marked_and_not_done(tmp_path):
+    results = [*PART, ("c", "雪", "", [])]
+    [summary] = write_results(tmp_path, setting(), "eval1", results, failed={"c": "no audio\nfile c.wav"})
+    assert summary.counts.dels == 2
+    [result] = read_results(tmp_path)
+    assert result.failed == {"c": "no audio\nfile c.wav"} and not has_results(tmp_path, setting(), "eval1")
+    assert "INCOMPLETE: 1 of 3 utterances failed: c" in next(tmp_path.glob("errs-*")).read_text()
+    assert "(1 failed)" in next(tmp_path.glob("cer-summary-*")).read_text()
+    paths = write_report([tmp_path], tmp_path / "out")
+    table = paths["table"].read_text()
+    assert "**Incomplete**" in table and "30.00" in table and "(!)" in table
+    assert "1 of 3 utterances failed (c: no audio file c.wav); decode again" in table
+    assert ",3,1,1,10," in paths["csv"].read_text()  # utterances, failed, seeds, reference characters
+    write_results(tmp_path, setting(), "eval1", results)
+    assert has_results(tmp_path, setting(), "eval1")
+    assert "(!)" not in write_report([tmp_path], tmp_path / "out")["table"].read_text()
+
+
+GOOD, BAD = [("a", "明日は雨", "明日は雨", [])], [("a", "明日は雨", "明日", [])]
+
+
+def test_excluded_is_no_test_part(tmp_path):
+    write_results(tmp_path, setting(), "eval1", GOOD)
+    write_results(tmp_path, setting(), "excluded", BAD)
+    table = write_report([tmp_path], tmp_path / "out")["table"].read_text()
+    assert "CER in % over eval1, with" in table and "| 0.00 (0.00–0.00) | 50.00 (50.00–50.00) |" in table
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_row_is_an_experiment(tmp_path, shared):
+    """One has eval1, the other valid: no row may hold both; nor do two share a file."""
+    for name, part, results in (("a", "eval1", GOOD), ("b", "valid", BAD), ("b", "eval1", BAD)):
+        experiment = tmp_path / "exp" / name
+        res_dir = tmp_path / "results" if shared else experiment / "greedy_search"
+        write_results(res_dir, setting(experiment=str(experiment)), part, results)
+        assert has_results(res_dir, setting(experiment=str(experiment)), part)
+    rows = write_report([tmp_path], tmp_path / "out")["table"].read_text().splitlines()
+    rows = [line for line in rows if "| 64 (1.28 s) |" in line and "Sammo" in line]
+    assert len(rows) == 2
+    assert "| a |" in rows[0] and "50.00" not in rows[0] and rows[1].count("50.00 (50.00–50.00)") == 2
+
+
+def test_results_move_with_their_experiment(tmp_path):
+    write_results(tmp_path / "exp/a/greedy", setting(experiment=str(tmp_path / "exp/a")), "eval1", GOOD)
+    (tmp_path / "exp").rename(tmp_path / "moved")
+    [result] = read_results(tmp_path)
+    assert result.setting.experiment == str(tmp_path / "moved/a")
+    assert has_results(tmp_path / "moved/a/greedy", setting(experiment=str(tmp_path / "moved/a")), "eval1")
+
+
+def test_results_without_an_experiment_are_told_apart_by_their_directory(tmp_path):
+    for name, results in (("a", GOOD), ("b", BAD)):
+        write_results(tmp_path / name, setting(), "eval1", results)
+        path = next((tmp_path / name).glob("cer-*.json"))
+        record = json.loads(path.read_text())
+        record["format"] = "sammo-cer-1"
+        for field in ("experiment", "search", "transcript_mode", "features"):
+            del record["setting"][field]
+        del record["failed"]
+        path.write_text(json.dumps(record))
+    table = write_report([tmp_path], tmp_path / "out")["table"].read_text()
+    assert "| a | Sammo" in table and "| b | Sammo" in table
+
+
+def test_seeds_are_pooled_on_request(tmp_path):
+    for seed, results in ((1, GOOD), (2, BAD)):
+        write_results(tmp_path / "r", setting(experiment=f"/exp/sammo-seed{seed}"), "eval1", results)
+    write_results(tmp_path / "r", setting(experiment="/exp/other"), "eval1", GOOD)
+    apart = write_report([tmp_path], tmp_path / "out")
+    assert "±" not in apart["table"].read_text().split("Experiment")[1] and len(apart["csv"].read_text().splitlines()) == 4
+    pooled = write_report([tmp_path], tmp_path / "out", pool=True)
+    table = pooled["table"].read_text()
+    assert "| sammo-seed* | Sammo, d_state 32 | greedy, simulated | 4 | 25.00 ± 35.36 (2 seeds) |" in table
+    assert "| other |" in table and pooled["figure"].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"search": "blank-penalty-1"}, {"transcript_mode": "number"}, {"features": "stored"}, {"checkpoint": "best-valid"}],
+)
+def test_what_decides_a_result_decides_its_name(tmp_path, change):
+    write_results(tmp_path, setting(), "eval1", GOOD)
+    assert not has_results(tmp_path, setting(**change), "eval1")
+    write_results(tmp_path, setting(**change), "eval1", BAD)
+    assert has_results(tmp_path, setting(**change), "eval1") and len(read_results(tmp_path)) == 2

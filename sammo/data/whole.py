@@ -108,7 +108,8 @@ def _caf(file: BinaryIO, size: int) -> Shortfall | None:
 def _sphere(file: BinaryIO, size: int) -> Shortfall | None:
     begin = int(file.read(16).split()[1])
     fields = dict(line.split(b" ", 1) for line in file.read(min(begin, 65_536)).split(b"\n") if line.count(b" ") == 2)
-    values = [int(fields[name].split()[1]) for name in (b"sample_count", b"sample_n_bytes", b"channel_count") if name in fields]
+    names = (b"sample_count", b"sample_n_bytes", b"channel_count")
+    values = [int(fields[name].split()[1]) for name in names if name in fields]
     if len(values) < 3:
         return None
     count, width, channels = values

@@ -55,7 +55,7 @@ def stream_audio(
         if channel is not None and not 0 <= channel < file.channels:
             raise UserError(f"{path} has {file.channels} channel(s), so there is no channel {channel} (they count from 0)")
         if file.format not in FORMATS:
-            raise UserError(f"{path} is {file.format}, which cannot tell whether it is whole; convert it to WAV or FLAC")
+            raise UserError(f"{path} is {file.format}, which cannot tell if it is whole; convert it to WAV or FLAC")
         lacking = shortfall(path)
         if lacking and not allow_truncated:
             raise UserError(f"{path} is cut short, {lacking}; copy it again, or pass --allow-truncated true")
@@ -84,11 +84,12 @@ def stream_audio(
             raise UserError(f"{path} holds no audio")
         # Ogg and FLAC know their samples; the length of an MP3 is an estimate.
         if position < len(file) and file.format in ("OGG", "FLAC") and not lacking:
-            lacking = f"{(len(file) - position) / file.samplerate:.2f} s of {len(file) / file.samplerate:.2f} s are missing"
+            whole = len(file) / file.samplerate
+            lacking = f"{whole - position / file.samplerate:.2f} of {whole:.2f} s are missing"
             if not allow_truncated:
-                raise UserError(f"{path} is cut short or damaged, {lacking}; copy it again, or pass --allow-truncated true")
+                raise UserError(f"{path} is cut short or damaged, {lacking}; copy it again, or --allow-truncated true")
         if lacking:
-            logging.warning(f"{path} is cut short, {lacking}: the {position / file.samplerate:.2f} s that are there are used")
+            logging.warning(f"{path} is cut short, {lacking}: {position / file.samplerate:.2f} s are used")
         yield resampler.finish()
 
 

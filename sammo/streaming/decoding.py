@@ -24,7 +24,7 @@ from sammo.errors import UserError
 from sammo.files import atomic_write
 from sammo.options import integers, parse_bool
 from sammo.progress import progress
-from sammo.scoring import has_results, write_results
+from sammo.scoring import has_results, result_name, write_results
 from sammo.streaming.options import (
     STATE_DTYPES,
     add_search_arguments,
@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
             started = time.perf_counter()
             if args.partial_results:
                 res_dir.mkdir(parents=True, exist_ok=True)
-                with atomic_write(res_dir / f"partials-{part}-{setting.suffix}.txt") as file:
+                with atomic_write(res_dir / f"partials-{result_name(res_dir, setting, part)}.txt") as file:
                     results = _decode_part(recognizer, cuts, tokenizer, mode, part, args.num_decode_streams, file)
             else:
                 results = _decode_part(recognizer, cuts, tokenizer, mode, part, args.num_decode_streams)
@@ -170,7 +170,10 @@ def run(args: argparse.Namespace) -> int:
             failed += sum(result.error is not None for result in results)
             _report(res_dir, setting, part, corpus, results, elapsed)
     if failed:
-        logging.error(f"{failed} utterance(s) were given up; they are scored with what they gave until then")
+        logging.error(
+            f"{failed} utterance(s) were given up; they are scored with what they gave until then, their parts are "
+            "marked as incomplete and decoded again by the next run"
+        )
     return 1 if failed else 0
 
 
@@ -200,7 +203,8 @@ def _report(
     audio = sum(result.duration for result in results)
     extra = {"delay_seconds": delays, "audio_seconds": audio, "wall_seconds": elapsed}
     scored = [(result.cut_id, result.reference, result.hypothesis, result.timestamps) for result in results]
-    rates = write_results(res_dir, setting, part, scored, extra, corpus.metric, corpus.name)
+    failed = {result.cut_id: result.error for result in results if result.error is not None}
+    rates = write_results(res_dir, setting, part, scored, extra, corpus.metric, corpus.name, failed)
     line = f"{part}, {setting.suffix}: {', '.join(map(str, rates))}"
     if delays["tokens"]:
         line += f", delay {delays['mean']:.2f} s (median {delays['p50']:.2f}, 90 % {delays['p90']:.2f})"

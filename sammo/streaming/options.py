@@ -50,7 +50,7 @@ def decode_setting(
     args: argparse.Namespace, model: Transducer, info: ModelInfo, chunking: Chunking
 ) -> DecodeSetting:
     """What the results of real streaming are filed under."""
-    setting = describe(model, info, args.decoding_method, args.beam_size, chunking)
+    setting = describe(model, info, args, chunking)
     dtype = STATE_DTYPES[args.state_dtype] or torch.float32
     return dataclasses.replace(
         setting,
