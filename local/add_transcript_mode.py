@@ -12,14 +12,12 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from lhotse import CutSet
 from lhotse.recipes.csj import CSJSDBParser
 from transcript_modes import read_modes
 
-from sammo.data.manifests import read_cuts
+from sammo.data.manifests import read_cuts, write_cuts
 from sammo.data.problems import brief
 from sammo.errors import UserError, run_main
-from sammo.files import atomic_path
 from sammo.progress import progress
 
 
@@ -39,8 +37,7 @@ def add_modes(manifest: Path, modes: dict[str, dict[str, int]]) -> Counter | str
                 return f"{manifest}: transcript of {cut.id} in mode {name}: {brief(error)}: {custom['raw']!r}"
             empty[name] += not custom[name]
         cuts.append(cut)
-    with atomic_path(manifest) as path:
-        CutSet(cuts).to_file(path)
+    write_cuts(manifest, cuts)
     return empty
 
 

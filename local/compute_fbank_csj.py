@@ -20,9 +20,8 @@ from lhotse.recipes.csj import concat_csj_supervisions
 
 from sammo.corpora import CSJ, write_marker
 from sammo.data.datamodule import parse_bool
-from sammo.data.manifests import read_recordings, read_supervisions
+from sammo.data.manifests import read_recordings, read_supervisions, write_cuts
 from sammo.errors import UserError, run_main
-from sammo.files import atomic_path
 
 PARTS = {
     "eval1": ("eval1",),
@@ -48,6 +47,7 @@ def utterances(manifest_dir: Path, sources: tuple[str, ...]) -> list[MonoCut]:
             if not path.is_file():
                 raise UserError(f"no {path}; run the CSJ manifest stage of prepare.sh first")
             into.extend(read(path))
+    recordings.sort(key=lambda item: item.id)
     joined = concat_csj_supervisions(sorted(supervisions, key=lambda item: item.id), **CONCATENATION)
     cuts = CutSet.from_manifests(recordings=RecordingSet.from_recordings(recordings), supervisions=joined)
     trimmed = list(cuts.trim_to_supervisions(keep_overlapping=False))
@@ -63,8 +63,7 @@ def compute_part(part: str, cuts: list[MonoCut], fbank_dir: Path, nj: int) -> No
     done = compute_features(cuts, fbank_dir / f"feats_{part}", nj, f"Fbank {part}")
     if part.startswith("train"):
         random.Random(0).shuffle(done)
-    with atomic_path(manifest) as path:
-        CutSet(done).to_file(path)
+    write_cuts(manifest, done)
 
 
 def main() -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 from feature_jobs import compute_features
 from lhotse import CutSet, RecordingSet
 
-from sammo.data.manifests import read_recordings
+from sammo.data.manifests import read_recordings, write_cuts
 from sammo.errors import UserError, run_main
-from sammo.files import atomic_path
 
 
 def main() -> None:
@@ -36,8 +35,7 @@ def main() -> None:
         raise UserError(f"the MUSAN recordings of {args.manifest_dir} hold no window longer than 5 s")
     args.fbank_dir.mkdir(parents=True, exist_ok=True)
     done = compute_features(cuts, args.fbank_dir / "feats_musan", args.nj, "Fbank MUSAN")
-    with atomic_path(args.fbank_dir / "musan_cuts.jsonl.gz") as path:
-        CutSet(done).to_file(path)
+    write_cuts(args.fbank_dir / "musan_cuts.jsonl.gz", done)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
-from lhotse import CutSet, LilcomChunkyWriter
+from lhotse import LilcomChunkyWriter
 from lhotse.cut import MonoCut
 
 from sammo.data.features import make_extractor

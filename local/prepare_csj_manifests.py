@@ -7,7 +7,6 @@ Usage: local/prepare_csj_manifests.py --csj-dir DIR --transcript-dir DIR --manif
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from check_csj import check_corpus
 from lhotse.recipes.csj import prepare_csj
 
-from sammo.data.manifests import read_records
+from sammo.data.manifests import read_recordings, read_records, read_supervisions, write_cuts
 from sammo.data.problems import brief
 from sammo.errors import UserError, run_main
 
@@ -30,6 +29,8 @@ def prepare(csj_dir: Path, transcript_dir: Path, manifest_dir: Path, nj: int) ->
     if transcript_dir.exists():
         shutil.rmtree(transcript_dir)
     manifest_dir.mkdir(parents=True, exist_ok=True)
+    for left in sorted(manifest_dir.glob(".csj-*/")):  # of a run that was killed
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=manifest_dir, prefix=".csj-") as scratch:
         try:
             prepare_csj(csj_dir, transcript_dir.resolve(), scratch, nj=nj)
@@ -44,8 +45,10 @@ def prepare(csj_dir: Path, transcript_dir: Path, manifest_dir: Path, nj: int) ->
             empty.append("core + noncore (train)")
         if empty:
             raise UserError(f"no utterance in part {', '.join(empty)} of {csj_dir}")
-        for path in Path(scratch).iterdir():
-            os.replace(path, manifest_dir / path.name)
+        # lhotse lists files as the file system does and takes talks as its processes end.
+        for path in sorted(Path(scratch).iterdir()):
+            read = read_recordings if "recordings" in path.name else read_supervisions
+            write_cuts(manifest_dir / path.name, sorted(read(path), key=lambda item: item.id))
     print("utterances: " + ", ".join(f"{part} {count}" for part, count in counts.items()))
 
 

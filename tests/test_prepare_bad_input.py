@@ -219,3 +219,53 @@ def test_a_transcript_that_the_parser_refuses(recordings, tmp_path):
     message = add_modes(path, read_modes([ROOT / "local/conf/fluent.ini"]))
     assert "transcript of cut0 in mode fluent: NotImplementedError: Unknown tag Z" in message
     assert path.read_bytes() == before
+
+
+class Shuffled:
+    """What os.scandir returns, in another order."""
+
+    def __init__(self, entries):
+        self.entries = entries
+
+    def __iter__(self):
+        return iter(self.entries)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        return None
+
+    close = __exit__
+
+
+def test_the_order_of_the_file_system_does_not_matter(csj, tmp_path, monkeypatch):
+    """Directory listings in four orders: the same manifests and units, byte for byte."""
+    import os
+    import random
+
+    from compute_fbank_csj import PARTS, compute_part, utterances
+
+    make_musan(tmp_path / "musan")
+    scandir, listdir = os.scandir, os.listdir
+    found = []
+    for seed in (None, 1, 2, 3):
+        with monkeypatch.context() as patch:
+            if seed is not None:
+                shuffle = random.Random(seed).sample
+                mixed = lambda items: shuffle(items, len(items))  # noqa: E731
+                patch.setattr(os, "scandir", lambda path=".": Shuffled(mixed(sorted(scandir(path), key=lambda e: e.name))))
+                patch.setattr(os, "listdir", lambda path=".": mixed(sorted(listdir(path))))
+            work = tmp_path / "work"
+            manifests, fbank = work / "manifests", work / "fbank"
+            prepare(csj, work / "transcript", manifests, nj=1)
+            prepare_musan(tmp_path / "musan", manifests)
+            fbank.mkdir()
+            for part in ("valid", "train"):
+                compute_part(part, utterances(manifests, PARTS[part]), fbank, 1)
+        files = [path for path in sorted(work.rglob("*")) if path.is_file()]
+        found.append({str(path.relative_to(work)): path.read_bytes() for path in files})
+        shutil.rmtree(work)
+    assert len(found[0]) > 20
+    for other in found[1:]:
+        assert [name for name in found[0] if found[0][name] != other.get(name)] == [] and other.keys() == found[0].keys()

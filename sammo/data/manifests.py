@@ -188,8 +188,8 @@ def _json_lines(path: Path) -> Iterator[Any]:
         raise UserError(f"{path} is damaged after line {number} ({reason}); remove it, run prepare.sh again") from error
 
 
-def write_cuts(path: Path, cuts: Iterable[Cut]) -> None:
-    """Writes a cut manifest (.jsonl.gz), whole or not at all; the same cuts give the same bytes."""
+def write_cuts(path: Path, cuts: Iterable[Any]) -> None:
+    """Writes a manifest (.jsonl.gz) of cuts, recordings or supervisions whole or not at all; the same give equal bytes."""
     # lhotse's own writer lets gzip note the time and the file's name.
     with atomic_write(path, "wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
         for cut in cuts:
