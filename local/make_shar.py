@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes cuts and their features (or audio) as lhotse Shar shards, for file systems that dislike random reads.
 
-Cuts are shuffled once over all manifests, so that a training buffer of a few shards is a mixture of speakers.
+Cuts are shuffled once over all manifests, so that a training buffer of a few shards is a mixture of speakers. The
+speed-perturbed copies go into shards of their own, so that training can do without them.
 
 Usage: local/make_shar.py --shar-dir data/shar --manifests data/fbank/csj_cuts_train*.jsonl.gz [--shard-size 1000]
     [--field features|recording] [--nj N]
@@ -22,13 +23,15 @@ from pathlib import Path
 from lhotse.cut import Cut
 from lhotse.shar import SharWriter
 
-from sammo.data.manifests import read_cuts
+from sammo.data.manifests import read_cuts, write_cuts
 from sammo.data.problems import brief
-from sammo.data.shar import INDEX
+from sammo.data.shar import INDEX, is_speed_perturbed
+from sammo.data.sources import SHAR
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_write
 from sammo.progress import progress
 
+LAYOUT = "2"  # shards of another layout are written again
 CODECS = {"features": "lilcom", "recording": "flac"}
 
 
@@ -39,6 +42,7 @@ def write_shard(job: tuple[int, list[Cut]], shar_dir: Path, field: str) -> dict 
     """
     number, cuts = job
     entry = {"cuts": f"cuts.{number:06d}.jsonl.gz", field: f"{field}.{number:06d}.tar", "count": len(cuts)}
+    entry["speed_perturbed"] = is_speed_perturbed(cuts[0].id)
     if (shar_dir / entry["cuts"]).is_file():
         return entry
     scratch = shar_dir / f".{number:06d}"
@@ -52,9 +56,9 @@ def write_shard(job: tuple[int, list[Cut]], shar_dir: Path, field: str) -> dict 
                 writer.write(cut.drop_recording() if field == "features" else cut.drop_features())
             except Exception as error:  # lilcom, libsndfile and file errors have no common base
                 return f"the {field} of cut {cut.id} cannot be written: {brief(error)}"
-    for name in (entry[field], entry["cuts"]):
-        os.replace(scratch / name, shar_dir / name)
-    scratch.rmdir()
+    os.replace(scratch / entry[field], shar_dir / entry[field])
+    write_cuts(shar_dir / entry["cuts"], read_cuts(scratch / entry["cuts"], SHAR))
+    shutil.rmtree(scratch)
     return entry
 
 
@@ -67,8 +71,12 @@ def make_shar(manifests: list[Path], shar_dir: Path, shard_size: int, field: str
         cuts.extend(read_cuts(manifest))
     if not cuts:
         raise UserError(f"no cuts in {', '.join(map(str, manifests))}")
+    if shard_size < 1:
+        raise UserError(f"--shard-size must be at least 1, got {shard_size}")
     random.Random(0).shuffle(cuts)
-    key = hashlib.sha256("\n".join([field, str(shard_size), *(cut.id for cut in cuts)]).encode()).hexdigest()
+    groups = [[cut for cut in cuts if is_speed_perturbed(cut.id) == copies] for copies in (False, True)]
+    ids = [cut.id for group in groups for cut in group]
+    key = hashlib.sha256("\n".join([LAYOUT, field, str(shard_size), *ids]).encode()).hexdigest()
     key_file = shar_dir / ".key"
     if not (key_file.is_file() and key_file.read_text(encoding="ascii") == key):
         # Shards of other cuts: only what this script writes is removed.
@@ -77,7 +85,8 @@ def make_shar(manifests: list[Path], shar_dir: Path, shard_size: int, field: str
                 path.unlink()
     shar_dir.mkdir(parents=True, exist_ok=True)
     key_file.write_text(key, encoding="ascii")
-    jobs = [(i, cuts[start : start + shard_size]) for i, start in enumerate(range(0, len(cuts), shard_size))]
+    pieces = [group[start : start + shard_size] for group in groups for start in range(0, len(group), shard_size)]
+    jobs = list(enumerate(pieces))
     shards = []
     with ProcessPoolExecutor(nj) as pool:
         for entry in progress(pool.map(partial(write_shard, shar_dir=shar_dir, field=field), jobs), len(jobs), "Shar"):

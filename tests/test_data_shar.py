@@ -67,6 +67,21 @@ def test_resuming(corpus):
     assert ids(load(corpus, corpus / "shar", epoch=2, state=state)) == ids(load(corpus, corpus / "shar", epoch=2)[2:])
 
 
+@pytest.mark.parametrize("speed_perturb", [False, True])
+def test_speed_perturbed_copies_are_a_choice(corpus, tmp_path, speed_perturb):
+    """Shards of a corpus and its copies: --speed-perturb decides, as it does without Shar."""
+    copies = [cut.with_id(cut.id + "_sp0.9") for cut in CutSet.from_file(corpus / "csj_cuts_train.jsonl.gz")]
+    CutSet(copies).to_file(tmp_path / "csj_cuts_train_sp0.9.jsonl.gz")
+    manifests = [corpus / "csj_cuts_train.jsonl.gz", tmp_path / "csj_cuts_train_sp0.9.jsonl.gz"]
+    assert make_shar(manifests, tmp_path / "shar", 8, "features", nj=1) == 10
+    options = {"speed_perturb": speed_perturb, "enable_musan": False, "enable_spec_aug": False}
+    found = ids(load(corpus, tmp_path / "shar", **options))
+    assert len(found) == len(set(found)) == (80 if speed_perturb else 40)
+    assert any(name.endswith("_sp0.9") for name in found) == speed_perturb
+    with pytest.raises(UserError, match="no speed-perturbed copies"):
+        load(corpus, corpus / "shar", speed_perturb=True)
+
+
 @pytest.fixture
 def copy(corpus, tmp_path) -> Path:
     shutil.copytree(corpus / "shar", tmp_path / "shar")

@@ -186,7 +186,7 @@ def test_descriptions_inside_of_shar_archives_are_checked(copy, tmp_path, field)
 
 
 @pytest.mark.parametrize(
-    "index", ["[]", "{}", '{"shards": [{"cuts": "../x", "count": 1}]}', '{"shards": [{"cuts": "pipe:x", "count": 1, "y": "z"}]}']
+    "index", ["[]", "{}", '{"shards": [{"cuts": "../x", "count": 1}]}', '{"shards": [{"cuts": "x", "count": 1}]}', '{"shards": [{"cuts": "pipe:x", "count": 1, "y": "z"}]}']
 )
 def test_shar_index(copy, tmp_path, index):
     make_shar([copy / "csj_cuts_train.jsonl.gz"], tmp_path / "shar", 3, "features", 1)

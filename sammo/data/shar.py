@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import tarfile
 from pathlib import Path
 from typing import Any, Iterable, Iterator
@@ -17,36 +18,51 @@ from sammo.data.problems import brief
 from sammo.data.sources import CHECKS, SHAR
 from sammo.errors import UserError
 
+FACTS = ("count", "speed_perturbed")  # of a shard, beside its files
 FIELDS = {"features": Features, "recording": Recording}
-INDEX = "index.json"  # written last by local/make_shar.py: {"shards": [{"cuts", FIELD, "count"}], ...}
+# Written last by local/make_shar.py: {"shards": [{"cuts", FIELD, "count", "speed_perturbed"}, ...]}
+INDEX = "index.json"
+COPY = re.compile(r"_sp\d+(\.\d+)?$")  # how lhotse ends the ids of speed-perturbed copies
 
 
-def read_index(shar_dir: Path) -> list[dict[str, Any]]:
-    """The shards of ``shar_dir``: file names by field and the number of cuts; UserError where it is unfinished."""
+def is_speed_perturbed(cut_id: str) -> bool:
+    """Whether a cut is a copy that prepare.sh has made faster or slower."""
+    return COPY.search(cut_id) is not None
+
+
+def read_index(shar_dir: Path, speed_perturb: bool) -> list[dict[str, Any]]:
+    """The shards of ``shar_dir``, those of speed-perturbed copies on request: file names by field, number of cuts.
+
+    UserError where the directory is unfinished or damaged, or where it has no copies to perturb the speed with.
+    """
     path = shar_dir / INDEX
     if not path.is_file():
         raise UserError(f"no {path}: the shards are missing or unfinished; write them with local/make_shar.py")
     try:
         shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
         for shard in shards:
-            names = [name for field, name in shard.items() if field != "count"]
+            names = [name for field, name in shard.items() if field not in FACTS]
             # A name with a directory could lead anywhere.
-            if not shard.keys() <= {"cuts", "count", *FIELDS} or any(Path(name).name != name for name in names):
+            if not shard.keys() <= {"cuts", *FACTS, *FIELDS} or any(Path(name).name != name for name in names):
                 raise ValueError(f"shard {shard}")
             if not isinstance(shard["cuts"], str) or not isinstance(shard["count"], int):
+                raise ValueError(f"shard {shard}")
+            if not isinstance(shard["speed_perturbed"], bool):
                 raise ValueError(f"shard {shard}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error!r}); write the shards again with local/make_shar.py") from error
     for shard in shards:
         for field, name in shard.items():
-            if field != "count" and not (shar_dir / name).is_file():
+            if field not in FACTS and not (shar_dir / name).is_file():
                 raise UserError(f"shard file {shar_dir / name} is missing; write it again with local/make_shar.py")
-    return shards
+    if speed_perturb and not any(shard["speed_perturbed"] for shard in shards):
+        raise UserError(f"{shar_dir} has no speed-perturbed copies: run prepare.sh, or pass --speed-perturb false")
+    return [shard for shard in shards if speed_perturb or not shard["speed_perturbed"]]
 
 
-def shar_manifests(shar_dir: Path) -> list[Path]:
-    """The cut manifests of all shards."""
-    return [shar_dir / shard["cuts"] for shard in read_index(shar_dir)]
+def shar_manifests(shar_dir: Path, speed_perturb: bool) -> list[Path]:
+    """The cut manifests of the shards."""
+    return [shar_dir / shard["cuts"] for shard in read_index(shar_dir, speed_perturb)]
 
 
 class SharCuts:
@@ -56,9 +72,17 @@ class SharCuts:
     the data stays compressed in memory until a worker needs it.
     """
 
-    def __init__(self, shar_dir: Path, epoch: int, seed: int, shuffle: bool, left_out: Iterable[str] = ()):
+    def __init__(
+        self,
+        shar_dir: Path,
+        epoch: int,
+        seed: int,
+        shuffle: bool,
+        left_out: Iterable[str] = (),
+        speed_perturb: bool = False,
+    ):
         self.shar_dir = shar_dir
-        self.shards = read_index(shar_dir)
+        self.shards = read_index(shar_dir, speed_perturb)
         if shuffle:
             random.Random(f"{seed}/{epoch}").shuffle(self.shards)
         self.left_out = frozenset(left_out)
@@ -89,6 +113,8 @@ def _shard_cuts(shar_dir: Path, shard: dict[str, Any]) -> Iterator[Cut]:
             if cut_id != cut.id:
                 raise ValueError(f"cut {cut.id} in the manifest, {cut_id} among its {field}")
             setattr(cut, field, item)
+        if is_speed_perturbed(cut.id) != shard["speed_perturbed"]:
+            raise ValueError(f"cut {cut.id} is {'no' if shard['speed_perturbed'] else 'a'} speed-perturbed copy")
         cut.shard_origin = str(shar_dir / shard["cuts"])
         yield cut
 
