@@ -97,9 +97,10 @@ if [ -z "$corpus" ]; then
   if [ -n "$csj_dir" ]; then corpus=csj; else corpus=mini; fi
 fi
 for name in stage stop_stage nj shard_size; do
-  [[ ${!name} =~ ^[0-9]+$ ]] || die "--${name//_/-} must be a number, got '${!name}'"
+  [[ ${!name} =~ ^[0-9]{1,9}$ ]] || die "--${name//_/-} must be a number, got '${!name}'"
 done
-[ "$nj" -ge 1 ] || die "--nj must be at least 1"
+[ "$nj" -ge 1 ] && [ "$nj" -le 1024 ] || die "--nj must be 1 to 1024 processes, got $nj"
+[ "$shard_size" -ge 1 ] || die "--shard-size must be at least 1 cut"
 for name in perturb_speed shar; do
   [[ ${!name} =~ ^(true|false)$ ]] || die "--${name//_/-} must be true or false, got '${!name}'"
 done
@@ -127,7 +128,7 @@ find_packages='from importlib.util import find_spec as f; import sys; sys.exit(n
 "$python" -c "$find_packages" lhotse torch sentencepiece lilcom ||
   die "$python lacks lhotse, torch, sentencepiece or lilcom: pip install -r requirements.txt, or set PYTHON"
 
-mkdir -p "$data_dir"
+lock_directory "$data_dir"
 data_dir=$(cd "$data_dir" && pwd)
 manifests=$data_dir/manifests
 fbank=$data_dir/fbank
@@ -211,7 +212,7 @@ run_stage 9 "Show statistics" "$fbank/.modes.done" "$fbank/.statistics.done" "$m
   --mode "$transcript_mode"
 
 if [ "$shar" = true ]; then
-  run_stage 10 "Write Shar shards" "$fbank/.modes.done" "$data_dir/shar/.done" "$modes_key shard-size=$shard_size" \
+  run_stage 10 "Write Shar shards" "$fbank/.modes.done" "$data_dir/shar/.done" "$modes_key shard-size=$shard_size layout=2" \
     "$python" "$local/make_shar.py" --manifests "${train[@]}" --shar-dir "$data_dir/shar" --shard-size "$shard_size" \
     --nj "$nj"
 fi

@@ -1,5 +1,7 @@
 # Sourced by the prepare.sh of every recipe: messages, and stages that are skipped when they are done.
-# Reads $stage and $stop_stage.
+# Reads $stage, $stop_stage and $python.
+
+command_line="${0##*/} $*"
 
 log() {
   echo "$(date '+%Y-%m-%d %H:%M:%S') (${0##*/}) $*"
@@ -8,6 +10,14 @@ log() {
 die() {
   echo "error: $*" >&2
   exit 1
+}
+
+# Two runs in one directory would write the same files: the second ends here and is told who the first is. The lock is
+# this shell's and its children's, by descriptor 9, so that it ends with the last of them.
+lock_directory() { # directory
+  mkdir -p "$1"
+  exec 9>> "$1/.lock"
+  "$python" -m sammo.lock 9 "$1" $$ "$command_line" || exit 1
 }
 
 # A stage is done when its marker, written last, holds the options that its result depends on and is not older than

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import os
 import time
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -23,6 +25,7 @@ from sammo.checkpoint import (
 from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.errors import UserError
+from sammo.lock import locked
 from sammo.training.config import TrainConfig, add_model_arguments, add_training_arguments, model_config_from_args
 from sammo.training.diagnostics import diagnose
 from sammo.training.distributed import World, launch, lost_connection, started_by_launcher
@@ -51,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
         return launch(config.world_size, config.master_port)
     if config.num_threads > 0:
         torch.set_num_threads(config.num_threads)
-    with StopRequest() as stop:
+    first = os.environ.get("RANK", "0") == "0"
+    with locked(config.exp_dir) if first else nullcontext(), StopRequest() as stop:
         world = World.start(config)
         name = "train" if world.size == 1 else f"train-rank-{world.rank}"
         set_up_logging(config.exp_dir / "log", name, console=world.is_main)

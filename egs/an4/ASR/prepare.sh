@@ -62,9 +62,9 @@ while [ $# -gt 0 ]; do
   esac
 done
 for name in stage stop_stage nj valid_speakers; do
-  [[ ${!name} =~ ^[0-9]+$ ]] || die "--${name//_/-} must be a number, got '${!name}'"
+  [[ ${!name} =~ ^[0-9]{1,9}$ ]] || die "--${name//_/-} must be a number, got '${!name}'"
 done
-[ "$nj" -ge 1 ] || die "--nj must be at least 1"
+[ "$nj" -ge 1 ] && [ "$nj" -le 1024 ] || die "--nj must be 1 to 1024 processes, got $nj"
 [[ $byte_order =~ ^(auto|big|little)$ ]] || die "--byte-order must be auto, big or little, got '$byte_order'"
 for unit in $lang_type; do
   [[ $unit =~ ^(char|bpe)$ ]] || die "--lang-type knows char and bpe, got '$unit'"
@@ -78,7 +78,7 @@ find_packages='from importlib.util import find_spec as f; import sys; sys.exit(n
 "$python" -c "$find_packages" lhotse torch sentencepiece lilcom ||
   die "$python lacks lhotse, torch, sentencepiece or lilcom: pip install -r requirements.txt, or set PYTHON"
 
-mkdir -p "$data_dir"
+lock_directory "$data_dir"
 data_dir=$(cd "$data_dir" && pwd)
 manifests=$data_dir/manifests
 fbank=$data_dir/fbank
