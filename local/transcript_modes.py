@@ -14,16 +14,20 @@ from lhotse.recipes.csj import DECISIONS
 
 from sammo.errors import UserError
 
+LARGEST = 1 << 20  # bytes
+
 
 def read_mode(path: Path) -> tuple[str, dict[str, int]]:
     """Name and decisions of the mode in ``path``; UserError for anything but a complete table of 0 and 1."""
+    if not path.is_file():
+        raise UserError(f"no transcript-mode file {path}")
+    if path.stat().st_size > LARGEST:
+        raise UserError(f"{path} is no transcript-mode file: it has {path.stat().st_size} bytes")
     config = ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=(";", "#"))
     config.optionxform = str
     try:
         config.read_string(path.read_text(encoding="utf-8"), source=str(path))
         name, raw = config["CONSTANTS"]["MODE"].strip(), dict(config["DECISIONS"])
-    except FileNotFoundError as error:
-        raise UserError(f"no transcript-mode file {path}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8") from error
     except (ConfigError, KeyError) as error:

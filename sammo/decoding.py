@@ -18,7 +18,7 @@ from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.device import choose_device
 from sammo.encoder.mixers import MIXERS, engine_names
 from sammo.encoder.state import state_numel
-from sammo.options import integers, parse_bool
+from sammo.options import check_chunking, check_threads, integers, parse_bool
 from sammo.progress import progress
 from sammo.scoring import DecodeSetting, has_results, write_results
 from sammo.search import Searcher, make_searcher
@@ -65,6 +65,7 @@ def chunkings(model: Transducer, chunk_sizes: Sequence[int], left_contexts: Sequ
                 left = 0
             elif chunk == -1:
                 left = -1
+            check_chunking(chunk, left)
             model.encoder.check_chunk_size(chunk, left)
             if Chunking(chunk, left) not in found:
                 found.append(Chunking(chunk, left))
@@ -129,6 +130,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_model_for(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Transducer, ModelInfo]:
     """The model of the options, which must have been trained with the units of ``tokenizer``, and what it is."""
+    check_threads(args.num_threads)
     if args.num_threads > 0:
         torch.set_num_threads(args.num_threads)
     model, info = load_model(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import sys
 from typing import Callable
 
-# What is wrong with the disk or its permissions and not with the program.
-OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+# What is wrong with the disk, its permissions or a path that was given, and not with the program.
+OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE}
+OUTSIDE |= {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+LONGEST_LINE = 2000  # characters of an error
 
 
 class UserError(Exception):
@@ -21,6 +24,9 @@ def run_main(main: Callable[[], int | None]) -> None:
     A full, read-only or forbidden disk is one line, too; a reader of the output that goes away early (``| head``)
     ends the script quietly with 141, as the shell would.
     """
+    codecs.register_error("sammo", _shown)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="sammo")
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -40,5 +46,18 @@ def run_main(main: Callable[[], int | None]) -> None:
 
 
 def _fail(line: str) -> int:
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    line = " ".join(line.split())
+    print(f"error: {line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + '...'}", file=sys.stderr)
     return 1
+
+
+def _shown(error: UnicodeError) -> tuple[bytes, int]:
+    """What the output's encoding lacks: bytes of a file's name that are no text as they are, the rest as escapes."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    shown = (
+        bytes([ord(char) - 0xDC00]) if 0xDC80 <= ord(char) <= 0xDCFF else char.encode("ascii", "backslashreplace")
+        for char in text
+    )
+    return b"".join(shown), error.end

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Iterator
@@ -16,7 +18,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     after an error ``path`` is what it was before.
     """
     path = Path(path)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    host = re.sub(r"[^\w.]", "_", socket.gethostname())
+    temporary = path.with_name(f".tmp-{host}.{os.getpid()}-{path.name}")
+    _remove_left_over(path, host)
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -32,3 +36,26 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     with atomic_path(path) as temporary:
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
+
+
+def _remove_left_over(path: Path, host: str) -> None:
+    """Removes what processes of this ``host`` that were killed have left of ``path``; others may still be writing."""
+    pattern = re.compile(rf"\.tmp-{re.escape(host)}\.(\d+)-{re.escape(path.name)}")
+    try:
+        names = os.listdir(path.parent)
+    except OSError:  # which writing will say
+        return
+    for name in names:
+        match = pattern.fullmatch(name)
+        if match and not _is_alive(int(match[1])):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

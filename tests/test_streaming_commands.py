@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -186,6 +188,30 @@ def test_transcribe(work, tmp_path, capsys):
     assert transcribe.run(args) == 0
     captured = capsys.readouterr()
     assert captured.err == "" and captured.out == f"{files[0]}\t{texts[files[0]]}\n"
+
+
+def test_transcribe_goes_on_behind_odd_files(work, tmp_path, capsys):
+    """A file without a header, a name that is not UTF-8, one of 5,000 characters, one that is cut short, a pipe."""
+    soundfile.write(tmp_path / "a.wav", speech(1.5, 7).numpy(), 16000)
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "x.raw").write_bytes(content)
+    (tmp_path / "short.wav").write_bytes(content[: len(content) // 2])
+    (tmp_path / "\udcff.wav").write_bytes(content)
+    os.mkfifo(tmp_path / "pipe.wav")
+    names = ["x.raw", "short.wav", "pipe.wav", "a" * 5000, "\udcff.wav", "a.wav"]
+    files = [str(tmp_path / name) for name in names]
+    model = ["--checkpoint", work / "sammo/epoch-1.pt", "--chunk-size", 16, "--quiet"]
+    sys.stdout.reconfigure(errors="backslashreplace")  # run_main sees to it
+    assert transcribe.run(options(transcribe, work, *model, *files)) == 1
+    captured = capsys.readouterr()
+    texts = dict(line.split("\t") for line in captured.out.splitlines())
+    assert list(texts) == [files[-2].replace("\udcff", "\\udcff"), files[-1]]
+    assert len(set(texts.values())) == 1 and texts[files[-1]] != ""
+    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 4 and "% of its audio is missing" in errors[1]
+    assert transcribe.run(options(transcribe, work, *model, "--allow-truncated", "true", files[1])) == 0
+    text = capsys.readouterr().out.split("\t")[1].strip()
+    assert text and texts[files[-1]].startswith(text[:-2])
 
 
 def test_delay_summary():

@@ -21,7 +21,7 @@ from sammo.data.shar import SharCuts, shar_manifests
 from sammo.data.sources import SHAR, Allowed
 from sammo.data.tokens import Tokenizer
 from sammo.errors import UserError
-from sammo.options import parse_bool
+from sammo.options import MOST_PROCESSES, check_range, parse_bool
 
 
 def _option(default: Any, help: str) -> Any:
@@ -49,7 +49,7 @@ class DataConfig:
     drop_last: bool = _option(True, "Drop the incomplete batches at the end of an epoch.")
     speed_perturb: bool = _option(False, "Train on the 0.9 and 1.1 speed copies, too.")
     on_the_fly_feats: bool = _option(False, "Compute features from audio instead of reading stored ones.")
-    allow_urls: bool = _option(False, "Read audio from the http and https URLs that manifests name; files only otherwise.")
+    allow_urls: bool = _option(False, "Read audio from http and https URLs that manifests name.")
     enable_spec_aug: bool = _option(True, "Use SpecAugment in training.")
     spec_aug_time_warp_factor: int = _option(80, "Time-warping factor of SpecAugment; below 1: no warping.")
     enable_musan: bool = _option(True, "Mix in noise in training, probability 0.5, 10 to 20 dB.")
@@ -60,8 +60,9 @@ class DataConfig:
     def from_args(cls, args: argparse.Namespace) -> DataConfig:
         """Takes its fields out of parsed options; UserError for values that cannot work."""
         config = cls(**{item.name: getattr(args, item.name) for item in dataclasses.fields(cls)})
-        if config.max_duration <= 0:
+        if not 0 < config.max_duration < float("inf"):
             raise UserError(f"--max-duration must be above 0 seconds, got {config.max_duration}")
+        check_range("--num-workers", max(config.num_workers, 0), 0, MOST_PROCESSES, "each is a process of this machine")
         if config.num_workers < 0 or config.num_buckets < 1 or config.buffer_size < 1:
             raise UserError("--num-workers must be at least 0, --num-buckets and --buffer-size at least 1")
         config.longest(1)  # reads --curriculum
@@ -152,7 +153,9 @@ class CsjDataModule:
         if config.shar_dir is None:
             cuts = ManifestCuts(self._train_paths(), scan.left_out, self.allowed)
         else:
-            cuts = SharCuts(config.shar_dir, epoch, config.data_seed, config.shuffle, scan.left_out)
+            cuts = SharCuts(
+                config.shar_dir, epoch, config.data_seed, config.shuffle, scan.left_out, config.speed_perturb
+            )
         sampler = TrainSampler(
             cuts,
             scan,
@@ -201,7 +204,7 @@ class CsjDataModule:
 
     def _train_paths(self) -> list[Path]:
         if self.config.shar_dir is not None:
-            return shar_manifests(self.config.shar_dir)
+            return shar_manifests(self.config.shar_dir, self.config.speed_perturb)
         suffixes = ["", "_sp0.9", "_sp1.1"] if self.config.speed_perturb else [""]
         return [
             self.corpus.manifest_path(self.config.manifest_dir, self.corpus.train + suffix) for suffix in suffixes

@@ -15,7 +15,7 @@ SOS_EOS = "<sos/eos>"
 SPECIAL = (BLANK, UNKNOWN, SOS_EOS)
 SPACE = "\u2581"  # the space between words as a unit, or at the start of one, as sentencepiece writes it
 
-_TABLE_LINE = re.compile(r"^(.+?)[ \t]+(\d+)$")
+_TABLE_LINE = re.compile(r"^(.+?)[ \t]+(\d{1,9})$", re.ASCII)
 
 
 class Tokenizer(Protocol):
@@ -85,7 +85,7 @@ class BpeTokenizer:
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.Load(str(model))
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # its bindings raise what they like
             raise UserError(f"{model} is not a sentencepiece model; make it again with prepare.sh") from error
         self.vocab_size = self._processor.get_piece_size()
         self.blank_id = self._processor.piece_to_id(BLANK)
@@ -120,7 +120,7 @@ def load_tokenizer(lang_dir: str | Path) -> Tokenizer:
         raise UserError(f"no language directory {lang_dir}; make it with prepare.sh or pass another --lang")
     marker = lang_dir / "lang_type"
     if marker.is_file():
-        lang_type = marker.read_text(encoding="utf-8").strip()
+        lang_type = marker.read_bytes()[:100].decode("utf-8", "replace").strip()
     else:
         lang_type = "bpe" if (lang_dir / "bpe.model").is_file() else "char"
     if lang_type not in ("char", "bpe"):

@@ -95,8 +95,10 @@ class Searcher:
     """
 
     def __init__(self, model: nn.Module, blank_penalty: float = 0.0, temperature: float = 1.0) -> None:
-        if not temperature > 0.0:
+        if not 0.0 < temperature < float("inf"):
             raise UserError(f"temperature must be positive, got {temperature}")
+        if not abs(blank_penalty) < float("inf"):
+            raise UserError(f"blank_penalty must be a number, got {blank_penalty}")
         self.predictor = model.predictor
         self.joiner = model.joiner
         self.blank_id: int = model.config.blank_id

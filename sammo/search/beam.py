@@ -14,6 +14,8 @@ from sammo.search.base import Hypothesis, Searcher, Trail, Walk, extend_trail, r
 from sammo.search.context_graph import ROOT, ContextGraph
 from sammo.search.lm import LanguageModel, LMState, map_tensors, stack_tensors
 
+MOST_HYPOTHESES = 1000
+
 # Odd constants that mix a symbol into the 64-bit fingerprint of a token sequence (wrapping multiplication).
 _MIX_SYMBOL, _MIX_SEQUENCE = -7046029254386353131, -4658895280553007687
 
@@ -72,8 +74,11 @@ class ModifiedBeamSearch(Searcher):
         lm_scale: float = 0.0,
     ) -> None:
         super().__init__(model, blank_penalty, temperature)
-        if beam_size < 1:
-            raise UserError(f"beam_size must be at least 1, got {beam_size}")
+        if not 1 <= beam_size <= MOST_HYPOTHESES:
+            raise UserError(
+                f"beam_size must be at least 1 and at most {MOST_HYPOTHESES}, got {beam_size}: every hypothesis is "
+                "extended on every frame"
+            )
         self.beam_size = beam_size
         self.context_graph = context_graph
         self.lm = lm

@@ -18,6 +18,7 @@ from sammo import geometry
 from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
 from sammo.encoder.state import pack_state, unpack_state
 from sammo.errors import UserError
+from sammo.options import MOST_STREAMS, check_chunking, check_range
 from sammo.search import Hypothesis
 from sammo.streaming.audio import check_samples
 from sammo.streaming.features import OnlineFbank, samples_for_frames
@@ -123,6 +124,7 @@ class StreamingRecognizer:
     ):
         if chunk_size <= 0:
             raise UserError(f"streaming needs a chunk size above 0, got {chunk_size}")
+        check_chunking(chunk_size, left_context_frames)
         self.encoder = model.encoder.eval()
         self.encoder.check_chunk_size(chunk_size, left_context_frames)
         model.eval()
@@ -258,6 +260,7 @@ def recognize(
     """
     if num_streams < 1:
         raise UserError(f"the number of streams must be at least 1, got {num_streams}")
+    check_range("the number of streams", num_streams, 1, MOST_STREAMS, "each holds a state and audio in memory")
     waiting = iter(sources)
     feeds: dict[Stream, Iterator[Tensor]] = {}
     while True:

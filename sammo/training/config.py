@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from sammo.encoder.config import ENCODER_PRESETS, PRESETS
 from sammo.encoder.mixers import MIXERS, engine_names
 from sammo.errors import UserError
-from sammo.options import integers, parse_bool
+from sammo.options import MOST_PROCESSES, check_range, check_threads, integers, parse_bool
 from sammo.transducer import LOSS_ENGINES, ModelConfig, model_config
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
@@ -99,6 +100,12 @@ class TrainConfig:
         return config
 
     def check(self) -> None:
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"--{item.name.replace('_', '-')} must be a number, got {value}")
+        check_threads(self.num_threads)
+        check_range("--world-size", self.world_size, 0, MOST_PROCESSES, "each is a process of this machine")
         positive = ("num_epochs", "base_lr", "lr_batches", "lr_epochs", "ref_duration", "average_period", "world_size")
         positive += ("save_every_n", "keep_last_k", "valid_interval", "log_interval", "dist_timeout_minutes")
         for name in positive:
