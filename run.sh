@@ -114,7 +114,8 @@ decode() {
 # What the memory is worth: error rates with parts of it removed.
 memory() {
   sammo memory --exp-dir "$work_dir/exp/$1-$preset" --epoch "$epochs" --manifest-dir "$data/fbank" \
-    --lang "$data/lang_char" --chunk-size "$memory_chunks" --device "$device"
+    --lang "$data/lang_char" --chunk-size "$memory_chunks" --device "$device" \
+    --decoding-method modified_beam_search --beam-size 4
 }
 
 # Runs a function for both encoders: on CPUs side by side, which is faster for small models than threads are.
@@ -146,5 +147,5 @@ both memory zipformer sammo
 
 stage "Report"
 sammo report "$work_dir/exp/sammo-$preset/results" "$work_dir/exp/zipformer-$preset/results" \
-  --out-dir "$work_dir/report" --statistics "$data/fbank/statistics.json"
+  --out-dir "$work_dir/report" --memory "$work_dir/exp/sammo-$preset/memory/memory.json" --statistics "$data/fbank/statistics.json"
 took "$began"

@@ -9,14 +9,14 @@ import pytest
 
 from sammo.errors import UserError
 from sammo.scoring import DecodeSetting, bootstrap_interval, count_errors, has_results, read_results, write_results
-from sammo.scoring.cer import Counts, error_rate, probability_of_improvement, total
+from sammo.scoring.cer import Counts, difference, error_rate, total
 from sammo.scoring.report import write_report
 
 
 def setting(encoder="sammo", chunk=64, left=0, avg=1, **changes) -> DecodeSetting:
     values = dict(
         encoder=encoder, preset="tiny", method="greedy_search", beam_size=1, chunk_size=chunk,
-        left_context_frames=left, epoch=3, avg=avg, use_averaged_model=True, d_state=32,
+        left_context_frames=left, epoch=3, avg=avg, use_averaged_model=True, d_state=32 if encoder == "sammo" else 0,
         state_dtype="float32", state_bytes=4000 + 10 * left, streaming=False, checkpoint="epoch-3",
     )  # fmt: skip
     return DecodeSetting(**{**values, **changes})
@@ -50,10 +50,11 @@ def test_bootstrap_interval_is_repeatable_and_holds_the_rate():
 def test_paired_bootstrap_sees_what_the_intervals_cannot():
     hard = [Counts(20, 0, i % 10, 0) for i in range(100)]
     slightly_better = [Counts(20, 0, max(0, i % 10 - 1), 0) for i in range(100)]
-    assert probability_of_improvement(hard, slightly_better) == 1.0
-    assert probability_of_improvement(hard, hard) == 0.5
+    change, low, high = difference(hard, slightly_better)
+    assert change == pytest.approx(-4.5) and low < change < high < 0 and high - low < 1
+    assert difference(hard, hard) == (0.0, 0.0, 0.0)
     with pytest.raises(ValueError):
-        probability_of_improvement(hard, hard[:-1])
+        difference(hard, hard[:-1])
 
 
 def test_files_of_a_part(tmp_path):
@@ -87,7 +88,8 @@ def test_report_has_every_system_and_part(tmp_path):
     table = paths["table"].read_text()
     assert "| Sammo, d_state 32 | greedy, simulated | 4 |  | 0.00 (0.00–0.00) |" in table
     assert "Zipformer, left 64" in table and "Zipformer, left 128" in table
-    assert "Sammo, d_state 32 (sammo) against Zipformer, left 64 (zip): 0.00 against 22.22" in table and "eval1 0 of 7" in table
+    assert "CER of Sammo, d_state 32 (sammo, greedy, simulated, 4 KiB) minus" in table and "eval1 0 of 7" in table
+    assert "| zip | Zipformer, left 64 | 5 | -22.22 (-50.00 to +0.00) |" in table
     assert len(paths["csv"].read_text().splitlines()) == 1 + 4 + 2
     for kind in ("figure", "state figure"):
         assert paths[kind].read_bytes().startswith(b"\x89PNG")
@@ -123,7 +125,7 @@ def test_report_by_words_shows_them_first(tmp_path):
     assert {path.name for path in paths.values()} == {"wer.md", "wer.csv", "wer_over_chunk.png", "wer_over_state.png"}
     table = paths["table"].read_text()
     assert table.startswith("# Word error rates\n\nWER in % over test, with") and "CER in % over test, with" in table
-    assert "WER at chunk 64" in table and "50.00 against 50.00" in table
+    assert "WER of Sammo, d_state 32 (results, greedy, simulated, 4 KiB) minus" in table and "| +0.00 (+0.00 to +0.00) |" in table
     assert "| Chunk | test, WER | test, CER | valid, WER | valid, CER |" in table
     head, *rows = [line.split(",") for line in paths["csv"].read_text().splitlines()]
     assert head.index("wer") < head.index("cer") and len(rows) == 4 and all(len(row) == len(head) for row in rows)

@@ -94,20 +94,21 @@ def bootstrap_interval(counts: Sequence[Counts], level: float = 0.95, seed: int 
     return float(low), float(high)
 
 
-def probability_of_improvement(
-    baseline: Sequence[Counts], system: Sequence[Counts], seed: int = 0
-) -> float:
-    """Share of paired bootstrap samples in which ``system`` has fewer errors than ``baseline``.
+def difference(
+    baseline: Sequence[Counts], system: Sequence[Counts], level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """Error rate of ``system`` minus that of ``baseline`` in percent points, and its paired bootstrap interval.
 
-    Both lists hold the same utterances in the same order (Bisani and Ney, ICASSP 2004, equation 6);
-    a tie counts half.
+    Both lists hold the same utterances in the same order.
     """
     if len(baseline) != len(system):
         raise ValueError("paired bootstrap needs the same utterances in both systems")
+    change = error_rate(total(system)) - error_rate(total(baseline))
     if not baseline:
-        return 0.5
-    difference = _resampled_rates(baseline, seed) - _resampled_rates(system, seed)
-    return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
+        return change, change, change
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(_resampled_rates(system, seed) - _resampled_rates(baseline, seed), [tail, 100 - tail])
+    return change, float(low), float(high)
 
 
 def relative_change(

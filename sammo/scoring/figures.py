@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -18,7 +19,8 @@ from sammo.scoring.cer import bootstrap_interval  # noqa: E402
 FRAME_MS = round(1000 / geometry.RATE)
 INK, GRID = "#222222", "#dddddd"
 WITHOUT_LEFT = ("#c2185b", "#ec6f9c", "#7b1fa2")
-WITH_LEFT = ("#9fb8cf", "#5a8bb5", "#1f5a8c", "#0d3050")
+WITH_LEFT = ("#b9cbdc", "#8fb0cc", "#5a8bb5", "#1f5a8c", "#0d3050")
+PANELS = (16, 64)  # chunk widths of the figure over bytes: a narrow one, and the one at which the paper compares
 MARKERS = "osD^vP"
 
 Lines = Mapping[str, Mapping[int, Any]]  # name -> chunk frames -> cell (rate, counts, state_bytes)
@@ -28,18 +30,18 @@ NAMES = {"CER": "Character error rate", "WER": "Word error rate"}
 
 
 def rate_over_chunk(lines: Lines, parts: Sequence[str], path: Path, metric: str = "CER") -> Path:
-    """One line a system with its 95 % interval; the chunk width is on a base-2 axis."""
+    """One line a system, a bar of the 95 % interval at each point; the chunk width is on a base-2 axis."""
     fig, ax = _axes(f"{NAMES[metric]} over chunk width ({', '.join(parts)})", metric)
     chunks = sorted({chunk for cells in lines.values() for chunk in cells if chunk > 0})
     ends = []
-    for (name, cells), (color, marker) in zip(lines.items(), _styles(lines)):
-        xs = [chunk for chunk in sorted(cells) if chunk > 0]
-        if not xs:
+    for index, ((name, cells), (color, marker)) in enumerate(zip(lines.items(), _styles(lines))):
+        found = [chunk for chunk in sorted(cells) if chunk > 0]
+        if not found:
             continue
-        ys = [cells[x].rate(metric) for x in xs]
-        low, high = zip(*(bootstrap_interval(cells[x].counts[metric]) for x in xs))
-        ax.fill_between(xs, low, high, color=color, alpha=0.10, linewidth=0)
-        ax.plot(xs, ys, color=color, marker=marker, markersize=6, linewidth=2.2, label=name, clip_on=False)
+        # Side by side, so that no bar hides another.
+        xs = [chunk * 2 ** (0.04 * (index - (len(lines) - 1) / 2)) for chunk in found]
+        ys, bars = _rates([cells[chunk] for chunk in found], metric)
+        ax.errorbar(xs, ys, bars, color=color, marker=marker, markersize=6, linewidth=1.8, elinewidth=1.0, label=name)
         ends.append((ys[-1], xs[-1], name, color))
     ax.set_xscale("log", base=2)
     if chunks:
@@ -51,33 +53,67 @@ def rate_over_chunk(lines: Lines, parts: Sequence[str], path: Path, metric: str 
     return _save(fig, path)
 
 
-def rate_over_state(lines: Lines, parts: Sequence[str], path: Path, metric: str = "CER") -> Path:
-    """A point a system and chunk width: what memory buys."""
-    fig, ax = _axes(f"{NAMES[metric]} over memory per stream ({', '.join(parts)})", metric)
+def rate_over_state(
+    lines: Lines, parts: Sequence[str], path: Path, metric: str = "CER", reset: Mapping[int, float] | None = None
+) -> Path:
+    """What memory buys, a panel a chunk width: systems that differ in left context alone are one line over their bytes.
+
+    reset: chunk -> error rate of the system without left context when its recurrent state is reset before every chunk.
+    """
     chunks = sorted({chunk for cells in lines.values() for chunk in cells if chunk > 0})
-    for (name, cells), (color, marker) in zip(lines.items(), _styles(lines)):
-        xs = [cells[chunk].state_bytes / 1024 for chunk in chunks if chunk in cells]
-        ys = [cells[chunk].rate(metric) for chunk in chunks if chunk in cells]
-        sizes = [30 + 30 * i for i, chunk in enumerate(chunks) if chunk in cells]
-        ax.scatter(xs, ys, s=sizes, color=color, marker=marker, alpha=0.85, label=name, linewidth=0)
-    ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.set_xlabel("state per stream (KiB); larger marks: wider chunks " + ", ".join(f"{c * FRAME_MS}" for c in chunks) + " ms")
-    ax.set_ylim(bottom=0)
-    ax.legend(frameon=False, fontsize=9, loc="best")
+    chunks = [chunk for chunk in chunks if chunk in PANELS] or chunks[:1]
+    title = f"{NAMES[metric]} over memory per stream ({', '.join(parts)})"
+    fig, axes = plt.subplots(1, max(1, len(chunks)), figsize=(4.6 * max(1, len(chunks)), 4.4), dpi=150, squeeze=False)
+    fig.suptitle(title, x=0.01, ha="left", fontsize=11.5, color=INK)
+    for ax, chunk in zip(axes[0], chunks):
+        _dress(ax, metric)
+        ax.set_title(f"chunks of {chunk * FRAME_MS / 1000:g} s", fontsize=10, color=INK)
+        families: dict[str, list[str]] = {}
+        for name, cells in lines.items():
+            if chunk in cells:
+                families.setdefault(re.sub(r", left \w+", "", name), []).append(name)
+        last = [max(names, key=lambda name: lines[name][chunk].state_bytes) for names in families.values()]
+        for (family, names), (color, marker) in zip(families.items(), _styles(last)):
+            cells = sorted((lines[name][chunk] for name in names), key=lambda cell: cell.state_bytes)
+            xs = [cell.state_bytes / 1024 for cell in cells]
+            ys, bars = _rates(cells, metric)
+            style = dict(color=color, marker=marker, markersize=6)
+            ax.errorbar(xs, ys, bars, **style, linewidth=1.8, elinewidth=1.0, label=family)
+            if family in names and chunk in (reset or {}):
+                label = f"{family}, state reset before every chunk"
+                ax.plot(xs, [reset[chunk]], **style, markerfacecolor="white", linestyle="none", label=label)
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.set_xlabel("state per stream (KiB)")
+        ax.set_ylim(bottom=0)
+    axes[0, 0].legend(frameon=False, fontsize=8.5, loc="lower left")
+    fig.tight_layout()
     return _save(fig, path)
+
+
+def _rates(cells: Sequence[Any], metric: str) -> tuple[list[float], list[list[float]]]:
+    """Error rates, and how far their 95 % intervals reach below and above."""
+    ys = [cell.rate(metric) for cell in cells]
+    bounds = [bootstrap_interval(cell.counts[metric]) for cell in cells]
+    below = [max(0.0, y - low) for y, (low, _) in zip(ys, bounds)]
+    above = [max(0.0, high - y) for y, (_, high) in zip(ys, bounds)]
+    return ys, [below, above]
 
 
 def _axes(title: str, metric: str):
     fig, ax = plt.subplots(figsize=(8, 4.6), dpi=150)
     ax.set_title(title, loc="left", fontsize=11.5, color=INK)
+    _dress(ax, metric)
+    return fig, ax
+
+
+def _dress(ax, metric: str) -> None:
     ax.set_ylabel(f"{metric} (%)")
     ax.grid(axis="y", color=GRID, linewidth=0.8)
     ax.set_axisbelow(True)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
     ax.tick_params(length=0, colors=INK)
-    return fig, ax
 
 
 def _styles(lines: Lines) -> list[tuple[str, str]]:
