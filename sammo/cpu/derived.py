@@ -10,6 +10,14 @@ from torch import Tensor
 MAX_KEPT = 16  # values per module; the oldest goes first
 
 
+def stamp(weight: Tensor) -> tuple[int, int] | None:
+    """What changes with a tensor's values: where they are and their version. None where that says nothing: tensors of
+    another class, as fake ones, may have no memory of their own."""
+    if type(weight) not in (Tensor, torch.nn.Parameter):
+        return None
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
+
+
 class DerivedWeights:
     """A small cache of what a module derives from its weights.
 
@@ -24,12 +32,14 @@ class DerivedWeights:
         """``make()``, or what it returned before for this key and this state of ``weights``."""
         if torch.is_grad_enabled():
             return make()
-        stamp = [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights]
+        stamps = [stamp(weight) for weight in weights]
+        if None in stamps:
+            return make()
         kept = self._kept.get(key)
-        if kept is None or kept[0] != stamp:
+        if kept is None or kept[0] != stamps:
             if len(self._kept) >= MAX_KEPT:
                 self._kept.pop(next(iter(self._kept)))
-            kept = self._kept[key] = (stamp, make())
+            kept = self._kept[key] = (stamps, make())
         return kept[1]
 
     def clear(self) -> None:

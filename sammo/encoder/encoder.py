@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sammo import geometry
 from sammo.encoder.config import EncoderConfig
-from sammo.encoder.frontend import Frontend, all_full
+from sammo.encoder.frontend import Frontend, all_full, on_device
 from sammo.encoder.mixers import Mixer
 from sammo.encoder.plan import Plan, make_plan, tile_mask
 from sammo.encoder.position import POSITION_DROPOUT, relative_positions
@@ -112,7 +112,8 @@ class Encoder(nn.Module):
           features: (N, T, 80) at 100 Hz. With a state, T = 2 * n * chunk_size + 13 for n chunks,
             of which the last 13 frames come again in the next window; a window at the end of a
             stream is padded to such a length.
-          lengths: (N,) valid feature frames.
+          lengths: (N,) valid feature frames; on the CPU wherever the features are, if the lengths of the output, which
+            stay there, are to be read without waiting for a GPU.
           state: of :meth:`init_state` or of the window before.
           chunk_size: embed frames (50 Hz) per chunk, -1 for one chunk. None: drawn from the
             configuration in training, otherwise -1; with a state, the whole window.
@@ -140,17 +141,17 @@ class Encoder(nn.Module):
         if chunk > 0 and x.shape[1] % chunk:
             x = F.pad(x, (0, 0, 0, -x.shape[1] % chunk))
         padded = x.shape[1]
-        valid = None if all_full(lengths, padded) else lengths
+        valid = None if all_full(lengths, padded) else on_device(lengths, x)
         ends = valid
         if not config.mask_padding:
-            ends = None if padded == frames else torch.full_like(lengths, frames)
+            ends = None if padded == frames else torch.full((x.shape[0],), frames, device=x.device)
         plans = self._plans(padded, chunk, left, valid, state, x.shape[0], x.device)
 
         x, next_states = self.encode(x, plans, ends, None if state is None else state.stacks)
         x, out_lengths = x[:, : (frames + 1) // 2], (lengths + 1) // 2
         if state is None:
             return EncoderOutput(x, out_lengths, None)
-        seen = (state.seen + lengths).clamp(max=left) if config.left_context else ()
+        seen = (state.seen + on_device(lengths, x)).clamp(max=left) if config.left_context else ()
         return EncoderOutput(x, out_lengths, EncoderState(past, next_states, seen))
 
     def init_state(

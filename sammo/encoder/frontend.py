@@ -129,7 +129,7 @@ class Frontend(nn.Module):
         x = x.permute(0, 2, 3, 1)  # (N, T', F, C)
         lengths = embed_frames(lengths)
         if self.mask_padding and not all_full(lengths, x.shape[1]):
-            beyond = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+            beyond = torch.arange(x.shape[1], device=x.device) >= on_device(lengths, x)[:, None]
             x = x.masked_fill(beyond[:, :, None, None], 0.0)
         x, state = self.convnext(x, state)
         if state is not None:
@@ -162,5 +162,10 @@ class Frontend(nn.Module):
 
 
 def all_full(lengths: Tensor, frames: int) -> bool:
-    """Whether no sequence is shorter than ``frames``; not asked of a GPU, which would wait."""
+    """Whether no sequence is shorter than ``frames``; not asked of a GPU, for which one would wait."""
     return lengths.device.type == "cpu" and bool((lengths >= frames).all())
+
+
+def on_device(lengths: Tensor, x: Tensor) -> Tensor:
+    """``lengths`` on the device of x, without waiting for it."""
+    return lengths.to(x.device, non_blocking=True)

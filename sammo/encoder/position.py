@@ -7,16 +7,16 @@ basis of it, so that few dimensions tell near offsets apart exactly and far ones
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from sammo.constants import constant
+
 POSITION_DROPOUT = 0.15  # in training
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what decoding made first may be trained with
+@constant
 def relative_positions(
     frames: int, left: int, dim: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:

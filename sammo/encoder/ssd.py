@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sammo.constants import constant
 from sammo.engines import Engines, anywhere, is_installed, needs_cuda
 
 # Frames per block of the dual form: the work inside a block grows with it, the number of states
@@ -190,8 +191,7 @@ def decay_between(log_decay: Tensor) -> Tensor:
     return between.masked_fill(_upper(frames, log_decay.device), float("-inf")).exp()
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what decoding made first may be trained with
+@constant
 def _upper(frames: int, device: torch.device) -> Tensor:
     """(T, T) bool, True where the source is later than the target."""
     return torch.ones(frames, frames, dtype=torch.bool, device=device).triu(1)

@@ -187,7 +187,7 @@ class StreamingRecognizer:
         state = self._states.take()
         output = self.encoder(
             features,
-            torch.tensor(lengths, device=self.device),
+            torch.tensor(lengths),
             state,
             chunk_size=self.chunk_size,
             left_context_frames=self.left_context_frames,
