@@ -12,8 +12,7 @@ import pytest
 import torch
 from training_fixtures import Letters, ListData, make_batch
 
-from sammo.encoder import Encoder, encoder_config
-from sammo.encoder.config import WINDOW_EXTRA_FRAMES
+from sammo.encoder import build_encoder, encoder_config
 from sammo.encoder.state import state_leaves
 from sammo.fake_cuda import fake_cuda
 from sammo.regularize import set_batch_count
@@ -49,7 +48,7 @@ def test_encoder(name, preset, training, bf16, chunk):
     """Utterances of different lengths; on CUDA a convolution's output is a transposed tensor."""
     config = encoder_config(name, preset)
     with fake_cuda() as trace, CUDA:
-        encoder = Encoder(config).train(bool(training))
+        encoder = build_encoder(config).train(bool(training))
         set_batch_count(encoder, 100)
         features = torch.randn(3, 307, 80)
         trace.waits.clear()  # of building the model
@@ -71,11 +70,11 @@ def test_encoder(name, preset, training, bf16, chunk):
 @pytest.mark.parametrize(("name", "bf16"), [("sammo", True), ("zipformer", False), ("zipformer", True)])
 def test_encoder_with_a_state(name, bf16):
     with fake_cuda() as trace, CUDA:
-        encoder = Encoder(encoder_config(name, "tiny")).eval()
-        state = encoder.init_state(2, 64)
+        encoder = build_encoder(encoder_config(name, "tiny")).eval()
+        state = encoder.init_state(2, 64, "cuda")
         trace.waits.clear()
         for _ in range(2):
-            window = torch.randn(2, 2 * 32 + WINDOW_EXTRA_FRAMES, 80)
+            window = torch.randn(2, 2 * 32 + 13, 80)
             valid = torch.tensor([77, 60], device="cpu")
             with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=bf16):
                 output = encoder(window, valid, state, chunk_size=32)

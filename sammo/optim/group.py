@@ -80,8 +80,8 @@ class GroupState:
             torch._foreach_copy_(self.param_views[index], params)
         return grads, values
 
-    def sums(self, with_norms: bool, with_squares: bool) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """Per parameter: sums of grad^2 (if with_norms), grad * param, and param^2 (if with_squares)."""
+    def sums(self, with_squares: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Per parameter: sums of grad^2, grad * param, and param^2 (if with_squares)."""
         layout = self.layout
         grad_sq, dot, param_sq = (torch.empty(layout.rows, device=layout.device) for _ in range(3))
         for index, block in enumerate(layout.blocks):
@@ -90,13 +90,8 @@ class GroupState:
             torch.sum(grads * values, dim=1, out=dot[rows])
             if with_squares:
                 torch.sum(values.square_(), dim=1, out=param_sq[rows])
-            if with_norms:
-                torch.sum(grads.square_(), dim=1, out=grad_sq[rows])
-        return (
-            layout.sum_rows(grad_sq) if with_norms else None,
-            layout.sum_rows(dot),
-            layout.sum_rows(param_sq) if with_squares else None,
-        )
+            torch.sum(grads.square_(), dim=1, out=grad_sq[rows])
+        return layout.sum_rows(grad_sq), layout.sum_rows(dot), layout.sum_rows(param_sq) if with_squares else None
 
     def update(self, clip: float, factor: Tensor, scale_step: Tensor | None, options: dict[str, Any]) -> None:
         """Move the parameters: ``factor`` and ``scale_step`` are per parameter, ``clip`` scales the gradients."""

@@ -80,6 +80,8 @@ class ScaledAdam(Optimizer):
             plain_lr_scale=plain_lr_scale or {},
         )
         self._groups: dict[int, GroupState] = {}
+        self._measured: list[tuple[Tensor, ...]] | None = None
+        self._norms: list[float] | None = None
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -99,14 +101,45 @@ class ScaledAdam(Optimizer):
             raise UserError(f"plain_lr_scale {plain}: give parameters of the group, and rates above 0")
 
     @torch.no_grad()
+    def measure(self) -> Tensor:
+        """(2 * groups,): of every group the norm of its gradients and the weighted one that clipping goes by.
+
+        For programs that do not want to wait for a GPU more than once: read these among other numbers and give them to
+        :meth:`use_norms`. What is computed here is not computed again in the step.
+        """
+        self._measured, norms = [], []
+        for index, options in enumerate(self.param_groups):
+            group = self._group(index)
+            grad_sq, dot, param_sq = group.sums(_is_size_step(group, options) or group.step == 0)
+            if group.step == 0:
+                group.param_rms.copy_((param_sq / group.numel).sqrt())
+            weights = torch.where(group.is_plain, group.plain_scale, group.param_rms)
+            sumsq = grad_sq * weights.square()
+            self._measured.append((grad_sq, dot, param_sq, sumsq))
+            norms += [grad_sq.sum().sqrt(), sumsq.sum().sqrt()]
+        self._norms = None
+        return torch.stack(norms)
+
+    def use_norms(self, norms: list[float]) -> None:
+        """What :meth:`measure` returned, read, for the step that follows."""
+        self._norms = norms
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        self._measured = None
+
+    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns what ``closure``, if given, returns."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._measured is None or self._norms is None:
+            self.use_norms(self.measure().tolist())
         for index, options in enumerate(self.param_groups):
-            self._step_group(self._group(index), options)
+            self._step_group(index, options)
+        self._measured = None
         return loss
 
     def clipping_stats(self) -> list[ClippingStats]:
@@ -123,18 +156,16 @@ class ScaledAdam(Optimizer):
             self._groups[index] = group
         return group
 
-    def _step_group(self, group: GroupState, options: dict[str, Any]) -> None:
-        period = options["size_update_period"]
-        size_step = group.step % period == period - 1
-        clipping = options["clipping_scale"] is not None
-        grad_sq, dot, param_sq = group.sums(clipping, size_step or group.step == 0)
-        if group.step == 0:
-            group.param_rms.copy_((param_sq / group.numel).sqrt())
-
-        clip = self._clip(group, options, grad_sq) if clipping else 1.0
+    def _step_group(self, index: int, options: dict[str, Any]) -> None:
+        group = self._group(index)
+        grad_sq, dot, param_sq, sumsq = self._measured[index]
+        size_step = _is_size_step(group, options)
+        clip = 1.0
+        if options["clipping_scale"] is not None:
+            clip = self._clip(group, options, self._norms[2 * index + 1], grad_sq, sumsq)
         if clip == 0.0:
             dot = torch.zeros_like(dot)
-        group.scale_grads[group.step % period] = dot * clip
+        group.scale_grads[group.step % options["size_update_period"]] = dot * clip
         if size_step:
             group.param_rms.copy_((param_sq / group.numel).sqrt())
         scalar_lr = options["lr"] * options["scalar_lr_scale"]
@@ -159,11 +190,10 @@ class ScaledAdam(Optimizer):
         growth = torch.minimum(growth, (options["param_max_rms"] - group.param_rms) / group.param_rms)
         return growth.masked_fill_(group.is_plain, 0.0)
 
-    def _clip(self, group: GroupState, options: dict[str, Any], grad_sq: Tensor) -> float:
+    def _clip(
+        self, group: GroupState, options: dict[str, Any], norm: float, grad_sq: Tensor, sumsq: Tensor
+    ) -> float:
         """The factor, at most 1, to scale this step's gradients with; keeps the statistics."""
-        weights = torch.where(group.is_plain, group.plain_scale, group.param_rms)
-        sumsq = grad_sq * weights.square()
-        norm = math.sqrt(sumsq.sum().item())
         quartiles = group.stats.quartiles
         if group.step > 0:
             group.norms[group.step % len(group.norms)] = norm
@@ -271,3 +301,8 @@ class ScaledAdam(Optimizer):
                     shapes = f"{tuple(entry['delta'].shape)}, the parameter {tuple(p.shape)}"
                     raise UserError(f"optimizer state of {name} has shape {shapes}")
             self._groups[index].restore(tensors, host)
+
+
+def _is_size_step(group: GroupState, options: dict[str, Any]) -> bool:
+    period = options["size_update_period"]
+    return group.step % period == period - 1

@@ -16,6 +16,8 @@ from sammo.regularize.gradients import (
     penalize_abs_values_gt,
     regularizer_state,
     scale_grad,
+    settle,
+    unsettled,
 )
 from sammo.regularize.norm import BiasNorm
 from sammo.regularize.schedule import FloatLike, PiecewiseLinear, ScheduledFloat, set_batch_count
@@ -39,6 +41,8 @@ __all__ = [
     "scale_grad",
     "sequence_mask",
     "set_batch_count",
+    "settle",
     "swoosh_l",
     "swoosh_r",
+    "unsettled",
 ]

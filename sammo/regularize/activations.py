@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sammo.kernels import by_triton
 from sammo.regularize.dropout import shared_dropout_mask
 from sammo.regularize.schedule import FloatLike
 
@@ -25,10 +26,30 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _swoosh(x: Tensor, shift: float, offset: float) -> Tensor:
-    """Computed in at least float32, returned in the type of ``x``."""
+def _swoosh(x: Tensor, shift: float, offset: float, mask: Tensor | None = None) -> Tensor:
+    """Times a mask, if given; computed in at least float32, returned in the type of ``x``."""
+    if by_triton(x):
+        from sammo.kernels.swoosh import swoosh
+
+        return swoosh(x, SLOPE, shift, offset, mask)
     wide = _wide(x)
-    return F.softplus(wide - shift).sub_(wide, alpha=SLOPE).sub_(offset).to(x.dtype)
+    y = F.softplus(wide - shift).sub_(wide, alpha=SLOPE).sub_(offset).to(x.dtype)
+    return y if mask is None else y.mul_(mask)
+
+
+def _swoosh_backward(
+    x: Tensor, grad: Tensor, shift: float, offset: float, mask: Tensor | None = None, y: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The gradient of x, and y: what :func:`_swoosh` returned, if it was not kept."""
+    if by_triton(x):
+        from sammo.kernels.swoosh import swoosh_backward
+
+        x_grad, again = swoosh_backward(x, grad, SLOPE, shift, offset, mask, with_y=y is None)
+        return x_grad, again if y is None else y
+    slope = (_wide(x) - shift).sigmoid_().sub_(SLOPE)
+    if mask is not None:
+        slope.mul_(mask)
+    return slope.mul_(grad).to(x.dtype), _swoosh(x, shift, offset, mask) if y is None else y
 
 
 class _Swoosh(torch.autograd.Function):
@@ -41,8 +62,7 @@ class _Swoosh(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         (x,) = ctx.saved_tensors
-        slope = (_wide(x) - ctx.shift).sigmoid_().sub_(SLOPE).to(grad.dtype)
-        return slope.mul_(grad), None, None
+        return _swoosh_backward(x, grad, ctx.shift, 0.0, y=x)[0], None, None
 
 
 def _apply(x: Tensor, constants: tuple[float, float]) -> Tensor:
@@ -69,9 +89,7 @@ class _ActivationDropoutLinear(torch.autograd.Function):
     def forward(ctx, x, weight, bias, mask, shift, offset):
         ctx.constants = (shift, offset)
         ctx.bias_dtype = bias.dtype
-        y = _swoosh(x, shift, offset)
-        if mask is not None:
-            y.mul_(mask)
+        y = _swoosh(x, shift, offset, mask)
         ctx.save_for_backward(x, weight, mask, y if x.device.type == "cpu" else None)
         out = F.linear(y, weight, bias)
         ctx.compute_dtype = out.dtype  # half precision under autocast
@@ -80,21 +98,13 @@ class _ActivationDropoutLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight, mask, y = ctx.saved_tensors
-        shift, offset = ctx.constants
-        slope = (_wide(x) - shift).sigmoid_().sub_(SLOPE)
-        if y is None:
-            y = _swoosh(x, shift, offset)
-            if mask is not None:
-                y.mul_(mask)
-        if mask is not None:
-            slope.mul_(mask)
         dtype = ctx.compute_dtype
         flat = grad.reshape(-1, weight.shape[0]).to(dtype)
         with torch.autocast(grad.device.type, enabled=False):
             y_grad = (flat @ weight.to(dtype)).view(x.shape)
+            x_grad, y = _swoosh_backward(x, y_grad, *ctx.constants, mask, y)
             weight_grad = flat.t() @ y.reshape(-1, weight.shape[1]).to(dtype)
         bias_grad = flat.sum(dim=0, dtype=ctx.bias_dtype)
-        x_grad = slope.mul_(y_grad).to(x.dtype)
         return x_grad, weight_grad.to(weight.dtype), bias_grad, None, None, None
 
 

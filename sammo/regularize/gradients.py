@@ -13,6 +13,7 @@ import random
 import torch
 from torch import Tensor, nn
 
+from sammo.kernels import by_triton
 from sammo.regularize.schedule import FloatLike, ScheduledFloat
 
 TINY = 1.0e-20
@@ -95,6 +96,10 @@ class _Balance(torch.autograd.Function):
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
         channel_dim, limits, grad_scale = ctx.settings
+        if by_triton(x):
+            from sammo.kernels.balance import balance
+
+            return balance(x, grad, channel_dim, limits, grad_scale, TINY), None, None, None
         with torch.autocast(grad.device.type, enabled=False):
             direction = _balance_direction(x.float(), channel_dim, limits, grad_scale)
             edited = torch.addcmul(grad.float(), grad.float().abs(), direction)
@@ -165,7 +170,17 @@ class Whiten(nn.Module):
         self.limit = limit
         self.probs = prob
         self.grad_scale = grad_scale
-        self.exceeded = True
+        self._exceeded: bool | Tensor = True
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether the limit was exceeded when last looked at; waits for a GPU unless :func:`settle` was called."""
+        self._exceeded = bool(self._exceeded)
+        return self._exceeded
+
+    @exceeded.setter
+    def exceeded(self, value: bool | Tensor) -> None:
+        self._exceeded = value
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., C); in training its gradient may be edited."""
@@ -189,13 +204,16 @@ class _Whitening(torch.autograd.Function):
         module = ctx.module
         with torch.autocast(grad.device.type, enabled=False):
             metric, covariance, centered = whitening_metric(x.float(), module.num_groups)
-            module.exceeded = bool(metric >= float(module.limit))
-            if not module.exceeded:
+            exceeded = metric >= float(module.limit)
+            module.exceeded = exceeded
+            # On a GPU the penalty is computed in either case: whether it is needed is only known there.
+            if not grad.is_cuda and not module.exceeded:
                 return grad, None
             penalty = _whitening_gradient(covariance, centered).view(x.shape)
             wide = grad.float()
             scale = float(module.grad_scale) * wide.norm() / (penalty.norm() + TINY)
-            return torch.addcmul(wide, penalty, scale).to(grad.dtype), None
+            edited = torch.addcmul(wide, penalty, scale)
+            return torch.where(exceeded, edited, wide).to(grad.dtype), None
 
 
 def whitening_metric(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -223,6 +241,18 @@ def _whitening_gradient(covariance: Tensor, centered: Tensor) -> Tensor:
     inner = covariance * by_square
     inner.diagonal(dim1=1, dim2=2).add_(by_diagonal)
     return (centered @ (2.0 * inner)).transpose(0, 1).reshape(centered.shape[1], -1)
+
+
+def unsettled(module: nn.Module) -> tuple[list[Whiten], Tensor | None]:
+    """The Whitens whose last finding is still on the GPU, and these findings (M,), to be read with other numbers."""
+    waiting = [m for m in module.modules() if isinstance(m, Whiten) and isinstance(m._exceeded, Tensor)]
+    return waiting, torch.stack([m._exceeded for m in waiting]) if waiting else None
+
+
+def settle(waiting: list[Whiten], found: list[float]) -> None:
+    """Hand the findings of :func:`unsettled`, once read, back."""
+    for module, exceeded in zip(waiting, found):
+        module.exceeded = bool(exceeded)
 
 
 def regularizer_state(module: nn.Module) -> dict[str, bool]:

@@ -6,6 +6,7 @@ import logging
 import math
 import random
 import time
+from itertools import islice
 from typing import Any, Iterator
 
 import torch
@@ -17,7 +18,7 @@ from sammo.data.dataset import WaitTimer
 from sammo.data.tokens import Tokenizer
 from sammo.errors import UserError
 from sammo.optim import Eden, ScaledAdam
-from sammo.regularize import load_regularizer_state, regularizer_state, set_batch_count
+from sammo.regularize import load_regularizer_state, regularizer_state, set_batch_count, settle, unsettled
 from sammo.training.config import LOSSES, TrainConfig
 from sammo.training.distributed import World
 from sammo.training.nonfinite import first_overflow, save_batch, watch
@@ -177,10 +178,8 @@ class Trainer:
     def run(self) -> None:
         """Trains to the end, or until a signal asks to stop; saves in either case."""
         if self.world.size > 1:
-            devices = [self.world.device] if self.world.device.type == "cuda" else None
-            self.parallel = nn.parallel.DistributedDataParallel(
-                self.model, device_ids=devices, find_unused_parameters=True
-            )
+            # Without device_ids: it would move the lengths, which are for the CPU.
+            self.parallel = nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True)
         self._since = time.monotonic()
         report = RunReport(self.config, self.batch, self.world.is_main)
         try:
@@ -291,12 +290,15 @@ class Trainer:
             raise UserError(out_of_memory(batch["features"].shape, self.batch)) from error
         if self.precision.scaler.is_enabled():
             self.precision.scaler.unscale_(self.optimizer)
-        norm = self._gradient_norm()
+        norms = self.optimizer.measure()
         self._lap()
         flags = torch.tensor([self.stop.received is not None, bool(self.finished())], dtype=torch.float64)
         sums = self.world.sum(torch.cat([sums, flags.to(sums.device, non_blocking=True)]))
-        # The only place where a step waits for a GPU (the optimizer then finds its numbers ready).
-        *sums, stop, over, norm = torch.cat([sums, norm.double().reshape(1)]).tolist()
+        whitens, exceeded = unsettled(self.model)
+        (*sums, stop, over), norms, exceeded = _read(sums, norms, exceeded)
+        self.optimizer.use_norms(norms)
+        settle(whitens, exceeded)
+        norm = norms[0]
         step = Step(zip(("loss", *LOSSES, "frames", "audio_seconds"), sums))
         scale = self.precision.scale
         finite = math.isfinite(step["loss"]) and math.isfinite(norm)
@@ -327,7 +329,8 @@ class Trainer:
         loss, parts = self.loss(self.parallel, batch)
         self.precision.scaler.scale(loss).backward()
         seconds = float(batch["lengths"].sum()) / 100
-        return torch.cat([torch.stack([loss.detach(), *parts]).double(), parts[0].new_tensor([seconds]).double()])
+        numbers = torch.stack([loss.detach(), *parts]).double()
+        return torch.cat([numbers, torch.full_like(numbers[:1], seconds)])
 
     def loss(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
         """The loss to minimize, and simple, pruned and CTC loss and frames; sums over the batch."""
@@ -336,7 +339,7 @@ class Trainer:
         with self.precision.autocast():
             losses = model(
                 batch["features"].to(device, non_blocking=True),
-                batch["lengths"].to(device, non_blocking=True),
+                batch["lengths"],
                 batch["tokens"],
                 prune_range=config.prune_range,
                 am_scale=config.am_scale,
@@ -357,10 +360,6 @@ class Trainer:
         if not encoder.left_context:
             return chunk, None
         return chunk, left if chunk != -1 else -1
-
-    def _gradient_norm(self) -> Tensor:
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return torch.stack(torch._foreach_norm(gradients)).norm()
 
     def _skip(self, batch: dict[str, Any], before: dict[str, Any], loss: float, norm: float) -> None:
         """Accounts for a batch that was not finite; UserError if there are too many."""
@@ -394,6 +393,13 @@ class Trainer:
         finally:
             set_random_state(now, self.world.device)
             load_regularizer_state(self.model, regularizers)
+
+
+def _read(*tensors: Tensor | None) -> list[list[float]]:
+    """The values of vectors. This is the only place where a step waits for a GPU."""
+    sizes = [0 if tensor is None else len(tensor) for tensor in tensors]
+    numbers = iter(torch.cat([tensor.double() for tensor in tensors if tensor is not None]).tolist())
+    return [list(islice(numbers, size)) for size in sizes]
 
 
 def dynamics(model: nn.Module) -> list[str]:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sammo.kernels import by_triton
+
 INF = float("inf")
 
 # Logits per block: on a CPU what stays in its cache, on a GPU what bounds the memory.
@@ -133,18 +135,18 @@ class _SimpleLogProbs(torch.autograd.Function):
             lm_top, am_top = lm.amax(2, keepdim=True), am.amax(2, keepdim=True)
             lm_exp, am_exp = (lm - lm_top).exp_(), (am - am_top).exp_()
             product = lm_exp @ am_exp.transpose(1, 2)
-        normalizer = product.log() + lm_top + am_top.transpose(1, 2)
-        # Where the two parts favor symbols far apart, every product of exponentials may be lost to
-        # underflow. Those cells, if there are any, are computed again from the sums of logits.
-        lost = (product < torch.finfo(product.dtype).tiny * 1e8).nonzero()
-        cells = None
-        if len(lost):
-            n, s, t = lost.unbind(1)
-            for rows in _cell_blocks(lost, lm):
-                cell = _rows_of(lm, n[rows], s[rows]) + _rows_of(am, n[rows], t[rows])
-                normalizer[n[rows], s[rows], t[rows]] = cell.logsumexp(1)
-            product[n, s, t] = INF  # no share of these cells in the matrix products of backward
-            cells = (lost, lm, am)
+        # Where the two parts favor symbols far apart, every product of exponentials may be lost to underflow. Those
+        # cells, if there are any, are computed again from the sums of logits, and their product is infinite: no share of
+        # theirs in the matrix products of backward.
+        smallest = torch.finfo(product.dtype).tiny * 1e8
+        if by_triton(product):
+            from sammo.kernels.normalizer import normalizer as of_cells
+
+            normalizer = of_cells(product, lm, am, lm_top, am_top, smallest)
+            cells = (normalizer, lm, am)
+        else:
+            normalizer = product.log() + lm_top + am_top.transpose(1, 2)
+            cells = _find_lost_cells(normalizer, product, lm, am, smallest)
 
         count = symbols.shape[1]
         lm_total = lm_exp.sum(2, keepdim=True)
@@ -156,7 +158,7 @@ class _SimpleLogProbs(torch.autograd.Function):
         if scale != 1.0 or lm_scale:
             px = px * scale + lm_scale * (lm_symbol - lm_normalizer[:, :count])
             py = py * scale + lm_scale * (lm_blank - lm_normalizer)
-        ctx.save_for_backward(lm_exp, am_exp, product, lm_total, symbols, *(cells or ()))
+        ctx.save_for_backward(lm_exp, am_exp, product, lm_total, symbols, *cells)
         ctx.settings = (blank_id, scale, lm_scale)
         return px, py
 
@@ -179,8 +181,13 @@ class _SimpleLogProbs(torch.autograd.Function):
         grad_am *= am_exp
         grad_lm -= lm_scale * total / lm_total
         grad_lm *= lm_exp
-        for cell in [] if not cells else _cell_blocks(cells[0], lm_exp):
-            _add_lost_cells(grad_lm, grad_am, weight, cell, *cells)
+        if by_triton(product):
+            from sammo.kernels.normalizer import add_lost_gradient
+
+            add_lost_gradient(grad_lm, grad_am, product, weight, *cells)
+        elif cells:
+            for rows in _cell_blocks(cells[0], lm_exp):
+                _add_lost_cells(grad_lm, grad_am, weight, rows, *cells)
 
         index = symbols[:, None].expand(-1, am_exp.shape[1], -1)
         grad_am.scatter_add_(2, index, scale * grad_x.transpose(1, 2))
@@ -188,6 +195,21 @@ class _SimpleLogProbs(torch.autograd.Function):
         grad_lm[:, :count].scatter_add_(2, symbols[:, :, None], (scale + lm_scale) * sum_x)
         grad_lm[:, :, blank_id] += (scale + lm_scale) * sum_y
         return grad_lm, grad_am, None, None, None, None
+
+
+def _find_lost_cells(
+    normalizer: Tensor, product: Tensor, lm: Tensor, am: Tensor, smallest: float
+) -> tuple[Tensor, ...]:
+    """Computes the lost cells of ``normalizer``; their indices (M, 3) and the logits, or nothing if there are none."""
+    lost = (product < smallest).nonzero()
+    if not len(lost):
+        return ()
+    n, s, t = lost.unbind(1)
+    for rows in _cell_blocks(lost, lm):
+        cell = _rows_of(lm, n[rows], s[rows]) + _rows_of(am, n[rows], t[rows])
+        normalizer[n[rows], s[rows], t[rows]] = cell.logsumexp(1)
+    product[n, s, t] = INF
+    return lost, lm, am
 
 
 def _rows_of(x: Tensor, n: Tensor, i: Tensor) -> Tensor:

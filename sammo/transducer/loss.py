@@ -114,7 +114,14 @@ def _close(px: Tensor, boundary: Tensor | None) -> Tensor:
 # ------------------------------------------------------------------------------------ pruning
 
 
-def prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, prune_range: int) -> Tensor:
+def least_range(symbols: list[int], frames: list[int]) -> int:
+    """Positions per frame without which some utterance, of so many symbols and frames, could not be aligned."""
+    return max((int((s - 1) / max(t, 1)) + 2 for s, t in zip(symbols, frames)), default=2)
+
+
+def prune_ranges(
+    px_grad: Tensor, py_grad: Tensor, boundary: Tensor, prune_range: int, least: int | None = None
+) -> Tensor:
     """The window of positions to keep for each frame.
 
     It is the one that most of the probability passes through (eqs. 12-13 of the paper), then moved
@@ -127,6 +134,7 @@ def prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, prune_range
       boundary: (N, 4).
       prune_range: positions per frame, at least 2. Raised to what the utterance with the most
         symbols per frame needs; lowered to S + 1.
+      least: :func:`least_range` of the boundary. None: read from it, which waits for a GPU.
 
     Returns:
       (N, T, R) int64, consecutive positions in 0 ... S.
@@ -136,8 +144,9 @@ def prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, prune_range
     if prune_range < 2:
         raise ValueError(f"prune_range is {prune_range}: no path survives with less than 2")
     ends, last = boundary[:, 2], boundary[:, 3] - 1
-    needed = (ends - 1).div(boundary[:, 3].clamp(min=1), rounding_mode="trunc").add(2).max() if batch else 2
-    size = min(max(prune_range, int(needed)), symbols + 1)
+    if least is None:
+        least = least_range(ends.tolist(), boundary[:, 3].tolist())
+    size = min(max(prune_range, least), symbols + 1)
     # Overlapping windows over s as a view, summed in the order of k2 so that ties fall alike.
     stride_n, stride_s, stride_t = py_grad.stride()
     windows = py_grad.as_strided(

@@ -12,7 +12,7 @@ from sammo.encoder import build_encoder
 from sammo.errors import UserError
 from sammo.transducer.config import ModelConfig
 from sammo.transducer.joiner import Joiner, scaled_linear
-from sammo.transducer.loss import prune, prune_ranges, pruned_loss, smoothed_loss
+from sammo.transducer.loss import least_range, prune, prune_ranges, pruned_loss, smoothed_loss
 from sammo.transducer.predictor import Predictor
 
 
@@ -63,7 +63,7 @@ class Transducer(nn.Module):
 
         Args:
           features: (N, T, 80) at 100 Hz.
-          lengths: (N,) valid feature frames.
+          lengths: (N,) valid feature frames; on the CPU wherever the features are, if nothing shall wait for a GPU.
           tokens: N lists of symbols, without blank; lists may be empty.
           prune_range: positions per frame for which the real joiner is computed. Raised for the
             batch where an utterance has so many symbols per frame that no path would survive.
@@ -90,7 +90,9 @@ class Transducer(nn.Module):
     ) -> TransducerLoss:
         """The losses from the encoder's output: frames (N, T, C), lengths (N,)."""
         blank = self.config.blank_id
-        symbols, boundary = _targets(tokens, lengths, blank)
+        counts = [len(utterance) for utterance in tokens]
+        least = least_range(counts, lengths.tolist())
+        symbols, boundary = _targets(tokens, lengths, blank, frames.device)
         contexts = torch.cat([symbols.new_full((len(tokens), 1), blank), symbols], dim=1)
         predicted = self.predictor(contexts)
 
@@ -104,31 +106,33 @@ class Transducer(nn.Module):
             am_scale=am_scale,
             engine=engine,
         )
-        ranges = prune_ranges(*occupation, boundary, prune_range)
+        ranges = prune_ranges(*occupation, boundary, prune_range, least)
         enc, pred = prune(self.joiner.encoder_proj(frames), self.joiner.predictor_proj(predicted), ranges)
         logits = self.joiner(enc, pred, project=False)
         # Nothing else reads these logits, so that their gradient may take their place.
         pruned = pruned_loss(
             logits, symbols, ranges, boundary, blank_id=blank, engine=engine, overwrite_logits=True
         )
-        ctc = self._ctc(frames, lengths, symbols, boundary) if self.config.use_ctc else torch.zeros_like(pruned)
-        return TransducerLoss(simple, pruned, ctc, lengths)
+        ctc = self._ctc(frames, lengths, symbols, counts) if self.config.use_ctc else torch.zeros_like(pruned)
+        return TransducerLoss(simple, pruned, ctc, boundary[:, 3])
 
-    def _ctc(self, frames: Tensor, lengths: Tensor, symbols: Tensor, boundary: Tensor) -> Tensor:
+    def _ctc(self, frames: Tensor, lengths: Tensor, symbols: Tensor, counts: list[int]) -> Tensor:
         """(N,) CTC loss (Graves et al., ICML 2006); 0 for an utterance with too few frames for its repeated symbols."""
         log_probs = self.ctc_output(frames).transpose(0, 1).log_softmax(dim=-1, dtype=torch.float32)
         return F.ctc_loss(
-            log_probs, symbols, lengths, boundary[:, 2], self.config.blank_id, reduction="none", zero_infinity=True
+            log_probs, symbols, lengths, torch.tensor(counts), self.config.blank_id, reduction="none", zero_infinity=True
         )
 
 
-def _targets(tokens: list[list[int]], lengths: Tensor, blank_id: int) -> tuple[Tensor, Tensor]:
+def _targets(
+    tokens: list[list[int]], lengths: Tensor, blank_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Symbols (N, S), padded with blank, and the boundary (N, 4) of each utterance's lattice."""
     counts = [len(utterance) for utterance in tokens]
     width = max(counts, default=0)
     rows = [list(utterance) + [blank_id] * (width - len(utterance)) for utterance in tokens]
-    symbols = torch.tensor(rows, dtype=torch.int64).reshape(len(tokens), width).to(lengths.device)
+    symbols = torch.tensor(rows, dtype=torch.int64).reshape(len(tokens), width)
     boundary = torch.zeros(len(tokens), 4, dtype=torch.int64, device=lengths.device)
-    boundary[:, 2] = torch.tensor(counts, dtype=torch.int64).to(lengths.device)
+    boundary[:, 2] = torch.tensor(counts, dtype=torch.int64).to(lengths.device, non_blocking=True)
     boundary[:, 3] = lengths
-    return symbols, boundary
+    return symbols.to(device, non_blocking=True), boundary.to(device, non_blocking=True)

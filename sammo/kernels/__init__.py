@@ -1,0 +1,20 @@
+"""Operations as one kernel each where PyTorch needs several: Triton on CUDA devices, PyTorch everywhere else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sammo.engines import Engines, anywhere, is_installed, needs_cuda
+
+
+def _triton_reason() -> str:
+    return "" if is_installed("triton") else "triton is not installed"
+
+
+KERNEL_ENGINES = Engines("kernel", {"triton": needs_cuda(_triton_reason), "torch": anywhere})
+
+
+def by_triton(x: Tensor) -> bool:
+    """Whether operations on ``x`` run as the Triton kernels of this package, which compute in float32."""
+    return KERNEL_ENGINES.resolve("auto", x.device) == "triton" and x.dtype != torch.float64
