@@ -17,10 +17,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments  # noqa: E402
+from sammo.data.config import DataConfig  # noqa: E402
+from sammo.data.datamodule import CsjDataModule  # noqa: E402
 from sammo.data.dataset import WaitTimer  # noqa: E402
 from sammo.data.tokens import Tokenizer, load_tokenizer  # noqa: E402
 from sammo.errors import run_main  # noqa: E402
+from sammo.options import add_options, from_args  # noqa: E402
 
 
 def variants(config: DataConfig, workers: list[int]) -> list[tuple[str, DataConfig]]:
@@ -62,10 +64,10 @@ def main() -> None:
     parser.add_argument("--lang", type=Path, default=Path("data/lang_char"))
     parser.add_argument("--seconds", type=float, default=20.0, help="Time to measure each row for.")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="Values of --num-workers to measure.")
-    add_data_arguments(parser)
+    add_options(parser, DataConfig, "data", "How batches are made of the corpus that prepare.sh wrote.")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    config = DataConfig.from_args(args)
+    config = from_args(DataConfig, args)
     tokenizer = load_tokenizer(args.lang)
     print("| features | workers | noise | SpecAugment | audio h/min | x real time | first batch (s) |")
     print("|---|---|---|---|---|---|---|")

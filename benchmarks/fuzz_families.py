@@ -15,16 +15,18 @@ import numpy as np
 import soundfile
 import torch
 
-from sammo.data.datamodule import DataConfig, add_data_arguments
+from sammo.data.config import DataConfig
 from sammo.data.features import collate_on_the_fly, collate_precomputed, make_extractor
 from sammo.data.manifests import read_cuts, scan_manifests
 from sammo.data.shar import SharCuts
 from sammo.data.tokens import character_table, format_token_table, load_tokenizer
+from sammo.model_options import ModelOptions
+from sammo.options import add_options, from_args
 from sammo.scoring import DecodeSetting, read_results, write_results
 from sammo.scoring.report import comma_separated, markdown
 from sammo.scoring.table import choose_averages, choose_corpus, tabulate
 from sammo.streaming.audio import MAX_AMPLITUDE, read_audio
-from sammo.training.config import TrainConfig, add_model_arguments, add_training_arguments, model_config_from_args
+from sammo.training.config import TrainConfig
 
 TEXT = "あいうえお"
 COMMAND = "touch executed"
@@ -319,8 +321,8 @@ class Options(Family):
     def __init__(self, directory: Path):
         super().__init__(directory)
         self.parser = argparse.ArgumentParser()
-        for add in (add_model_arguments, add_training_arguments, add_data_arguments):
-            add(self.parser)
+        for schema in (ModelOptions, TrainConfig, DataConfig):
+            add_options(self.parser, schema)
         self.names = [action.option_strings[-1] for action in self.parser._actions if action.option_strings[0] != "-h"]
 
     def case(self, directory: Path, rng: random.Random) -> str | None:
@@ -328,8 +330,8 @@ class Options(Family):
         for _ in range(rng.choice((1, 1, 2, 4))):
             words += [f"{rng.choice(self.names)}={rng.choice(self.VALUES)}"]
         args = self.parser.parse_args(words)
-        config, data = TrainConfig.from_args(args), DataConfig.from_args(args)
-        model = model_config_from_args(args, 40, 0)
+        config, data = from_args(TrainConfig, args), from_args(DataConfig, args)
+        model = from_args(ModelOptions, args).to_config(40)
         layers = sum(model.encoder.num_layers)
         numbers = [value for item in (config, data) for value in vars(item).values() if isinstance(value, float)]
         if not all(np.isfinite(numbers)) or layers > 1000 or data.num_workers > 10_000:

@@ -19,9 +19,9 @@ from lhotse.cut import MonoCut
 from lhotse.recipes.csj import concat_csj_supervisions
 
 from sammo.corpora import CSJ, write_marker
-from sammo.data.datamodule import parse_bool
 from sammo.data.manifests import read_recordings, read_supervisions, write_cuts
 from sammo.errors import UserError, run_main
+from sammo.options import parse_bool
 
 PARTS = {
     "eval1": ("eval1",),

@@ -10,15 +10,14 @@ import sys
 from sammo import __version__
 from sammo.errors import run_main
 
-# Loaded only when asked for: `sammo report` needs no torch.
 COMMANDS = {
-    "info": ("sammo.encoder.info", "parameters, state size and cost of a model"),
-    "report": ("sammo.scoring.report", "table and figures from the results of decode.py"),
-    "parity": ("sammo.streaming.parity", "compare simulated with chunk-by-chunk decoding"),
-    "memory": ("sammo.memory.command", "show what the encoder's memory carries: error rates with parts of it removed"),
-    "transcribe": ("sammo.streaming.transcribe", "transcribe audio files as a stream"),
-    "doctor": ("sammo.doctor", "list engines and try each against its reference"),
-    "import-icefall": ("sammo.export.icefall", "turn a Zipformer checkpoint of icefall into one of ours"),
+    "info": ("sammo.commands.info", "parameters, state size and cost of a model"),
+    "report": ("sammo.commands.report", "table and figures from the results of decode.py"),
+    "parity": ("sammo.commands.parity", "compare simulated with chunk-by-chunk decoding"),
+    "memory": ("sammo.commands.memory", "show what the encoder's memory carries: error rates with parts of it removed"),
+    "transcribe": ("sammo.commands.transcribe", "transcribe audio files as a stream"),
+    "doctor": ("sammo.commands.doctor", "list engines and try each against its reference"),
+    "import-icefall": ("sammo.commands.import_icefall", "turn a Zipformer checkpoint of icefall into one of ours"),
 }
 
 
@@ -43,6 +42,15 @@ def main() -> None:
     """Entry point of the console script."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     run_main(lambda: (lambda args: args.run(args))(parse(sys.argv[1:])))
+
+
+def run_script(name: str, description: str | None) -> None:
+    """Runs the module sammo.commands.NAME as a script that says ``description`` in its --help, and exits."""
+    module = importlib.import_module(f"sammo.commands.{name}")
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(parser)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    run_main(lambda: module.run(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import logging
 import time
 from pathlib import Path
-from typing import Any, Iterable, NamedTuple, Sequence
+from typing import Iterable, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
 
 from sammo import geometry
 from sammo.checkpoint import ModelInfo, check_tokenizer, load_model
-from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
+from sammo.data.config import DataConfig
+from sammo.data.datamodule import CsjDataModule
+from sammo.data.dataset import Batch
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.device import choose_device
-from sammo.encoder.mixers import MIXERS, engine_names
+from sammo.encoder.mixers import MIXERS
 from sammo.encoder.state import state_numel
-from sammo.options import check_chunking, check_threads, integers, parse_bool
+from sammo.options import Chunks, ModelSource, Results, Search, Speech, check_chunking, check_threads
 from sammo.progress import progress
 from sammo.scoring import DecodeSetting, has_results, write_results
 from sammo.search import Searcher, make_searcher
-from sammo.search.factory import METHODS
 from sammo.transducer import Transducer
 
 
@@ -76,7 +77,7 @@ def chunkings(model: Transducer, chunk_sizes: Sequence[int], left_contexts: Sequ
 def decode_batches(
     model: Transducer,
     searcher: Searcher,
-    batches: Iterable[dict[str, Any]],
+    batches: Iterable[Batch],
     tokenizer: Tokenizer,
     settings: Sequence[Chunking],
 ) -> dict[Chunking, list[Decoded]]:
@@ -102,104 +103,57 @@ def decode_batches(
 # ------------------------------------------------------------------------------------ decode.py
 
 
-def names(text: str) -> list[str]:
-    """argparse type: "eval1,eval2" -> ["eval1", "eval2"]."""
-    return [item for item in text.split(",") if item]
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model to decode with, and where."""
-    group = parser.add_argument_group("model", "Its architecture is read from the checkpoint.")
-    group.add_argument("--exp-dir", type=Path, default=Path("exp"), help="--exp-dir of train.py (default: exp)")
-    group.add_argument("--checkpoint", type=Path, help="A checkpoint file instead, best-valid.pt for instance.")
-    group.add_argument("--epoch", type=int, default=0, help="Decode epoch-N.pt (default: the newest checkpoint).")
-    group.add_argument("--iter", type=int, default=0, help="Decode checkpoint-N.pt.")
-    group.add_argument("--avg", type=int, default=1, help="Checkpoints to average over (default: 1).")
-    group.add_argument(
-        "--use-averaged-model",
-        type=parse_bool,
-        default=True,
-        help="Average over all batches of those checkpoints, not only over their ends (default: true).",
-    )
-    group.add_argument("--lang", type=Path, default=Path("data/lang_char"), help="Language directory: the output units.")
-    group.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: auto)")
-    group.add_argument("--scan-engine", default="auto", choices=engine_names("scan"), help="Of the mixer (default: auto).")
-    group.add_argument("--conv-engine", default="auto", choices=engine_names("conv"), help="Of the mixer (default: auto).")
-    group.add_argument("--num-threads", type=int, default=0, help="CPU threads; 0: as PyTorch chooses.")
-
-
-def load_model_for(args: argparse.Namespace, tokenizer: Tokenizer) -> tuple[Transducer, ModelInfo]:
-    """The model of the options, which must have been trained with the units of ``tokenizer``, and what it is."""
-    check_threads(args.num_threads)
-    if args.num_threads > 0:
-        torch.set_num_threads(args.num_threads)
+def load_model_for(source: ModelSource, tokenizer: Tokenizer) -> tuple[Transducer, ModelInfo]:
+    """The model of ``source``, which must have been trained with the units of ``tokenizer``, and what it is."""
+    check_threads(source.num_threads)
+    if source.num_threads > 0:
+        torch.set_num_threads(source.num_threads)
     model, info = load_model(
-        args.checkpoint or args.exp_dir,
-        epoch=args.epoch,
-        iteration=args.iter,
-        avg=args.avg,
-        use_averaged_model=args.use_averaged_model,
-        device=choose_device(args.device),
+        source.checkpoint or source.exp_dir,
+        epoch=source.epoch,
+        iteration=source.iter,
+        avg=source.avg,
+        use_averaged_model=source.use_averaged_model,
+        device=choose_device(source.device),
     )
-    model.encoder.set_engines(scan=args.scan_engine, conv=args.conv_engine)
-    check_tokenizer(info, tokenizer.fingerprint, args.lang)
+    model.encoder.set_engines(scan=source.scan_engine, conv=source.conv_engine)
+    check_tokenizer(info, tokenizer.fingerprint, source.lang)
     return model, info
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All options of decode.py."""
-    add_model_arguments(parser)
-    group = parser.add_argument_group("decoding")
-    group.add_argument(
-        "--parts", "--test-sets", type=names, default=["tests"], help="Parts: valid,eval1,tests (default: tests, all of those)."
-    )
-    group.add_argument("--chunk-size", type=integers, default=(32,), help="Frames of 20 ms: 16,32,64,128 (default: 32).")
-    group.add_argument(
-        "--left-context-frames",
-        type=integers,
-        default=(128,),
-        help="Frames of 20 ms that Zipformer's attention sees before a chunk: 64,128,256 (default: 128).",
-    )
-    group.add_argument("--decoding-method", default="modified_beam_search", choices=METHODS, help="(default: %(default)s)")
-    group.add_argument("--beam-size", type=int, default=4, help="Hypotheses of modified_beam_search (default: 4).")
-    group.add_argument("--blank-penalty", type=float, default=0.0, help="Above 0: fewer deletions (default: 0).")
-    group.add_argument("--temperature", type=float, default=1.0, help="Divides the logits (default: 1).")
-    group.add_argument("--beam", type=float, default=20.0, help="Beam of fast_beam_search (default: 20).")
-    group.add_argument("--max-contexts", type=int, default=8, help="Of fast_beam_search (default: 8).")
-    group.add_argument("--max-states", type=int, default=64, help="Of fast_beam_search (default: 64).")
-    group.add_argument("--res-dir", type=Path, help="Where results go (default: EXP_DIR/METHOD).")
-    group.add_argument("--force", action="store_true", help="Decode again what was decoded from the same weights.")
-    add_data_arguments(parser)
-    # Features from the audio, as streaming_decode.py computes them: the stored ones are compressed with losses.
-    parser.set_defaults(num_workers=1, on_the_fly_feats=True)
+def searcher_for(model: Transducer, search: Search) -> Searcher:
+    """The search of the options."""
+    options = dataclasses.asdict(search)
+    return make_searcher(model, options.pop("decoding_method"), **options)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Decodes the parts at all chunk sizes and left contexts and writes the results; raises UserError."""
-    tokenizer = load_tokenizer(args.lang)
-    model, info = load_model_for(args, tokenizer)
-    args.transcript_mode = args.transcript_mode or info.transcript_mode
-    data = CsjDataModule(DataConfig.from_args(args), tokenizer)
+def decode(
+    source: ModelSource, chunks: Chunks, search: Search, data: DataConfig, parts: Sequence[str], results: Results
+) -> None:
+    """Decodes ``parts`` at all chunk sizes and left contexts and writes the results; raises UserError."""
+    tokenizer = load_tokenizer(source.lang)
+    model, info = load_model_for(source, tokenizer)
+    data = dataclasses.replace(data, transcript_mode=data.transcript_mode or info.transcript_mode)
+    module = CsjDataModule(data, tokenizer)
     settings = {
-        chunking: describe(model, info, args, chunking)
-        for chunking in chunkings(model, args.chunk_size, args.left_context_frames)
+        chunking: describe(model, info, source, search, data, chunking)
+        for chunking in chunkings(model, chunks.chunk_size, chunks.left_context_frames)
     }
-    searcher = _searcher(args, model)
-    res_dir = args.res_dir or default_directory(args)
+    searcher = searcher_for(model, search)
+    res_dir = results.res_dir or default_directory(source, search)
     logging.info(f"{info.encoder} {info.preset}, {info.checkpoint}")
-    for part in data.corpus.chosen(args.parts):
+    for part in module.corpus.chosen(parts):
         open_settings = [
             chunking
             for chunking, setting in settings.items()
-            if args.force or not has_results(res_dir, setting, part, data.corpus.metric)
+            if results.force or not has_results(res_dir, setting, part, module.corpus.metric)
         ]
         if len(open_settings) < len(settings):
             done = len(settings) - len(open_settings)
             logging.info(f"{part}: {done} of {len(settings)} settings were decoded before (--force decodes again)")
         if open_settings:
-            _decode_part(model, searcher, data, tokenizer, part, {c: settings[c] for c in open_settings}, res_dir)
+            _decode_part(model, searcher, module, tokenizer, part, {c: settings[c] for c in open_settings}, res_dir)
     logging.info(f"results are in {res_dir}")
-    return 0
 
 
 def _decode_part(
@@ -227,8 +181,10 @@ def _decode_part(
     logging.info(f"{part}: {len(settings)} settings in {seconds:.1f} s")
 
 
-def describe(model: Transducer, info: ModelInfo, args: argparse.Namespace, chunking: Chunking) -> DecodeSetting:
-    """What a result was made by: everything in ``args`` that can change it; ``info`` of load_model."""
+def describe(
+    model: Transducer, info: ModelInfo, source: ModelSource, search: Search, speech: Speech, chunking: Chunking
+) -> DecodeSetting:
+    """What a result was made by: everything in the options that can change it."""
     encoder = model.config.encoder
     state_bytes = 0
     if chunking.chunk_size != -1 and chunking.left_context_frames != -1:
@@ -236,8 +192,8 @@ def describe(model: Transducer, info: ModelInfo, args: argparse.Namespace, chunk
     return DecodeSetting(
         encoder=info.encoder,
         preset=info.preset,
-        method=args.decoding_method,
-        beam_size=args.beam_size if args.decoding_method == "modified_beam_search" else 1,
+        method=search.decoding_method,
+        beam_size=search.beam_size if search.decoding_method == "modified_beam_search" else 1,
         chunk_size=chunking.chunk_size,
         left_context_frames=chunking.left_context_frames,
         epoch=info.epoch,
@@ -248,43 +204,31 @@ def describe(model: Transducer, info: ModelInfo, args: argparse.Namespace, chunk
         state_bytes=state_bytes,
         streaming=False,
         checkpoint=info.checkpoint,
-        experiment=str(_experiment(args).resolve()),
-        search="-".join(f"{name.replace('_', '-')}-{value:g}" for name, value in _search_options(args)),
-        transcript_mode=args.transcript_mode or info.transcript_mode,
-        features="computed" if getattr(args, "on_the_fly_feats", True) else "stored",
+        experiment=str(_experiment(source).resolve()),
+        search="-".join(f"{name.replace('_', '-')}-{value:g}" for name, value in _unusual(search)),
+        transcript_mode=speech.transcript_mode or info.transcript_mode,
+        features="stored" if isinstance(speech, DataConfig) and not speech.on_the_fly_feats else "computed",
     )
 
 
-def _search_options(args: argparse.Namespace) -> list[tuple[str, float]]:
+def _unusual(search: Search) -> list[tuple[str, float]]:
     """The options of the search that have not their usual values; those of fast_beam_search for it alone."""
-    usual = {"blank_penalty": 0.0, "temperature": 1.0}
-    if args.decoding_method == "fast_beam_search":
-        usual.update(beam=20.0, max_contexts=8, max_states=64)
-    return [(name, value) for name in usual if (value := getattr(args, name, usual[name])) != usual[name]]
+    names = ["blank_penalty", "temperature"]
+    if search.decoding_method == "fast_beam_search":
+        names += ["beam", "max_contexts", "max_states"]
+    usual = {item.name: item.default for item in dataclasses.fields(search)}
+    return [(name, getattr(search, name)) for name in names if getattr(search, name) != usual[name]]
 
 
-def _searcher(args: argparse.Namespace, model: Transducer) -> Searcher:
-    return make_searcher(
-        model,
-        args.decoding_method,
-        args.beam_size,
-        blank_penalty=args.blank_penalty,
-        temperature=args.temperature,
-        beam=args.beam,
-        max_states=args.max_states,
-        max_contexts=args.max_contexts,
-    )
-
-
-def _experiment(args: argparse.Namespace) -> Path:
+def _experiment(source: ModelSource) -> Path:
     """The directory of the training run that the options name."""
-    if not args.checkpoint:
-        return args.exp_dir
-    return args.checkpoint if args.checkpoint.is_dir() else args.checkpoint.parent
+    if source.checkpoint is None:
+        return source.exp_dir
+    return source.checkpoint if source.checkpoint.is_dir() else source.checkpoint.parent
 
 
-def default_directory(args: argparse.Namespace) -> Path:
+def default_directory(source: ModelSource, search: Search) -> Path:
     """Where results go without --res-dir."""
-    directory = _experiment(args)
-    which = f"-{args.checkpoint.stem}" if args.checkpoint else f"-iter-{args.iter}" if args.iter else ""
-    return directory / f"{args.decoding_method}{which}"
+    directory = _experiment(source)
+    which = f"-{source.checkpoint.stem}" if source.checkpoint else f"-iter-{source.iter}" if source.iter else ""
+    return directory / f"{search.decoding_method}{which}"

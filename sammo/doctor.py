@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import importlib.util
 import platform
@@ -22,13 +21,9 @@ PACKAGES = ("torch", "torchaudio", "lhotse", "k2", "mamba-ssm", "causal-conv1d",
 TOLERANCE = {"torch": 1e-5, "native": 1e-5, "causal-conv1d": 1e-5, "k2": 1e-4, "triton": 5e-3, "fla": 3e-2}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", help="device to look at (default: cuda if there is one)")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Prints the findings; 1 if an engine that can run gives wrong numbers or fails."""
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+def examine(device: str | None = None) -> int:
+    """Prints the findings; 1 if an engine that can run gives wrong numbers or fails. None: a GPU if there is one."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     print(f"python {platform.python_version()} on {platform.machine()}, {torch.get_num_threads()} threads")
     for name in PACKAGES:
         print(f"{name:15} {_version(name)}")

@@ -1,15 +1,139 @@
-"""Types of options, and the bounds beyond which a value can only be a slip of the finger."""
+"""Options: frozen dataclasses whose fields are command-line options of the same name, and those that commands share.
+
+Nothing here or in the modules that only declare options loads PyTorch or lhotse, so that --help answers at once.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Sequence, TypeVar
 
+from sammo.corpora import CORPORA
 from sammo.errors import UserError
 
+T = TypeVar("T")
+
+# Bounds beyond which a value can only be a slip of the finger.
 MOST_THREADS = 1024
 MOST_PROCESSES = 1024
 MOST_STREAMS = 100_000
 LONGEST_CHUNK = 30_000  # frames of 20 ms
+
+STREAMING_METHODS = ("greedy_search", "modified_beam_search")
+METHODS = (*STREAMING_METHODS, "fast_beam_search")  # of whole utterances
+STATE_DTYPES = ("float32", "float16", "bfloat16")
+
+
+def option(default: Any, help: str, choices: Sequence[str] = (), aliases: Sequence[str] = (), flag: bool = False) -> Any:
+    """A field that is an option.
+
+    Args:
+      choices: values that it may have; (): all of its type.
+      aliases: further names, "--test-sets".
+      flag: given without a value, for a bool that is False by default.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "aliases": aliases, "flag": flag})
+
+
+def add_options(
+    parser: argparse.ArgumentParser,
+    schema: type,
+    title: str = "",
+    description: str | None = None,
+    without: Sequence[str] = (),
+    **defaults: Any,
+) -> None:
+    """Adds an option for each field of the dataclass ``schema``: --field-name.
+
+    Args:
+      title, description: of the group of options in --help; no title: they are in no group.
+      without: fields that are to keep their defaults.
+      defaults: other defaults than the fields'.
+    """
+    group = parser.add_argument_group(title, description) if title else parser
+    hints = typing.get_type_hints(schema)
+    for item in dataclasses.fields(schema):
+        if item.name in without:
+            continue
+        default, about = defaults.pop(item.name, item.default), item.metadata
+        names = ["--" + item.name.replace("_", "-"), *about["aliases"]]
+        help = about["help"].replace("%", "%%")
+        if about["flag"]:
+            group.add_argument(*names, action="store_true", help=help)
+            continue
+        if default not in (None, "", ()):
+            help += f" (default: {_shown(default)})"
+        kind = _kind(hints[item.name])
+        group.add_argument(*names, type=kind, default=default, choices=about["choices"] or None, help=help)
+    if defaults:
+        raise TypeError(f"{schema.__name__} has no fields {', '.join(defaults)}")
+
+
+def from_args(schema: type[T], args: argparse.Namespace) -> T:
+    """The dataclass of the options in ``args``; UserError for values that cannot work, where ``schema`` checks them."""
+    names = [item.name for item in dataclasses.fields(schema)]  # type: ignore[arg-type]
+    return schema(**{name: getattr(args, name) for name in names if hasattr(args, name)})
+
+
+def _kind(hint: Any) -> Callable[[str], Any]:
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    if typing.get_origin(hint) is not tuple and kinds:  # ... | None
+        hint = kinds[0]
+    return _KINDS.get(hint, hint)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# ------------------------------------------------------------------------------------ types of values
+
+
+def parse_bool(text: str) -> bool:
+    """argparse type of icefall's boolean options: true|false, yes|no, 1|0."""
+    if text.lower() in ("true", "yes", "t", "y", "1"):
+        return True
+    if text.lower() in ("false", "no", "f", "n", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """argparse type: "16,32,-1" -> (16, 32, -1)."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers separated by commas, got {text!r}") from None
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """argparse type: "0.04,4" -> (0.04, 4.0), "" -> ()."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from None
+
+
+def names(text: str) -> tuple[str, ...]:
+    """argparse type: "eval1,eval2" -> ("eval1", "eval2")."""
+    return tuple(item for item in text.split(",") if item)
+
+
+_KINDS: dict[Any, Callable[[str], Any]] = {
+    bool: parse_bool,
+    tuple[int, ...]: integers,
+    tuple[float, ...]: numbers,
+    tuple[str, ...]: names,
+}
+
+
+# ------------------------------------------------------------------------------------ bounds
 
 
 def check_range(option: str, value: float, least: float, most: float, reason: str) -> None:
@@ -33,18 +157,90 @@ def check_chunking(chunk_size: int, left_context_frames: int = 0) -> None:
         check_range("--left-context-frames", left_context_frames, 0, LONGEST_CHUNK, reason)
 
 
-def parse_bool(text: str) -> bool:
-    """argparse type of icefall's boolean options: true|false, yes|no, 1|0."""
-    if text.lower() in ("true", "yes", "t", "y", "1"):
-        return True
-    if text.lower() in ("false", "no", "f", "n", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+# ------------------------------------------------------------------------------------ shared by commands
 
 
-def integers(text: str) -> tuple[int, ...]:
-    """argparse type: "16,32,-1" -> (16, 32, -1)."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected whole numbers separated by commas, got {text!r}") from None
+@dataclass(frozen=True)
+class Runtime:
+    """Where an experiment lies and what computes it."""
+
+    exp_dir: Path = option(Path("exp"), "Directory of checkpoints, logs and TensorBoard files.")
+    lang: Path = option(Path("data/lang_char"), "Language directory: the output units.")
+    device: str = option("auto", "auto, cpu or cuda.", ("auto", "cpu", "cuda"))
+    num_threads: int = option(0, "CPU threads a process; 0: as PyTorch chooses.")
+    scan_engine: str = option("auto", "Recurrence of the mixer, by its name in sammo doctor.")
+    conv_engine: str = option("auto", "Convolution of the mixer, by its name in sammo doctor.")
+
+
+@dataclass(frozen=True)
+class ModelSource(Runtime):
+    """Which trained model; its architecture is read from the checkpoint."""
+
+    checkpoint: Path | None = option(None, "A checkpoint file instead of --exp-dir, best-valid.pt for instance.")
+    epoch: int = option(0, "Take epoch-N.pt; 0: the newest checkpoint.")
+    iter: int = option(0, "Take checkpoint-N.pt; 0: an epoch's.")
+    avg: int = option(1, "Checkpoints to average over, the last one being the one named.")
+    use_averaged_model: bool = option(True, "Average over all batches of those checkpoints, not only over their ends.")
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Widths to decode at; frames are of 20 ms."""
+
+    chunk_size: tuple[int, ...] = option((32,), "Frames a chunk: 16,32,64,128.")
+    left_context_frames: tuple[int, ...] = option(
+        (128,), "Frames before a chunk that attention sees, where the model keeps any: 64,128,256."
+    )
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search chunk by chunk."""
+
+    decoding_method: str = option("modified_beam_search", "How to search.", STREAMING_METHODS)
+    beam_size: int = option(4, "Hypotheses of modified_beam_search.")
+    blank_penalty: float = option(0.0, "Above 0: fewer deletions.")
+    temperature: float = option(1.0, "Divides the logits.")
+
+
+@dataclass(frozen=True)
+class WholeSearch(Search):
+    """How to search whole utterances."""
+
+    decoding_method: str = option("modified_beam_search", "How to search.", METHODS)
+    beam: float = option(20.0, "Beam of fast_beam_search.")
+    max_contexts: int = option(8, "Of fast_beam_search.")
+    max_states: int = option(64, "Of fast_beam_search.")
+
+
+@dataclass(frozen=True)
+class Streams:
+    """How streams are run."""
+
+    num_decode_streams: int = option(16, "Utterances decoded at the same time.")
+    state_dtype: str = option("float32", "Type in which the encoder's state is kept between chunks.", STATE_DTYPES)
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Which transcribed speech."""
+
+    manifest_dir: Path = option(Path("data/fbank"), "Directory with the cut manifests that prepare.sh wrote.")
+    corpus: str = option("", f"{', '.join(CORPORA)}; default: the one that --manifest-dir was prepared from.")
+    transcript_mode: str = option("", "Transcript to score against; default: the one trained on.")
+    allow_urls: bool = option(False, "Read audio from http and https URLs that manifests name.")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which parts of it."""
+
+    parts: tuple[str, ...] = option(("tests",), "Parts: valid,eval1,tests; tests: all of those.", aliases=("--test-sets",))
+
+
+@dataclass(frozen=True)
+class Results:
+    """Where decoding leaves its results."""
+
+    res_dir: Path | None = option(None, "Where results go; default: EXP_DIR/METHOD.")
+    force: bool = option(False, "Decode again what was decoded from the same weights.", flag=True)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from sammo import cli, doctor
+from sammo.commands import doctor as command
 from sammo.engines import Engines, anywhere
 from sammo.errors import UserError, run_main
 
@@ -40,7 +41,7 @@ def test_run_main_exit_codes(capsys):
 
 
 def test_doctor_tries_what_can_run(capsys):
-    assert doctor.run(cli.parse(["doctor", "--device", "cpu"])) == 0
+    assert command.run(cli.parse(["doctor", "--device", "cpu"])) == 0
     out = capsys.readouterr().out
     assert "scan engines on cpu; auto takes torch" in out
     assert "runs (the reference)" in out and "needs a CUDA device" in out
@@ -50,5 +51,5 @@ def test_doctor_finds_a_wrong_engine(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "LOSS_ENGINES", Engines("loss", {"k2": anywhere, "native": anywhere}))
     original = doctor._loss
     monkeypatch.setattr(doctor, "_loss", lambda engine, device: [v * (1 if engine == "native" else 1.01) for v in original("native", device)])
-    assert doctor.run(cli.parse(["doctor", "--device", "cpu"])) == 1
+    assert command.run(cli.parse(["doctor", "--device", "cpu"])) == 1
     assert "k2            WRONG" in capsys.readouterr().out

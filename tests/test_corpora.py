@@ -12,9 +12,11 @@ import pytest
 from an4_fixtures import ROOT
 
 from sammo.corpora import AN4, CORPORA, CSJ, Corpus, corpus_named, find_corpus, write_marker
-from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
+from sammo.data.config import DataConfig
+from sammo.data.datamodule import CsjDataModule
 from sammo.data.tokens import CharTokenizer, character_table
 from sammo.errors import UserError
+from sammo.options import add_options, from_args
 
 
 def test_what_is_known():
@@ -47,19 +49,19 @@ def test_unknown_name_is_one_line_with_the_choices():
     with pytest.raises(UserError, match="^unknown corpus 'ted'; it is one of csj, an4$"):
         corpus_named("ted")
     parser = argparse.ArgumentParser()
-    add_data_arguments(parser)
+    add_options(parser, DataConfig)
     with pytest.raises(UserError, match="unknown corpus 'ted'"):
-        DataConfig.from_args(parser.parse_args(["--corpus", "ted"]))
+        from_args(DataConfig, parser.parse_args(["--corpus", "ted"]))
 
 
 @pytest.mark.parametrize(
-    "module", ["sammo.decoding", "sammo.streaming.decoding", "sammo.streaming.parity", "sammo.memory.command"]
+    "module", ["decode", "streaming_decode", "parity", "memory"]
 )
 def test_commands_decode_the_test_parts_of_any_corpus(module):
     parser = argparse.ArgumentParser()
-    importlib.import_module(module).add_arguments(parser)
+    importlib.import_module(f"sammo.commands.{module}").add_arguments(parser)
     args = parser.parse_args([])
-    assert args.parts == ["tests"] and not args.corpus
+    assert args.parts == ("tests",) and not args.corpus
 
 
 @pytest.mark.parametrize("script", ["train.py", "decode.py"])

@@ -16,11 +16,13 @@ import torch
 from data_fixtures import make_corpus
 from lhotse import CutSet
 
-from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
+from sammo.data.config import DataConfig
+from sammo.data.datamodule import CsjDataModule
 from sammo.data.dataset import WaitTimer
 from sammo.data.features import make_extractor
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
+from sammo.options import add_options, from_args
 
 
 @pytest.fixture(scope="module")
@@ -293,10 +295,10 @@ def test_wait_timer_tells_waiting_from_working(monkeypatch):
 
 def test_options_round_trip(tmp_path):
     parser = argparse.ArgumentParser()
-    add_data_arguments(parser)
-    assert DataConfig.from_args(parser.parse_args([])) == DataConfig()
+    add_options(parser, DataConfig)
+    assert from_args(DataConfig, parser.parse_args([])) == DataConfig()
     given = ["--manifest-dir", "x", "--max-duration", "650", "--enable-musan", "false", "--transcript-mode", "number"]
-    config = DataConfig.from_args(parser.parse_args(given))
+    config = from_args(DataConfig, parser.parse_args(given))
     assert (config.manifest_dir, config.max_duration, config.enable_musan) == (Path("x"), 650.0, False)
     with pytest.raises(UserError, match="--max-duration"):
-        DataConfig.from_args(parser.parse_args(["--max-duration", "0"]))
+        from_args(DataConfig, parser.parse_args(["--max-duration", "0"]))

@@ -12,7 +12,8 @@ import pytest
 from data_fixtures import make_corpus
 from lhotse import CutSet
 
-from sammo.data.datamodule import CsjDataModule, DataConfig
+from sammo.data.config import DataConfig
+from sammo.data.datamodule import CsjDataModule
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
 

@@ -13,6 +13,7 @@ from training_fixtures import Letters, checkpoint_of, make_batch
 
 from sammo import decoding
 from sammo.checkpoint import write_checkpoint
+from sammo.commands import decode as command
 from sammo.data.tokens import load_tokenizer
 from sammo.decoding import Chunking, chunkings, decode_batches, with_tails
 from sammo.errors import UserError
@@ -38,9 +39,9 @@ def work(tmp_path_factory):
 
 def decode(work, name, *words):
     parser = argparse.ArgumentParser()
-    decoding.add_arguments(parser)
+    command.add_arguments(parser)
     common = ["--exp-dir", work / name, "--manifest-dir", work / "fbank", "--lang", work / "lang_char", "--parts", "eval1"]
-    return decoding.run(parser.parse_args([str(word) for word in (*common, "--num-workers", 0, *words)]))
+    return command.run(parser.parse_args([str(word) for word in (*common, "--num-workers", 0, *words)]))
 
 
 def test_tails():

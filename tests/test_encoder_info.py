@@ -7,13 +7,13 @@ import json
 
 import pytest
 
-from sammo.encoder import info
+from sammo.commands import info as command
 
 
 def run(capsys, *words: str) -> str:
     parser = argparse.ArgumentParser()
-    info.add_arguments(parser)
-    info.run(parser.parse_args(words))
+    command.add_arguments(parser)
+    command.run(parser.parse_args(words))
     return capsys.readouterr().out
 
 

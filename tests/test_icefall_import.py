@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from sammo.commands import import_icefall
 from sammo.errors import UserError
 from sammo.export import icefall
 
@@ -51,7 +52,7 @@ def parse(*words: object):
     import argparse
 
     parser = argparse.ArgumentParser()
-    icefall.add_arguments(parser)
+    import_icefall.add_arguments(parser)
     return parser.parse_args([str(word) for word in words])
 
 
@@ -73,7 +74,7 @@ def test_import_and_load(tmp_path):
 
     state = icefall_state()
     out = tmp_path / "imported.pt"
-    icefall.run(parse(save(tmp_path / "epoch-30.pt", state), out, "--left-context-frames", "64,-1"))
+    import_icefall.run(parse(save(tmp_path / "epoch-30.pt", state), out, "--left-context-frames", "64,-1"))
     model, info = load_model(out)
     assert info.encoder == "zipformer" and model.config.encoder.left_context_frames == (64, -1)
     features, lengths = torch.from_numpy(Z["in/features"])[:1], torch.from_numpy(Z["in/lengths"])[:1]
@@ -106,7 +107,7 @@ def test_directory_and_bare_state_dict(tmp_path):
     with pytest.raises(UserError, match="not a checkpoint"):
         icefall.read_icefall(path)
     torch.save({"model": {f"module.{k}": v for k, v in icefall_state().items()}}, path)
-    icefall.run(parse(path, tmp_path / "exp"))
+    import_icefall.run(parse(path, tmp_path / "exp"))
     assert (tmp_path / "exp" / "epoch-1.pt").is_file()
 
 

@@ -71,7 +71,7 @@ def test_prepare_sh_twice_at_once(tmp_path):
 
 
 def test_two_trainings_in_one_directory(tmp_path):
-    from sammo.training.run import add_arguments, run
+    from sammo.commands.train import add_arguments, run
 
     parser = argparse.ArgumentParser()
     add_arguments(parser)

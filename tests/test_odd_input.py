@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from streaming_fixtures import make_model
 
-from sammo.data.datamodule import DataConfig, add_data_arguments
+from sammo.data.config import DataConfig
 from sammo.data.tokens import BpeTokenizer, character_table, format_token_table, load_tokenizer
 from sammo.decoding import chunkings
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_write
+from sammo.options import add_options, from_args
 from sammo.search import make_searcher
 from sammo.streaming.recognizer import StreamingRecognizer, recognize
 from sammo.training.config import TrainConfig
@@ -34,17 +35,17 @@ def model():
 
 def data_config(*words):
     parser = argparse.ArgumentParser()
-    add_data_arguments(parser)
-    return DataConfig.from_args(parser.parse_args(words))
+    add_options(parser, DataConfig)
+    return from_args(DataConfig, parser.parse_args(words))
 
 
 @pytest.mark.parametrize(
     "use, message",
     [
-        (lambda model: TrainConfig(num_threads=100_000).check(), "--num-threads must be 0 to 1024, got 100000: threads beyond"),
-        (lambda model: TrainConfig(base_lr=float("nan")).check(), "--base-lr must be a number, got nan"),
-        (lambda model: TrainConfig(time_budget_minutes=float("inf")).check(), "--time-budget-minutes must be a number"),
-        (lambda model: TrainConfig(world_size=10**6).check(), "--world-size must be 0 to 1024"),
+        (lambda model: TrainConfig(num_threads=100_000), "--num-threads must be 0 to 1024, got 100000: threads beyond"),
+        (lambda model: TrainConfig(base_lr=float("nan")), "--base-lr must be a number, got nan"),
+        (lambda model: TrainConfig(time_budget_minutes=float("inf")), "--time-budget-minutes must be a number"),
+        (lambda model: TrainConfig(world_size=10**6), "--world-size must be 0 to 1024"),
         (lambda model: data_config("--num-workers", "100000"), "--num-workers must be 0 to 1024"),
         (lambda model: data_config("--max-duration", "nan"), "--max-duration must be above 0"),
         (lambda model: chunkings(model, [100_000_000], [64]), "--chunk-size must be 1 to 30000, got 1e[+]08: a chunk"),

@@ -16,12 +16,13 @@ from lhotse import CutSet
 from streaming_fixtures import make_model, speech
 from training_fixtures import checkpoint_of
 
-from sammo import decoding as simulated
 from sammo.checkpoint import write_checkpoint
+from sammo.commands import decode as simulated
+from sammo.commands import parity, streaming_decode, transcribe
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
 from sammo.scoring import read_results
-from sammo.streaming import decoding, parity, transcribe
+from sammo.streaming.decoding import delay_summary
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def options(module, work, *words):
 def decode(work, name, *words):
     common = ["--exp-dir", work / name, "--manifest-dir", work / "fbank", "--parts", "eval1"]
     common += ["--decoding-method", "greedy_search"]
-    return decoding.run(options(decoding, work, *common, *words))
+    return streaming_decode.run(options(streaming_decode, work, *common, *words))
 
 
 def rows(text):
@@ -110,8 +111,7 @@ def test_results_equal_those_of_decode_py(work, tmp_path):
     for name in ("sammo", "zipformer"):
         words = ["--exp-dir", work / name, "--manifest-dir", work / "fbank", "--parts", "eval1", "--chunk-size", "16,64"]
         words += ["--decoding-method", "greedy_search", "--num-workers", 0, "--res-dir", tmp_path / "simulated"]
-        args = options(simulated, work, *words)
-        assert simulated.run(args) == 0
+        simulated.run(options(simulated, work, *words))
         assert decode(work, name, "--chunk-size", "16,64", "--res-dir", tmp_path / "streaming") == 0
     texts = [
         {path.name.replace(kind, ""): path.read_text() for path in (tmp_path / kind).glob("*s-*.txt") if "errs" not in path.name}
@@ -135,16 +135,16 @@ def test_a_cut_without_audio_is_given_up(work, tmp_path, caplog):
     CutSet(cuts).to_file(broken / "csj_cuts_eval1.jsonl.gz")
     args = ["--exp-dir", work / "sammo", "--manifest-dir", broken, "--parts", "eval1", "--res-dir", tmp_path / "res"]
     args += ["--decoding-method", "greedy_search"]
-    assert decoding.run(options(decoding, work, *args)) == 1
+    assert streaming_decode.run(options(streaming_decode, work, *args)) == 1
     assert list(read_results(tmp_path / "res")[0].failed) == ["eval1-002"]
-    assert decoding.run(options(decoding, work, *args)) == 1  # decoded again, not "before"
+    assert streaming_decode.run(options(streaming_decode, work, *args)) == 1  # decoded again, not "before"
     assert "eval1-002 was given up" in caplog.text
     assert decode(work, "sammo", "--res-dir", tmp_path / "whole", "--chunk-size", 32) == 0
     texts = [next((tmp_path / name).glob("recogs-*")).read_text().splitlines() for name in ("res", "whole")]
     assert [a == b for a, b in zip(*texts)].count(False) <= 1  # the hypothesis of the cut that is gone
     cuts[2].recording.sources[0].source = str(work / "fbank/eval1-002.wav")
     CutSet(cuts).to_file(broken / "csj_cuts_eval1.jsonl.gz")
-    assert decoding.run(options(decoding, work, *args)) == 0
+    assert streaming_decode.run(options(streaming_decode, work, *args)) == 0
     assert not read_results(tmp_path / "res")[0].failed
 
 
@@ -215,8 +215,8 @@ def test_transcribe_goes_on_behind_odd_files(work, tmp_path, capsys):
 
 
 def test_delay_summary():
-    assert decoding.delay_summary([]) == {"tokens": 0}
-    summary = decoding.delay_summary([0.1 * value for value in range(1, 101)])
+    assert delay_summary([]) == {"tokens": 0}
+    summary = delay_summary([0.1 * value for value in range(1, 101)])
     assert summary["tokens"] == 100 and summary["mean"] == pytest.approx(5.05)
     assert summary["p50"] == pytest.approx(5.0) and summary["max"] == pytest.approx(10.0)
     json.dumps(summary)

@@ -12,8 +12,10 @@ from training_fixtures import Letters, ListData, differences, make_trainer, rand
 
 from sammo.checkpoint import read_checkpoint
 from sammo.errors import UserError
+from sammo.model_options import ModelOptions
+from sammo.options import add_options, from_args
 from sammo.regularize import ScheduledFloat
-from sammo.training.config import TrainConfig, add_model_arguments, add_training_arguments, model_config_from_args
+from sammo.training.config import TrainConfig
 from sammo.training.diagnostics import diagnose
 from sammo.training.nonfinite import first_overflow, watch
 from sammo.training.scan import largest_batches, scan_for_out_of_memory
@@ -278,17 +280,16 @@ def test_other_model_or_units(tmp_path, data):
 
 def parse(*words):
     parser = argparse.ArgumentParser()
-    add_training_arguments(parser)
-    add_model_arguments(parser)
+    add_options(parser, TrainConfig)
+    add_options(parser, ModelOptions)
     return parser.parse_args(list(words))
 
 
 def test_options():
-    config = TrainConfig.from_args(parse("--use-fp16", "true", "--exp-dir", "x", "--base-lr", "0.01"))
+    config = from_args(TrainConfig, parse("--use-fp16", "true", "--exp-dir", "x", "--base-lr", "0.01"))
     assert config.precision == "fp16" and config.base_lr == 0.01 and str(config.exp_dir) == "x"
-    model = model_config_from_args(
-        parse("--encoder", "zipformer", "--chunk-size", "16,-1", "--joiner-dim", "64", "--preset", "tiny"), 30, 0
-    )
+    args = parse("--encoder", "zipformer", "--chunk-size", "16,-1", "--joiner-dim", "64", "--preset", "tiny")
+    model = from_args(ModelOptions, args).to_config(30)
     assert model.encoder.name == "zipformer" and model.encoder.chunk_sizes == (16, -1) and model.joiner_dim == 64
     assert model.predictor_dim == 128
     for words, message in (
@@ -298,6 +299,6 @@ def test_options():
         (["--max-steps", "-1"], "--max-steps"),
     ):
         with pytest.raises(UserError, match=message):
-            TrainConfig.from_args(parse(*words))
+            from_args(TrainConfig, parse(*words))
     with pytest.raises(SystemExit):
         parse("--chunk-size", "16,x")

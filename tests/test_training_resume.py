@@ -14,9 +14,9 @@ from data_fixtures import make_corpus
 from training_fixtures import SMALL_OPTIONS, differences, start
 
 from sammo.checkpoint import list_checkpoints, read_checkpoint
+from sammo.commands.train import add_arguments
+from sammo.commands.train import run as run_training
 from sammo.errors import UserError
-from sammo.training.run import add_arguments
-from sammo.training.run import run as run_training
 
 TRAIN = "egs/csj/ASR/sammo/train.py"
 STEPS = 16

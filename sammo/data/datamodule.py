@@ -1,18 +1,16 @@
-"""A corpus for training and decoding: options, and the loaders of its parts."""
+"""A corpus for training and decoding: the loaders of its parts."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lhotse import CutSet
 
-from sammo.corpora import CORPORA, Corpus, find_corpus
+from sammo.corpora import Corpus, find_corpus
 from sammo.data.augmentation import NoiseMixer, make_spec_augment
+from sammo.data.config import DataConfig
 from sammo.data.dataset import BatchLoader, SpeechDataset
 from sammo.data.features import make_extractor
 from sammo.data.manifests import ManifestCuts, Scan, read_cuts, scan_manifests
@@ -21,78 +19,6 @@ from sammo.data.shar import SharCuts, shar_manifests
 from sammo.data.sources import SHAR, Allowed
 from sammo.data.tokens import Tokenizer
 from sammo.errors import UserError
-from sammo.options import MOST_PROCESSES, check_range, parse_bool
-
-
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Options of the data module; each is a command-line option of the same name, icefall's where it has one."""
-
-    manifest_dir: Path = _option(Path("data/fbank"), "Directory with the cut manifests that prepare.sh wrote.")
-    corpus: str = _option("", f"Corpus: {', '.join(CORPORA)}; default: the one that --manifest-dir was prepared from.")
-    musan_dir: Path | None = _option(None, "Directory with musan_cuts.jsonl.gz; default: --manifest-dir.")
-    shar_dir: Path | None = _option(None, "Directory of Shar shards to train from, written by local/make_shar.py.")
-    transcript_mode: str = _option("", "Transcript to learn, for CSJ fluent, disfluent or number; default: the corpus's.")
-    max_duration: float = _option(200.0, "Seconds of audio in a batch of one process.")
-    num_buckets: int = _option(30, "Most buckets of similar duration to draw batches from.")
-    buffer_size: int = _option(60000, "Cuts held in memory to shuffle and bucket; with Shar their data, too.")
-    curriculum: str = _option(
-        "",
-        "Short cuts first, EPOCHS:SECONDS,...: 8:2,4:4.5 is 8 epochs of cuts of at most 2 s, then 4 of cuts of at most "
-        "4.5 s, then all cuts. Without alignments a model learns from short ones what sounds like what.",
-    )
-    shuffle: bool = _option(True, "Shuffle the training cuts, differently in every epoch.")
-    drop_last: bool = _option(True, "Drop the incomplete batches at the end of an epoch.")
-    speed_perturb: bool = _option(False, "Train on the 0.9 and 1.1 speed copies, too.")
-    on_the_fly_feats: bool = _option(False, "Compute features from audio instead of reading stored ones.")
-    allow_urls: bool = _option(False, "Read audio from http and https URLs that manifests name.")
-    enable_spec_aug: bool = _option(True, "Use SpecAugment in training.")
-    spec_aug_time_warp_factor: int = _option(80, "Time-warping factor of SpecAugment; below 1: no warping.")
-    enable_musan: bool = _option(True, "Mix in noise in training, probability 0.5, 10 to 20 dB.")
-    num_workers: int = _option(2, "Processes that make the training batches; 0: the training process does.")
-    data_seed: int = _option(0, "Seed of shuffling and augmentation.")
-
-    @classmethod
-    def from_args(cls, args: argparse.Namespace) -> DataConfig:
-        """Takes its fields out of parsed options; UserError for values that cannot work."""
-        config = cls(**{item.name: getattr(args, item.name) for item in dataclasses.fields(cls)})
-        if not 0 < config.max_duration < float("inf"):
-            raise UserError(f"--max-duration must be above 0 seconds, got {config.max_duration}")
-        check_range("--num-workers", max(config.num_workers, 0), 0, MOST_PROCESSES, "each is a process of this machine")
-        if config.num_workers < 0 or config.num_buckets < 1 or config.buffer_size < 1:
-            raise UserError("--num-workers must be at least 0, --num-buckets and --buffer-size at least 1")
-        config.longest(1)  # reads --curriculum
-        find_corpus(config.manifest_dir, config.corpus)
-        return config
-
-    def longest(self, epoch: int) -> float | None:
-        """Seconds of the longest cuts of ``epoch`` (from 1), None for no limit; UserError for a curriculum not understood."""
-        try:
-            for stage in filter(None, self.curriculum.split(",")):
-                epochs, seconds = stage.split(":")
-                if int(epochs) < 1 or not float(seconds) > 0:
-                    raise ValueError(stage)
-                epoch -= int(epochs)
-                if epoch < 1:
-                    return float(seconds)
-        except ValueError as error:
-            raise UserError(f"--curriculum is EPOCHS:SECONDS,... such as 8:2,4:4.5, got {self.curriculum!r}") from error
-        return None
-
-
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds one option a field of DataConfig to ``parser``."""
-    group = parser.add_argument_group("data", "How batches are made of the corpus that prepare.sh wrote.")
-    for item in dataclasses.fields(DataConfig):
-        kind = {bool: parse_bool, int: int, float: float, str: str}.get(type(item.default), Path)
-        shown = "" if item.default in (None, "") else f" (default: {item.default})"
-        group.add_argument(
-            "--" + item.name.replace("_", "-"), type=kind, default=item.default, help=item.metadata["help"] + shown
-        )
 
 
 def check_units(corpus: Corpus, tokenizer: Tokenizer) -> None:

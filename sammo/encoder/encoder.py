@@ -24,7 +24,6 @@ from sammo.errors import UserError
 from sammo.regularize import Dropout, masked
 
 
-
 class EncoderOutput(NamedTuple):
     """What an encoder returns."""
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 from typing import Any
 
 import torch
@@ -14,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 
 from sammo import geometry
 from sammo.encoder import Encoder, build_encoder
-from sammo.encoder.config import ENCODER_PRESETS, PAPER_PARAMETERS, PRESETS, EncoderConfig, encoder_config
+from sammo.encoder.config import PAPER_PARAMETERS, EncoderConfig, encoder_config
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.state import state_numel
 from sammo.errors import UserError
@@ -206,40 +204,3 @@ def show(facts: dict[str, Any]) -> str:
     if facts["config"]["encoder"]["left_context"]:
         lines += ["", "A stream also keeps one counter, of the frames in its left context."]
     return "\n".join(lines)
-
-
-# ------------------------------------------------------------------------------------ command
-
-_NUMBERS = {
-    "d_state": "size of the SSM state per hidden channel",
-    "mamba_head_dim": "hidden channels per Mamba head",
-    "mamba_conv_kernel": "width of the Mamba convolution",
-    "mamba_groups": "groups of B and C projections",
-    "delta_heads": "heads of Gated DeltaNet",
-}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``sammo info``."""
-    parser.add_argument("--encoder", default="sammo", choices=list(ENCODER_PRESETS))
-    parser.add_argument("--preset", default="medium", choices=PRESETS)
-    parser.add_argument("--mixer", choices=list(MIXERS), help="what carries the long range")
-    parser.add_argument("--left-context", choices=("true", "false"), help="whether attention keeps a left context")
-    parser.add_argument("--vocab-size", type=int, default=PAPER_VOCAB_SIZE, help="symbols, blank included")
-    for name, help in _NUMBERS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{help}; by default the preset's")
-    parser.add_argument("--mamba-expand", type=float, help="hidden width / encoder width, by default 0.75")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Print the facts of the model that the options name."""
-    from sammo.transducer.config import model_config
-    from sammo.transducer.model import Transducer
-
-    options = {name: getattr(args, name) for name in (*_NUMBERS, "mamba_expand", "mixer")}
-    if args.left_context is not None:
-        options["left_context"] = args.left_context == "true"
-    config = model_config(args.encoder, args.preset, args.vocab_size, **options)
-    facts = describe(Transducer(config), args.preset)
-    print(json.dumps(facts, indent=2) if args.json else show(facts))

@@ -6,7 +6,6 @@ shape stops the import.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import logging
 import pathlib
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sammo.checkpoint import Checkpoint, write_checkpoint
+from sammo.data.tokens import load_tokenizer
 from sammo.encoder.config import SIZES, EncoderConfig, encoder_config
 from sammo.errors import UserError
 from sammo.transducer import ModelConfig, Transducer
@@ -237,60 +237,47 @@ def read_icefall(path: str | Path, key: str = "model") -> tuple[dict[str, Tensor
     return state, {k: v for k, v in rest.items() if isinstance(v, (int, float, str))}
 
 
-# ------------------------------------------------------------------------------------ command
+def import_checkpoint(
+    path: Path,
+    out: Path,
+    key: str = "model",
+    lang: Path | None = None,
+    transcript_mode: str = "fluent",
+    **options: Any,
+) -> None:
+    """Reads, converts, checks and writes a checkpoint.
 
+    Args:
+      path: epoch-N.pt or pretrained.pt of icefall's zipformer recipe.
+      out: the file to write, FILE.pt; of a directory, its epoch-1.pt.
+      key: "model" or "model_avg", which weights of it.
+      lang: language directory with the units it was trained with.
+      transcript_mode: the kind of transcripts it was trained with.
+      options: of :func:`infer_config`.
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``sammo import-icefall``."""
-    parser.add_argument("checkpoint", type=Path, help="epoch-N.pt or pretrained.pt of icefall's zipformer recipe")
-    parser.add_argument("out", type=Path, help="file to write, FILE.pt; or a directory: writes epoch-1.pt there")
-    parser.add_argument("--key", default="model", choices=["model", "model_avg"], help="which weights of it")
-    parser.add_argument("--lang", type=Path, help="lang directory with the units it was trained with")
-    parser.add_argument("--transcript-mode", default="fluent", help="kind of transcripts it was trained with")
-    parser.add_argument("--pos-head-dim", type=_numbers, help="per stack or one for all; by default 4")
-    parser.add_argument("--unmasked-dim", type=_numbers, help="--encoder-unmasked-dim of its training")
-    parser.add_argument("--feature-dim", type=int, help="mel bins; by default 80")
-    parser.add_argument("--chunk-size", type=_numbers, help="--chunk-size of its training")
-    parser.add_argument("--left-context-frames", type=_numbers, help="--left-context-frames of its training")
-    parser.add_argument("--blank-id", type=int, help="by default 0")
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(","))
-
-
-def run(args: argparse.Namespace) -> None:
-    """Read, convert, check, write."""
-    state, numbers = read_icefall(args.checkpoint, args.key)
-    model = import_model(
-        state,
-        pos_head_dim=args.pos_head_dim,
-        unmasked_dim=args.unmasked_dim,
-        feature_dim=args.feature_dim,
-        chunk_sizes=args.chunk_size,
-        left_context_frames=args.left_context_frames,
-        blank_id=args.blank_id,
-    )
+    Raises:
+      UserError: it is not such a checkpoint, or has other units than ``lang``.
+    """
+    state, numbers = read_icefall(path, key)
+    model = import_model(state, **options)
     fingerprint = "unknown"
-    if args.lang is not None:
-        from sammo.data.tokens import load_tokenizer
-
-        tokenizer = load_tokenizer(args.lang)
+    if lang is not None:
+        tokenizer = load_tokenizer(lang)
         fingerprint = tokenizer.fingerprint
         if tokenizer.vocab_size != model.config.vocab_size:
             raise UserError(
-                f"{args.lang} has {tokenizer.vocab_size} units but the checkpoint {model.config.vocab_size}"
+                f"{lang} has {tokenizer.vocab_size} units but the checkpoint {model.config.vocab_size}"
             )
     else:
         logging.warning("no --lang: the checkpoint can only be decoded once its units are known")
     weights = dict(model.state_dict())
-    out = args.out if args.out.suffix == ".pt" else args.out / "epoch-1.pt"
+    out = out if out.suffix == ".pt" else out / "epoch-1.pt"
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = Checkpoint(
         model_config=model.config,
         preset=_preset(model.config.encoder),
         tokenizer=fingerprint,
-        transcript_mode=args.transcript_mode,
+        transcript_mode=transcript_mode,
         epoch=1,
         epoch_done=True,
         batch_idx_train=max(1, int(numbers.get("batch_idx_train", 1))),

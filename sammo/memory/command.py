@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
 import logging
 import math
@@ -10,33 +10,21 @@ from pathlib import Path
 from typing import Sequence
 
 from sammo import geometry
-from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
+from sammo.data.config import DataConfig
+from sammo.data.datamodule import CsjDataModule
 from sammo.data.tokens import load_tokenizer
-from sammo.decoding import add_model_arguments, load_model_for, names
+from sammo.decoding import load_model_for, searcher_for
 from sammo.encoder import Encoder
 from sammo.errors import UserError
 from sammo.files import atomic_write
 from sammo.memory.decoding import Condition, DecaySums, Outcome, decode_conditions
 from sammo.memory.recurrence import recurrent_mixers
 from sammo.memory.report import Report, markdown, rows, stack_times, to_json
+from sammo.options import ModelSource, Search
 from sammo.progress import progress
-from sammo.search import make_searcher
-from sammo.search.factory import METHODS
-from sammo.training.config import integers
 
 DEFAULT_AGES = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
 DEFAULT_LEFT_CONTEXTS = (0, 16, 32, 64, 128, 256)
-
-
-def seconds(text: str) -> tuple[float, ...]:
-    """argparse type: "0.64,2.56" -> (0.64, 2.56)."""
-    try:
-        found = tuple(float(item) for item in text.split(",") if item)
-    except ValueError:
-        found = ()
-    if not found or not all(0 < value < math.inf for value in found):
-        raise argparse.ArgumentTypeError(f"expected seconds above 0 separated by commas, got {text!r}")
-    return found
 
 
 def window_chunks(chunk_size: int, ages: Sequence[float] | None) -> list[int]:
@@ -100,45 +88,36 @@ def conditions(
     return found
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the subcommand."""
-    add_model_arguments(parser)
-    group = parser.add_argument_group("memory")
-    group.add_argument("--parts", "--test-sets", type=names, default=["tests"], help="(default: tests, all test parts)")
-    group.add_argument("--chunk-size", type=integers, default=(16, 64), help="Frames of 20 ms (default: 16,64).")
-    group.add_argument(
-        "--ages",
-        type=seconds,
-        help="Seconds of the past that the recurrent state is held to, multiples of the chunk (default: "
-        f"{','.join(f'{age:g}' for age in DEFAULT_AGES)}, rounded up to whole chunks).",
-    )
-    group.add_argument(
-        "--left-context-frames",
-        type=integers,
-        help="Frames of 20 ms that attention sees before a chunk; the longest is the model as it is. Encoders whose "
-        f"attention stays in its chunk ignore it (default: {','.join(map(str, DEFAULT_LEFT_CONTEXTS))}).",
-    )
-    group.add_argument("--decoding-method", default="greedy_search", choices=METHODS, help="(default: %(default)s)")
-    group.add_argument("--beam-size", type=int, default=4, help="Hypotheses of modified_beam_search (default: 4).")
-    group.add_argument("--out-dir", type=Path, help="Where the tables and the figure go (default: EXP_DIR/memory).")
-    add_data_arguments(parser)
-    parser.set_defaults(transcript_mode=None, num_workers=1, on_the_fly_feats=True)
+def show_memory(
+    source: ModelSource,
+    search: Search,
+    data: DataConfig,
+    parts: Sequence[str],
+    chunk_sizes: Sequence[int],
+    left_context_frames: Sequence[int] | None,
+    ages: Sequence[float] | None,
+    out_dir: Path | None,
+) -> None:
+    """Decodes, prints the tables and writes memory.md, memory.json and memory.png; raises UserError.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Decodes, prints the tables and writes memory.md, memory.json and memory.png; raises UserError."""
-    tokenizer = load_tokenizer(args.lang)
-    model, info = load_model_for(args, tokenizer)
+    Args:
+      chunk_sizes: frames of 20 ms.
+      left_context_frames: the longest is the model as it is; None: the default ones.
+      ages: seconds of the past that the recurrent state is held to; None: the default ones.
+      out_dir: where the tables and the figure go; None: beside the model.
+    """
+    tokenizer = load_tokenizer(source.lang)
+    model, info = load_model_for(source, tokenizer)
     encoder = model.encoder
-    tables = conditions(encoder, args.chunk_size, args.ages, args.left_context_frames)
+    tables = conditions(encoder, chunk_sizes, ages, left_context_frames)
     listed = [condition for table in tables.values() for condition in table]
-    args.transcript_mode = args.transcript_mode or info.transcript_mode
-    data = CsjDataModule(DataConfig.from_args(args), tokenizer)
+    data = dataclasses.replace(data, transcript_mode=data.transcript_mode or info.transcript_mode)
+    module = CsjDataModule(data, tokenizer)
     # All parts first: a part that is not there must not show after the others have been decoded.
-    loaders = {part: data.test_dataloader(part) for part in data.corpus.chosen(args.parts)}
+    loaders = {part: module.test_dataloader(part) for part in module.corpus.chosen(parts)}
     if not loaders:
         raise UserError("--parts names no part")
-    searcher = make_searcher(model, args.decoding_method, args.beam_size)
+    searcher = searcher_for(model, search)
     model_line = f"{info.encoder} {info.preset}, {info.checkpoint}"
     logging.info(f"{model_line}; {len(listed)} ways to decode")
 
@@ -151,9 +130,9 @@ def run(args: argparse.Namespace) -> int:
 
     recurrent, attends = recurrent_mixers(encoder), encoder.config.left_context
     at_biases = {place: mixer.time_constants() for place, mixer in recurrent.items()}
-    method = args.decoding_method.replace("_", " ")
-    if args.decoding_method == "modified_beam_search":
-        method += f" {args.beam_size}"
+    method = search.decoding_method.replace("_", " ")
+    if search.decoding_method == "modified_beam_search":
+        method += f" {search.beam_size}"
     report = Report(
         model=model_line,
         decoding=f"{method}, chunk by chunk",
@@ -165,10 +144,9 @@ def run(args: argparse.Namespace) -> int:
     )
     text = markdown(report)
     print(text)
-    out_dir = args.out_dir or (args.checkpoint.parent if args.checkpoint else args.exp_dir) / "memory"
+    out_dir = out_dir or (source.checkpoint.parent if source.checkpoint else source.exp_dir) / "memory"
     for path in write(report, text, out_dir):
         print(path)
-    return 0
 
 
 def write(report: Report, text: str, out_dir: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -11,7 +10,7 @@ from statistics import stdev
 from typing import Sequence
 
 from sammo import geometry
-from sammo.corpora import CORPORA, CSJ, Corpus, corpus_named
+from sammo.corpora import CSJ, Corpus, corpus_named
 from sammo.errors import UserError
 from sammo.files import atomic_write
 from sammo.scoring import figures
@@ -244,25 +243,3 @@ def resets(path: Path | None) -> dict[int, float]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not the memory.json of sammo memory ({error}); run it again") from error
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="result directories of decode.py")
-    parser.add_argument("--out-dir", type=Path, help="where the table and figures go (default: the first DIR)")
-    parser.add_argument("--corpus", help=f"{', '.join(CORPORA)} (default: the one that was decoded)")
-    parser.add_argument(
-        "--pool-seeds",
-        action="store_true",
-        help='one row, mean and spread, for experiments whose paths differ only in a number behind "seed"',
-    )
-    parser.add_argument("--memory", type=Path, help="memory.json of sammo memory, for the error rate without state")
-    parser.add_argument("--statistics", type=Path, help="statistics.json of prepare.sh, for the sentence overlap")
-
-
-def run(args: argparse.Namespace) -> int:
-    out_dir = args.out_dir or args.directories[0]
-    paths = write_report(args.directories, out_dir, args.statistics, args.corpus, args.pool_seeds, args.memory)
-    print(paths["table"].read_text(encoding="utf-8"))
-    for kind, path in paths.items():
-        print(f"{kind}: {path}")
-    return 0

@@ -5,14 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from sammo.errors import UserError
+from sammo.options import METHODS
 from sammo.search.base import Searcher
 from sammo.search.beam import ModifiedBeamSearch
 from sammo.search.context_graph import ContextGraph
 from sammo.search.fast_beam import FastBeamSearch
 from sammo.search.greedy import GreedySearch
 from sammo.search.lm import LanguageModel
-
-METHODS = ("greedy_search", "modified_beam_search", "fast_beam_search")
 
 
 def make_searcher(

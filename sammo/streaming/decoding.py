@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import dataclasses
 import logging
 import time
 from pathlib import Path
-from typing import IO, Any, Callable, Iterable, Iterator, NamedTuple, Sequence
+from typing import IO, Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import torch
 from lhotse.cut import Cut
 from torch import Tensor
 
-from sammo.corpora import CORPORA, Corpus, find_corpus
+from sammo.checkpoint import ModelInfo
+from sammo.corpora import Corpus, find_corpus
 from sammo.data.datamodule import check_units
 from sammo.data.features import SAMPLING_RATE, load_audio
 from sammo.data.manifests import ManifestCuts, scan_manifests
 from sammo.data.sources import FILES, Allowed
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.data.transcripts import transcript
-from sammo.decoding import add_model_arguments, default_directory, load_model_for, names
+from sammo.decoding import Chunking, chunkings, default_directory, describe, load_model_for, searcher_for
 from sammo.errors import UserError
 from sammo.files import atomic_write
-from sammo.options import integers, parse_bool
+from sammo.options import Chunks, ModelSource, Results, Search, Speech, Streams
 from sammo.progress import progress
-from sammo.scoring import has_results, result_name, write_results
-from sammo.streaming.options import (
-    STATE_DTYPES,
-    add_search_arguments,
-    decode_setting,
-    searcher_for,
-    settings,
-)
+from sammo.scoring import DecodeSetting, has_results, result_name, write_results
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
+from sammo.transducer import Transducer
 
 PIECE_SECONDS = 0.1  # audio handed over at a time
 
@@ -108,73 +104,83 @@ def delay_summary(delays: Sequence[float]) -> dict[str, float]:
     }
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which utterances, decode.py's names."""
-    group = parser.add_argument_group("data")
-    group.add_argument("--manifest-dir", type=Path, default=Path("data/fbank"), help="(default: data/fbank)")
-    group.add_argument("--corpus", help=f"{', '.join(CORPORA)} (default: the one that --manifest-dir was prepared from)")
-    group.add_argument("--parts", "--test-sets", type=names, default=["tests"], help="(default: tests, all test parts)")
-    group.add_argument(
-        "--allow-urls", type=parse_bool, default=False, help="Read audio from URLs that manifests name (default: false)."
-    )
-    group.add_argument("--transcript-mode", help="Transcript to score against (default: the one trained on).")
-    group.add_argument(
-        "--num-decode-streams", type=int, default=16, help="Utterances decoded at the same time (default: 16)."
-    )
+def state_dtype(streams: Streams) -> torch.dtype | None:
+    """Type to keep states in; None: the one that the encoder computes in."""
+    return None if streams.state_dtype == "float32" else getattr(torch, streams.state_dtype)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of streaming_decode.py."""
-    add_model_arguments(parser)
-    add_data_arguments(parser)
-    add_search_arguments(parser)
-    parser.add_argument("--chunk-size", type=integers, default=(32,), help="Frames of 20 ms: 16,32,64,128 (default: 32).")
-    parser.add_argument(
-        "--left-context-frames",
-        type=integers,
-        default=(128,),
-        help="Frames of 20 ms of Zipformer's attention cache: 64,128,256 (default: 128).",
-    )
-    parser.add_argument("--res-dir", type=Path, help="Where results go (default: EXP_DIR/METHOD).")
-    parser.add_argument("--force", action="store_true", help="Decode again what was decoded from the same weights.")
-    parser.add_argument("--partial-results", action="store_true", help="Write partials-*.txt: the text after each chunk.")
+def settings(model: Transducer, chunks: Chunks) -> list[Chunking]:
+    """What to run; UserError where the model cannot stream one of them."""
+    for chunk in chunks.chunk_size:
+        if chunk <= 0:
+            raise UserError(f"streaming needs chunk sizes above 0, got {chunk}")
+    if min(chunks.left_context_frames) < 0:
+        raise UserError(f"streaming needs a left context that ends, got {min(chunks.left_context_frames)}")
+    return chunkings(model, chunks.chunk_size, chunks.left_context_frames)
 
 
-def run(args: argparse.Namespace) -> int:
+def streaming_decode(
+    source: ModelSource,
+    chunks: Chunks,
+    search: Search,
+    streams: Streams,
+    speech: Speech,
+    parts: Sequence[str],
+    results: Results,
+    partial_results: bool,
+) -> int:
     """Decodes every part at every setting, those that have results left alone; 1 where an utterance was given up."""
-    tokenizer = load_tokenizer(args.lang)
-    model, info = load_model_for(args, tokenizer)
-    res_dir = args.res_dir or default_directory(args)
-    corpus = find_corpus(args.manifest_dir, args.corpus)
+    tokenizer = load_tokenizer(source.lang)
+    model, info = load_model_for(source, tokenizer)
+    res_dir = results.res_dir or default_directory(source, search)
+    corpus = find_corpus(speech.manifest_dir, speech.corpus)
     check_units(corpus, tokenizer)
-    mode = args.transcript_mode or info.transcript_mode
+    mode = speech.transcript_mode or info.transcript_mode
     failed = 0
-    for chunking in settings(model, args.chunk_size, args.left_context_frames):
-        setting = decode_setting(args, model, info, chunking)
-        for part in corpus.chosen(args.parts):
-            if has_results(res_dir, setting, part, corpus.metric) and not args.force:
+    for chunking in settings(model, chunks):
+        setting = _setting(model, info, source, search, streams, speech, chunking)
+        for part in corpus.chosen(parts):
+            if has_results(res_dir, setting, part, corpus.metric) and not results.force:
                 logging.info(f"{part}: decoded before at {setting.suffix} (--force decodes again)")
                 continue
-            recognizer = StreamingRecognizer(
-                model, searcher_for(args, model), *chunking, STATE_DTYPES[args.state_dtype]
-            )
-            cuts = part_cuts(corpus, args.manifest_dir, part, mode, tokenizer, Allowed(urls=args.allow_urls))
+            recognizer = StreamingRecognizer(model, searcher_for(model, search), *chunking, state_dtype(streams))
+            cuts = part_cuts(corpus, speech.manifest_dir, part, mode, tokenizer, Allowed(urls=speech.allow_urls))
             started = time.perf_counter()
-            if args.partial_results:
-                res_dir.mkdir(parents=True, exist_ok=True)
-                with atomic_write(res_dir / f"partials-{result_name(res_dir, setting, part)}.txt") as file:
-                    results = _decode_part(recognizer, cuts, tokenizer, mode, part, args.num_decode_streams, file)
-            else:
-                results = _decode_part(recognizer, cuts, tokenizer, mode, part, args.num_decode_streams)
+            with contextlib.ExitStack() as stack:
+                file = None
+                if partial_results:
+                    res_dir.mkdir(parents=True, exist_ok=True)
+                    file = stack.enter_context(atomic_write(res_dir / f"partials-{result_name(res_dir, setting, part)}.txt"))
+                found = _decode_part(recognizer, cuts, tokenizer, mode, part, streams.num_decode_streams, file)
             elapsed = time.perf_counter() - started
-            failed += sum(result.error is not None for result in results)
-            _report(res_dir, setting, part, corpus, results, elapsed)
+            failed += sum(utterance.error is not None for utterance in found)
+            _report(res_dir, setting, part, corpus, found, elapsed)
     if failed:
         logging.error(
             f"{failed} utterance(s) were given up; they are scored with what they gave until then, their parts are "
             "marked as incomplete and decoded again by the next run"
         )
     return 1 if failed else 0
+
+
+def _setting(
+    model: Transducer,
+    info: ModelInfo,
+    source: ModelSource,
+    search: Search,
+    streams: Streams,
+    speech: Speech,
+    chunking: Chunking,
+) -> DecodeSetting:
+    """What the results of real streaming are filed under."""
+    setting = describe(model, info, source, search, speech, chunking)
+    dtype = state_dtype(streams) or torch.float32
+    return dataclasses.replace(
+        setting,
+        streaming=True,
+        state_dtype=streams.state_dtype,
+        state_bytes=setting.state_bytes * dtype.itemsize // 4,
+    )
 
 
 def _decode_part(
@@ -184,7 +190,7 @@ def _decode_part(
     mode: str,
     part: str,
     num_streams: int,
-    partials: IO | None = None,
+    partials: IO[str] | None,
 ) -> list[StreamedUtterance]:
     def write_partial(stream: Stream) -> None:
         text = tokenizer.decode(stream.result.tokens)
@@ -196,7 +202,12 @@ def _decode_part(
 
 
 def _report(
-    res_dir: Path, setting: Any, part: str, corpus: Corpus, results: list[StreamedUtterance], elapsed: float
+    res_dir: Path,
+    setting: DecodeSetting,
+    part: str,
+    corpus: Corpus,
+    results: list[StreamedUtterance],
+    elapsed: float,
 ) -> None:
     """Writes the result files, delays among them, and logs one line."""
     delays = delay_summary([delay for result in results for delay in result.delays])

@@ -7,7 +7,6 @@ it is told --on-the-fly-feats true.)
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from functools import partial
@@ -23,20 +22,16 @@ from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
 from sammo.data.sources import Allowed
 from sammo.data.tokens import load_tokenizer
 from sammo.data.transcripts import transcript
-from sammo.decoding import add_model_arguments, load_model_for
-from sammo.options import integers
+from sammo.decoding import load_model_for, searcher_for
+from sammo.options import Chunks, ModelSource, Search, Speech, Streams
 from sammo.progress import progress
 from sammo.scoring import count_errors
 from sammo.scoring.cer import error_rate, total
-from sammo.streaming.decoding import add_data_arguments, cut_audio, part_cuts
+from sammo.search import Searcher
+from sammo.streaming.decoding import cut_audio, part_cuts, settings, state_dtype
 from sammo.streaming.features import make_fbank, num_frames
-from sammo.streaming.options import (
-    STATE_DTYPES,
-    add_search_arguments,
-    searcher_for,
-    settings,
-)
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
+from sammo.transducer import Transducer
 
 PIECE = 4000  # samples handed to a stream at a time; not a multiple of any chunk, so that pieces straddle them
 
@@ -68,7 +63,7 @@ class Parity(NamedTuple):
 
 
 def decode_simulated(
-    model: Any, searcher: Any, audio: Sequence[Tensor], chunk_size: int, left_context_frames: int
+    model: Transducer, searcher: Searcher, audio: Sequence[Tensor], chunk_size: int, left_context_frames: int
 ) -> list[Decoded]:
     """Whole utterances (samples at 16 kHz) in one batch, with chunks made by the attention mask, tails padded."""
     device = next(model.parameters()).device
@@ -92,8 +87,8 @@ def decode_simulated(
 
 
 def decode_streaming(
-    model: Any,
-    searcher: Any,
+    model: Transducer,
+    searcher: Searcher,
     audio: Sequence[Tensor],
     chunk_size: int,
     left_context_frames: int,
@@ -120,8 +115,8 @@ def decode_streaming(
 
 
 def compare(
-    model: Any,
-    searcher: Any,
+    model: Transducer,
+    searcher: Searcher,
     utterances: Iterable[Utterance],
     to_text: Callable[[list[int]], str],
     chunk_size: int,
@@ -173,46 +168,46 @@ def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield group
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the subcommand."""
-    add_model_arguments(parser)
-    add_data_arguments(parser)
-    add_search_arguments(parser)
-    parser.set_defaults(state_dtype="float16")
-    parser.add_argument("--chunk-size", type=integers, default=(16, 32, 64, 128), help="(default: 16,32,64,128)")
-    parser.add_argument("--left-context-frames", type=integers, default=(128,), help="Of Zipformer (default: 128).")
-    parser.add_argument("--max-utterances", type=int, default=0, help="Of a part; 0: all (default).")
+def print_parity(
+    source: ModelSource,
+    chunks: Chunks,
+    search: Search,
+    streams: Streams,
+    speech: Speech,
+    parts: Sequence[str],
+    max_utterances: int,
+) -> int:
+    """Prints the table, a row a part and setting; 1 if any utterance came out differently.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Prints the table, a row a part and setting; 1 if any utterance came out differently."""
-    tokenizer = load_tokenizer(args.lang)
-    model, info = load_model_for(args, tokenizer)
-    corpus = find_corpus(args.manifest_dir, args.corpus)
+    ``max_utterances`` of a part; 0: all.
+    """
+    tokenizer = load_tokenizer(source.lang)
+    model, info = load_model_for(source, tokenizer)
+    corpus = find_corpus(speech.manifest_dir, speech.corpus)
     check_units(corpus, tokenizer)
     metric = corpus.metric
-    mode = args.transcript_mode or info.transcript_mode
-    half = STATE_DTYPES[args.state_dtype] or torch.float16
-    print(f"{info.encoder}, {info.checkpoint}; {args.decoding_method}, {args.num_decode_streams} streams\n")
+    mode = speech.transcript_mode or info.transcript_mode
+    half = state_dtype(streams) or torch.float16
+    print(f"{info.encoder}, {info.checkpoint}; {search.decoding_method}, {streams.num_decode_streams} streams\n")
     print(
         "| part | chunk | left context | utterances | identical | max deviation "
         f"| {metric} simulated | {metric} chunk by chunk | {metric}, state in {str(half).removeprefix('torch.')} |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     different = 0
-    for part in corpus.chosen(args.parts):
-        cuts = part_cuts(corpus, args.manifest_dir, part, mode, tokenizer, Allowed(urls=args.allow_urls))
-        cuts = cuts[: args.max_utterances or None]
-        for chunk_size, left in settings(model, args.chunk_size, args.left_context_frames):
+    for part in corpus.chosen(parts):
+        cuts = part_cuts(corpus, speech.manifest_dir, part, mode, tokenizer, Allowed(urls=speech.allow_urls))
+        cuts = cuts[: max_utterances or None]
+        for chunk_size, left in settings(model, chunks):
             utterances = (Utterance(cut.id, partial(cut_audio, cut), transcript(cut, mode)) for cut in cuts)
             found = compare(
                 model,
-                searcher_for(args, model),
+                searcher_for(model, search),
                 progress(utterances, len(cuts), f"{part}, chunk {chunk_size}"),
                 tokenizer.decode,
                 chunk_size,
                 left,
-                args.num_decode_streams,
+                streams.num_decode_streams,
                 half,
                 metric=metric,
             )

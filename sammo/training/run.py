@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import logging
 import os
@@ -22,11 +21,13 @@ from sammo.checkpoint import (
     read_checkpoint,
     remove_unfinished,
 )
-from sammo.data.datamodule import CsjDataModule, DataConfig, add_data_arguments
+from sammo.data.config import DataConfig
+from sammo.data.datamodule import CsjDataModule
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.errors import UserError
 from sammo.lock import locked
-from sammo.training.config import TrainConfig, add_model_arguments, add_training_arguments, model_config_from_args
+from sammo.model_options import ModelOptions
+from sammo.training.config import TrainConfig
 from sammo.training.diagnostics import diagnose
 from sammo.training.distributed import World, launch, lost_connection, started_by_launcher
 from sammo.training.loop import Trainer, check_same_model
@@ -39,16 +40,8 @@ from sammo.transducer import LOSS_ENGINES, ModelConfig, Transducer
 DIAGNOSED_BATCHES = 5
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """All options of train.py."""
-    add_model_arguments(parser)
-    add_training_arguments(parser)
-    add_data_arguments(parser)
-
-
-def run(args: argparse.Namespace) -> int:
+def run(model_options: ModelOptions, config: TrainConfig, data_config: DataConfig) -> int:
     """Trains as the options say. Returns 0, or 130 after Ctrl-C; raises UserError."""
-    config, data_config = TrainConfig.from_args(args), DataConfig.from_args(args)
     if config.world_size > 1 and not started_by_launcher():
         logging.basicConfig(format="%(levelname)s %(message)s")
         return launch(config.world_size, config.master_port)
@@ -61,9 +54,10 @@ def run(args: argparse.Namespace) -> int:
         set_up_logging(config.exp_dir / "log", name, console=world.is_main)
         try:
             tokenizer = load_tokenizer(config.lang)
-            model_config = model_config_from_args(args, tokenizer.vocab_size, tokenizer.blank_id)
+            use_ctc = config.ctc_loss_scale > 0
+            model_config = model_options.to_config(tokenizer.vocab_size, tokenizer.blank_id, use_ctc)
             data = CsjDataModule(data_config, tokenizer)
-            facts = {"preset": args.preset, "transcript_mode": data.mode}
+            facts = {"preset": model_options.preset, "transcript_mode": data.mode}
             train(config, model_config, data, tokenizer, world, stop, facts, data_config.max_duration)
         except RuntimeError as error:
             line = lost_connection(world, error)

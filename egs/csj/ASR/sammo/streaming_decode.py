@@ -6,21 +6,7 @@ Usage:
     --chunk-size 16,32,64,128 --num-decode-streams 32 --decoding-method modified_beam_search
 """
 
-from __future__ import annotations
-
-import argparse
-import logging
-
-from sammo.errors import run_main
-from sammo.streaming.decoding import add_arguments, run
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    return run(parser.parse_args())
-
+from sammo.cli import run_script
 
 if __name__ == "__main__":
-    run_main(main)
+    run_script("streaming_decode", __doc__)

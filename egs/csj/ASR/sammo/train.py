@@ -4,17 +4,7 @@
   ./train.py --exp-dir exp --encoder sammo --world-size 4 --max-duration 650 --precision bf16
 """
 
-import argparse
-
-from sammo.errors import run_main
-from sammo.training.run import add_arguments, run
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    return run(parser.parse_args())
-
+from sammo.cli import run_script
 
 if __name__ == "__main__":
-    run_main(main)
+    run_script("train", __doc__)

@@ -1,0 +1,27 @@
+"""``sammo info``: parameters, state size and cost of a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from sammo.model_options import MixerOptions
+from sammo.options import add_options, from_args
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the subcommand."""
+    add_options(parser, MixerOptions, "model", "Options left out come from the preset.")
+    # That of the paper.
+    parser.add_argument("--vocab-size", type=int, default=3266, help="Symbols, blank included (default: 3266).")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the facts of the model that the options name."""
+    from sammo.encoder.info import describe, show
+    from sammo.transducer import Transducer
+
+    config = from_args(MixerOptions, args).to_config(args.vocab_size)
+    facts = describe(Transducer(config), args.preset)
+    print(json.dumps(facts, indent=2) if args.json else show(facts))

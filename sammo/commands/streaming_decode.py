@@ -1,0 +1,25 @@
+"""``streaming_decode.py``: decodes test sets chunk by chunk, many streams at a time."""
+
+from __future__ import annotations
+
+import argparse
+
+from sammo.options import Chunks, ModelSource, Parts, Results, Search, Speech, Streams, add_options, from_args
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of streaming_decode.py."""
+    add_options(parser, ModelSource, "model", "Its architecture is read from the checkpoint.")
+    add_options(parser, Speech, "data")
+    for schema in (Parts, Chunks, Search, Streams, Results):
+        add_options(parser, schema)
+    parser.add_argument("--partial-results", action="store_true", help="Write partials-*.txt: the text after each chunk.")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decodes and writes the results; 1 where an utterance was given up."""
+    schemas = (ModelSource, Chunks, Search, Streams, Speech, Results)
+    source, chunks, search, streams, speech, results = (from_args(schema, args) for schema in schemas)
+    from sammo.streaming.decoding import streaming_decode
+
+    return streaming_decode(source, chunks, search, streams, speech, args.parts, results, args.partial_results)

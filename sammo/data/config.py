@@ -1,0 +1,60 @@
+"""Options of the data module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sammo.corpora import find_corpus
+from sammo.errors import UserError
+from sammo.options import MOST_PROCESSES, Speech, check_range, option
+
+
+@dataclass(frozen=True)
+class DataConfig(Speech):
+    """How batches are made of a corpus; each field is a command-line option of the same name, icefall's where it has one."""
+
+    transcript_mode: str = option("", "Transcript to learn, for CSJ fluent, disfluent or number; default: the corpus's.")
+    musan_dir: Path | None = option(None, "Directory with musan_cuts.jsonl.gz; default: --manifest-dir.")
+    shar_dir: Path | None = option(None, "Directory of Shar shards to train from, written by local/make_shar.py.")
+    max_duration: float = option(200.0, "Seconds of audio in a batch of one process.")
+    num_buckets: int = option(30, "Most buckets of similar duration to draw batches from.")
+    buffer_size: int = option(60000, "Cuts held in memory to shuffle and bucket; with Shar their data, too.")
+    curriculum: str = option(
+        "",
+        "Short cuts first, EPOCHS:SECONDS,...: 8:2,4:4.5 is 8 epochs of cuts of at most 2 s, then 4 of cuts of at most "
+        "4.5 s, then all cuts. Without alignments a model learns from short ones what sounds like what.",
+    )
+    shuffle: bool = option(True, "Shuffle the training cuts, differently in every epoch.")
+    drop_last: bool = option(True, "Drop the incomplete batches at the end of an epoch.")
+    speed_perturb: bool = option(False, "Train on the 0.9 and 1.1 speed copies, too.")
+    on_the_fly_feats: bool = option(False, "Compute features from audio instead of reading stored ones.")
+    enable_spec_aug: bool = option(True, "Use SpecAugment in training.")
+    spec_aug_time_warp_factor: int = option(80, "Time-warping factor of SpecAugment; below 1: no warping.")
+    enable_musan: bool = option(True, "Mix in noise in training, probability 0.5, 10 to 20 dB.")
+    num_workers: int = option(2, "Processes that make the training batches; 0: the training process does.")
+    data_seed: int = option(0, "Seed of shuffling and augmentation.")
+
+    def __post_init__(self) -> None:
+        """UserError for values that cannot work."""
+        if not 0 < self.max_duration < float("inf"):
+            raise UserError(f"--max-duration must be above 0 seconds, got {self.max_duration}")
+        check_range("--num-workers", max(self.num_workers, 0), 0, MOST_PROCESSES, "each is a process of this machine")
+        if self.num_workers < 0 or self.num_buckets < 1 or self.buffer_size < 1:
+            raise UserError("--num-workers must be at least 0, --num-buckets and --buffer-size at least 1")
+        self.longest(1)  # reads --curriculum
+        find_corpus(self.manifest_dir, self.corpus)
+
+    def longest(self, epoch: int) -> float | None:
+        """Seconds of the longest cuts of ``epoch`` (from 1), None for no limit; UserError for a curriculum not understood."""
+        try:
+            for stage in filter(None, self.curriculum.split(",")):
+                epochs, seconds = stage.split(":")
+                if int(epochs) < 1 or not float(seconds) > 0:
+                    raise ValueError(stage)
+                epoch -= int(epochs)
+                if epoch < 1:
+                    return float(seconds)
+        except ValueError as error:
+            raise UserError(f"--curriculum is EPOCHS:SECONDS,... such as 8:2,4:4.5, got {self.curriculum!r}") from error
+        return None
