@@ -28,7 +28,9 @@ METHODS = (*STREAMING_METHODS, "fast_beam_search")  # of whole utterances
 STATE_DTYPES = ("float32", "float16", "bfloat16")
 
 
-def option(default: Any, help: str, choices: Sequence[str] = (), aliases: Sequence[str] = (), flag: bool = False) -> Any:
+def option(
+    default: Any, help: str, choices: Sequence[str] = (), aliases: Sequence[str] = (), flag: bool = False
+) -> Any:
     """A field that is an option.
 
     Args:

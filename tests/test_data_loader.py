@@ -144,7 +144,7 @@ def test_curriculum(module, corpus):
     for epoch, limit in enumerate(limits, start=1):
         wanted = sorted(d for d in durations if limit is None or d <= limit)
         found = sorted(cut.duration for batch in data.train_dataloader(epoch) for cut in batch["cuts"])
-        assert found == wanted and data.train_seconds(epoch) == pytest.approx(sum(wanted))
+        assert found == wanted and data.audio_seconds(epoch) == pytest.approx(sum(wanted))
     state = data.train_dataloader(1).sampler.state_dict()
     with pytest.raises(UserError, match="other training cuts"):
         module().train_dataloader(1, sampler_state=state)

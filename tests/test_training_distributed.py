@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import pytest
@@ -40,10 +41,24 @@ def test_a_process_that_dies_stops_the_others(tmp_path):
     output, _ = run.communicate(timeout=600)
     assert time.monotonic() - begin < 300
     assert run.returncode == 1
-    assert "rank 1 was killed by signal 9: stopping the others" in output
+    assert "rank 1 was killed by signal 9: the others are stopped" in output
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "rank 0 stops: another process is gone" in errors[0], output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_signals_reach_all_processes(tmp_path, number, code):
+    run = start("tests/training_parallel.py", tmp_path, 2, "orphan")
+    lines = [run.stdout.readline() for _ in range(2)]
+    assert all(" is " in line for line in lines), lines
+    run.send_signal(number)
+    output, _ = run.communicate(timeout=300)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("stopped-*"))) < 2:  # after SIGKILL the kernel tells them that their launcher is gone
+        assert time.monotonic() < deadline, output
+        time.sleep(0.05)
+    assert run.returncode == code and "Traceback" not in output, output
 
 
 def test_one_process_needs_no_others():

@@ -17,8 +17,9 @@ from sammo.options import add_options, from_args
 from sammo.regularize import ScheduledFloat
 from sammo.training.config import TrainConfig
 from sammo.training.diagnostics import diagnose
-from sammo.training.nonfinite import first_overflow, watch
-from sammo.training.scan import largest_batches, scan_for_out_of_memory
+from sammo.training.guard import first_overflow, watch
+from sammo.training.largest_batches import largest_batches, try_largest_batches
+from sammo.training.randomness import draw_chunk, random_state
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_schedules_count_reference_batches(tmp_path, data):
     value = next(m for m in trainer.model.modules() if isinstance(m, ScheduledFloat) and len(m.schedule.xs) == 2)
     assert trainer.batch == 24
     assert value.value == value.schedule(20 * 3)
-    assert trainer.scheduler.batch == 24 and trainer.scheduler.epoch == 5
+    assert trainer.optimization.scheduler.batch == 24 and trainer.optimization.scheduler.epoch == 5
 
 
 def test_ctc_loss(tmp_path, data, caplog):
@@ -82,14 +83,12 @@ def test_loss_scales():
     assert TrainConfig(warm_step=0).loss_scales(0) == (0.5, 1.0, 0.0)
 
 
-def test_chunks_depend_on_the_batch_alone(tmp_path, data):
-    first, second = (make_trainer(tmp_path, data, model=small_config("zipformer")) for _ in range(2))
-    torch.manual_seed(7)
+def test_chunks_depend_on_the_batch_alone():
+    config = small_config("zipformer").encoder
     drawn = set()
     for batch in range(100):
-        first.batch = second.batch = batch
-        assert first._draw_chunk() == second._draw_chunk()
-        drawn.add(first._draw_chunk())
+        assert draw_chunk(config, 42, batch) == draw_chunk(config, 42, batch)
+        drawn.add(draw_chunk(config, 42, batch))
     assert {chunk for chunk, _ in drawn} == {16, 32, 64, -1}
     assert {left for chunk, left in drawn if chunk == -1} == {-1}
     assert {left for _, left in drawn} == {64, 128, 256, -1}
@@ -105,7 +104,7 @@ def test_max_steps_and_going_on(tmp_path, data, name):
     whole.run()
     first = make_trainer(tmp_path / "parts", data, model=model, max_steps=6)
     first.run()
-    assert first.batch == 6 and "--max-steps" in first.finished()
+    assert first.batch == 6 and "--max-steps" in first.reason_to_stop()
     checkpoint = read_checkpoint(tmp_path / "parts/epoch-2.pt")
     assert not checkpoint.epoch_done
     second = make_trainer(tmp_path / "parts", data, model=model)
@@ -121,13 +120,13 @@ def test_max_steps_and_going_on(tmp_path, data, name):
 def test_time_budget(tmp_path, data):
     trainer = make_trainer(tmp_path, data, num_epochs=10000, time_budget_minutes=0.02)
     trainer.run()
-    assert "time-budget" in trainer.finished()
+    assert "time-budget" in trainer.reason_to_stop()
     last = max(tmp_path.glob("epoch-*.pt"), key=lambda path: int(path.stem.split("-")[1]))
     checkpoint = read_checkpoint(last)
     assert checkpoint.training.wall_seconds >= 1.2
     again = make_trainer(tmp_path, data, num_epochs=10000, time_budget_minutes=0.02)
     again.load(checkpoint)
-    assert again.finished()
+    assert again.reason_to_stop()
 
 
 def test_signal_saves_and_stops(tmp_path, data):
@@ -171,7 +170,7 @@ def test_skips_what_is_not_finite(tmp_path, data, caplog):
     trainer._step = checked
     trainer.run()
     assert unchanged == [False] * 4 + [True]
-    assert trainer.skipped == 1 and all(p.isfinite().all() for p in trainer.model.parameters())
+    assert trainer.guard.skipped == 1 and all(p.isfinite().all() for p in trainer.model.parameters())
     kept = torch.load(tmp_path / "bad-batch-5-rank-0.pt", weights_only=True)
     assert kept["cut_ids"] == [cut.id for cut in bad["cuts"]]
     assert torch.equal(kept["features"].isnan(), bad["features"].isnan())
@@ -185,7 +184,7 @@ def test_stops_after_too_many_and_names_the_module(tmp_path, data):
     message = r"3 batches of epoch 1 .* --max-nonfinite allows 2; .*encoder\.stacks\.1\.layers\.0\.feedforward2"
     with pytest.raises(UserError, match=message):
         trainer.run()
-    assert trainer.skipped == 3
+    assert trainer.guard.skipped == 3
 
 
 def test_finds_overflow_of_a_gradient(tmp_path, data):
@@ -207,8 +206,6 @@ def test_diagnosis_leaves_no_trace(tmp_path, data):
     trainer = make_trainer(tmp_path, data)
     trainer.model.train()
     before = torch.get_rng_state()
-    from sammo.training.randomness import random_state
-
     state = random_state(torch.device("cpu"))
     trainer._find_overflow(data.batches[0], state)
     assert torch.equal(before, torch.get_rng_state())
@@ -232,7 +229,7 @@ def test_watch_is_silent_on_a_sound_model(tmp_path, data):
 def test_half_precision(tmp_path, data):
     trainer = make_trainer(tmp_path, data, precision="bf16", num_epochs=3)
     trainer.run()
-    assert trainer.skipped == 0
+    assert trainer.guard.skipped == 0
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
 
 
@@ -248,21 +245,21 @@ def test_diagnostics(tmp_path, data):
     assert "joiner.output_linear.weight: value" in text
 
 
-def test_memory_scan(tmp_path, data):
+def test_largest_batches_are_tried(tmp_path, data):
     import numpy as np
 
     durations = np.array([1.0, 2.0, 4.0])
     batches = list(largest_batches(durations, 8.0, 12))
     assert batches[0]["features"].shape == (2, 400, 80) and batches[-1]["features"].shape == (8, 100, 80)
     trainer = make_trainer(tmp_path, data)
-    scan_for_out_of_memory(trainer, durations, 8.0)
+    try_largest_batches(trainer, durations, 8.0)
 
     def too_large(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     trainer.loss = too_large
     with pytest.raises(UserError, match="before training, out of GPU memory .* 2 utterances x 4.0 s: lower --max-dur"):
-        scan_for_out_of_memory(trainer, durations, 8.0)
+        try_largest_batches(trainer, durations, 8.0)
 
 
 def test_other_model_or_units(tmp_path, data):

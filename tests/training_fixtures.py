@@ -117,7 +117,7 @@ class ListData:
             batches += batches[:1] * self.extra
         return ListLoader(batches, state["batches"] if state else 0)
 
-    def train_seconds(self, epoch: int) -> float:
+    def audio_seconds(self, epoch: int) -> float:
         return 1.0
 
     def valid_dataloader(self, rank: int = 0, world_size: int = 1) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """A program for tests: trains in several processes on data of its own. Writes losses and parameters of each rank.
 
-usage: training_parallel.py DIRECTORY PROCESSES TASK     TASK: curve, die
+usage: training_parallel.py DIRECTORY PROCESSES TASK     TASK: curve, die, orphan (waits for a signal)
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from training_fixtures import ListData, make_trainer, random_batch
 
 from sammo.errors import run_main
 from sammo.training.config import TrainConfig
-from sammo.training.distributed import World, launch, lost_connection, started_by_launcher
+from sammo.training.distributed import World, launch, lost_connection
 from sammo.training.loop import Trainer
 
 
@@ -44,10 +45,7 @@ def data(extra: int = 0) -> ListData:
     return ListData([random_batch(seed, size=6) for seed in range(4)], extra)
 
 
-def main() -> int:
-    directory, processes, task = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    if not started_by_launcher():
-        return launch(processes)
+def work(directory: Path, task: str) -> int:
     torch.set_num_threads(1)
     world = World.start(TrainConfig(device="cpu"))
     # The last rank has a batch more than the others.
@@ -62,10 +60,17 @@ def main() -> int:
             return step(batch)
 
         trainer._step = die
-    try:
-        trainer.run()
-    except RuntimeError as error:
-        raise lost_connection(world, error) or error from error
+    with trainer.stop:
+        try:
+            if task == "orphan":
+                print(f"rank {world.rank} is {os.getpid()}", flush=True)
+                while not world.any(trainer.stop.received is not None):
+                    time.sleep(0.05)
+                (directory / f"stopped-{world.rank}").touch()
+                return trainer.stop.exit_code
+            trainer.run()
+        except RuntimeError as error:
+            raise lost_connection(world, error) or error from error
     result = {"losses": losses, "model": dict(trainer.model.state_dict())}
     torch.save(result, directory / f"rank-{world.rank}.pt")
     world.close()
@@ -73,4 +78,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(lambda: launch(int(sys.argv[2]), 0, work, Path(sys.argv[1]), sys.argv[3]))

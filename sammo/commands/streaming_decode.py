@@ -13,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, Speech, "data")
     for schema in (Parts, Chunks, Search, Streams, Results):
         add_options(parser, schema)
-    parser.add_argument("--partial-results", action="store_true", help="Write partials-*.txt: the text after each chunk.")
+    help = "Write partials-*.txt: the text after each chunk."
+    parser.add_argument("--partial-results", action="store_true", help=help)
 
 
 def run(args: argparse.Namespace) -> int:

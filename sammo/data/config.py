@@ -12,7 +12,7 @@ from sammo.options import MOST_PROCESSES, Speech, check_range, option
 
 @dataclass(frozen=True)
 class DataConfig(Speech):
-    """How batches are made of a corpus; each field is a command-line option of the same name, icefall's where it has one."""
+    """How batches are made of a corpus. Options have icefall's names where it has them."""
 
     transcript_mode: str = option("", "Transcript to learn, for CSJ fluent, disfluent or number; default: the corpus's.")
     musan_dir: Path | None = option(None, "Directory with musan_cuts.jsonl.gz; default: --manifest-dir.")
@@ -46,7 +46,7 @@ class DataConfig(Speech):
         find_corpus(self.manifest_dir, self.corpus)
 
     def longest(self, epoch: int) -> float | None:
-        """Seconds of the longest cuts of ``epoch`` (from 1), None for no limit; UserError for a curriculum not understood."""
+        """Seconds of the longest cuts of ``epoch`` (from 1), None for no limit; UserError for a wrong curriculum."""
         try:
             for stage in filter(None, self.curriculum.split(",")):
                 epochs, seconds = stage.split(":")

@@ -58,7 +58,7 @@ class CsjDataModule:
             )
         return self._scans[key]
 
-    def train_seconds(self, epoch: int) -> float:
+    def audio_seconds(self, epoch: int) -> float:
         """Audio that ``epoch`` trains on."""
         return self.train_scan(epoch).seconds
 

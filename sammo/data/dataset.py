@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, TypedDict
 
 import torch
 from lhotse import CutSet, Fbank
+from lhotse.cut import Cut
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sammo.data.augmentation import NoiseMixer, seeded
@@ -17,7 +19,15 @@ from sammo.data.tokens import Tokenizer
 from sammo.data.transcripts import transcript
 from sammo.errors import UserError
 
-Batch = dict[str, Any]
+
+class Batch(TypedDict):
+    """N utterances, the longest cut first."""
+
+    features: Tensor  # (N, T, 80) float32
+    lengths: Tensor  # (N,) int64, frames without padding and noise filling
+    tokens: list[list[int]]  # ids of the output units
+    texts: list[str]
+    cuts: list[Cut]
 
 
 class BatchRequest(NamedTuple):
@@ -28,11 +38,7 @@ class BatchRequest(NamedTuple):
 
 
 class SpeechDataset(Dataset):
-    """Map-style dataset over BatchRequest.
-
-    A batch holds "features" (N, T, 80) float32, "lengths" (N,) int64 in frames without padding and noise filling,
-    "tokens" (one list of ids a cut), "texts", "cuts"; longest cut first.
-    """
+    """Map-style dataset over BatchRequest."""
 
     def __init__(
         self,
@@ -131,7 +137,7 @@ class WaitTimer:
     ``waited`` and ``worked`` are seconds since the iteration began: inside of the loader, and in the caller's body.
     """
 
-    def __init__(self, loader: Any):
+    def __init__(self, loader: Iterable[Batch]):
         self.loader = loader
         self.waited = 0.0
         self.worked = 0.0

@@ -21,9 +21,9 @@ class TrainConfig(Runtime):
 
     num_epochs: int = option(40, "Epochs to train.")
     start_epoch: int = option(
-        0, "0: go on from the newest checkpoint in --exp-dir, if any. N: start epoch N from epoch-(N-1).pt, 1: anew."
+        0, "0: resume from the newest checkpoint in --exp-dir, if any. N: start epoch N from epoch-(N-1).pt, 1: anew."
     )
-    start_batch: int = option(0, "Above 0: go on from checkpoint-N.pt.")
+    start_batch: int = option(0, "Above 0: resume from checkpoint-N.pt.")
     max_steps: int = option(0, "Stop after as many batches in all, resumed ones counted in; 0: no limit.")
     time_budget_minutes: float = option(0.0, "Stop after so much training time, earlier runs counted in; 0: no limit.")
     seed: int = option(42, "Seed of the model and of everything random in training but the data.")
@@ -35,8 +35,8 @@ class TrainConfig(Runtime):
     lr_warmup_start: float = option(0.5, "Share of the learning rate at the first batch.")
     ssm_lr_scale: float = option(
         0.03,
-        "Learning rate of A_log, dt_bias and D of the Mamba-2 blocks over that of other parameters. They take plain Adam "
-        "steps of this size; ScaledAdam's, in proportion to a parameter's size, would erase the longer time constants "
+        "Learning rate of A_log, dt_bias and D of the Mamba-2 blocks over that of other parameters. They take plain "
+        "Adam steps of this size; ScaledAdam's, in proportion to a parameter's size, would erase the longer time constants "
         "within an epoch. 0: no exception for them.",
     )
     clipping_scale: float = option(2.0, "Gradients above so many times their median norm are clipped.")
@@ -94,7 +94,8 @@ class TrainConfig(Runtime):
         if self.prune_range < 2:
             raise UserError(f"--prune-range must be at least 2, got {self.prune_range}")
         if min(self.max_steps, self.time_budget_minutes, self.start_epoch, self.start_batch, self.warm_step) < 0:
-            raise UserError("--max-steps, --time-budget-minutes, --start-epoch, --start-batch, --warm-step: not below 0")
+            options = "--max-steps, --time-budget-minutes, --start-epoch, --start-batch and --warm-step"
+            raise UserError(f"{options} must not be below 0")
         wanted = {"fp16"} if self.use_fp16 else set()
         wanted |= {"bf16"} if self.use_bf16 else set()
         wanted |= {self.precision} if self.precision != "auto" else set()

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
 from datetime import timedelta
-from typing import Any
+from typing import Any, Callable
 
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor
 
 from sammo.device import choose_device
-from sammo.errors import UserError
+from sammo.errors import UserError, run_main
 from sammo.training.config import TrainConfig
 from sammo.training.signals import STOP_SIGNALS
 
-GRACE_SECONDS = 10.0  # between asking the other processes to end and ending them
-LAUNCHER = "SAMMO_LAUNCHER_PID"
+GRACE_SECONDS = 10.0  # in which the other processes may see that one is gone, and end
+CTRL_C = 130  # exit code
 
 
 class World:
@@ -74,7 +71,6 @@ class World:
         """Whether ``flag`` holds in every process."""
         if self.size == 1:
             return flag
-        self._check_launcher()
         missing = torch.tensor(int(not flag))
         dist.all_reduce(missing, group=self._control)
         return missing.item() == 0
@@ -93,35 +89,22 @@ class World:
         """Rank 0 gets the ``value`` of each process (tensors, numbers, strings, containers), the others None."""
         if self.size == 1:
             return [value]
-        data = _to_bytes(value)
-        lengths = [torch.tensor(0) for _ in range(self.size)]
-        dist.all_gather(lengths, torch.tensor(data.numel()), group=self._control)
-        data = torch.nn.functional.pad(data, (0, int(max(lengths)) - data.numel()))
-        parts = [torch.empty_like(data) for _ in range(self.size)] if self.is_main else None
-        dist.gather(data, parts, dst=0, group=self._control)
-        return None if parts is None else [_from_bytes(part[:length]) for part, length in zip(parts, lengths)]
+        values: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(value, values, dst=0, group=self._control)
+        return values
 
     def from_main(self, value: Any) -> Any:
         """The ``value`` of rank 0, in every process."""
         if self.size == 1:
             return value
-        data = _to_bytes(value if self.is_main else None)
-        length = torch.tensor(data.numel())
-        dist.broadcast(length, src=0, group=self._control)
-        if not self.is_main:
-            data = torch.empty(int(length), dtype=torch.uint8)
-        dist.broadcast(data, src=0, group=self._control)
-        return _from_bytes(data)
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self._control)
+        return values[0]
 
     def close(self) -> None:
         """Leaves in order; not for a process that fails, whose closed connections tell the others."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
-
-    def _check_launcher(self) -> None:
-        launcher = os.environ.get(LAUNCHER)
-        if launcher is not None and os.getppid() != int(launcher):
-            raise UserError(f"rank {self.rank} stops: the process that started it is gone")
 
 
 def lost_connection(world: World, error: BaseException) -> UserError | None:
@@ -141,16 +124,6 @@ def _from_environment(name: str, default: int) -> int:
     return int(value)
 
 
-def _to_bytes(value: Any) -> Tensor:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
-
-
-def _from_bytes(data: Tensor) -> Any:
-    return torch.load(io.BytesIO(data.numpy().tobytes()), weights_only=True)
-
-
 # ------------------------------------------------------------------------------------ starting processes
 
 
@@ -159,69 +132,48 @@ def started_by_launcher() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def launch(processes: int, port: int = 0) -> int:
-    """Runs this very command in ``processes`` processes of this machine and waits for them.
+def launch(processes: int, port: int, function: Callable[..., int | None], *arguments: Any) -> int:
+    """Calls ``function`` in ``processes`` processes of this machine and waits for them; 0, or the code of a failure.
 
-    When one fails, the others are ended and the failure is reported. Signals to stop are passed on.
+    When one fails, the others are ended. Signals to stop are passed on. If this process dies, they stop, too.
 
-    Returns:
-      0, or the exit code of the first that failed.
+    Args:
+      port: by which they meet; 0: a free one.
+      function, arguments: of a module, and what can be sent to another process.
     """
-    port = port or _free_port()
-    children = []
-    for rank in range(processes):
-        environment = {
-            **os.environ,
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(processes),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            LAUNCHER: str(os.getpid()),
-        }
-        command = [sys.executable, *sys.orig_argv[1:]]
-        # A session of its own: Ctrl-C then reaches the processes once, from here.
-        children.append(subprocess.Popen(command, env=environment, start_new_session=True))
-    forwarded = _forward_signals(children)
-    try:
-        return _wait(children)
-    finally:
-        for child in children:
-            if child.poll() is None:
-                child.kill()
-        for number, handler in forwarded.items():
-            signal.signal(number, handler)
+    environment = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or _free_port())}
+    arguments = (environment, function, arguments)
+    context = mp.start_processes(_begin, arguments, processes, join=False, start_method="spawn")
+    received: list[int] = []
 
-
-def _wait(children: list[subprocess.Popen]) -> int:
-    while any(child.poll() is None for child in children):
-        for rank, child in enumerate(children):
-            if child.poll() not in (None, 0):
-                _end_others(rank, child, children)
-                return child.returncode if child.returncode > 0 else 1
-        time.sleep(0.1)
-    return next((child.returncode for child in children if child.returncode), 0)
-
-
-def _end_others(rank: int, failed: subprocess.Popen, children: list[subprocess.Popen]) -> None:
-    how = f"was killed by signal {-failed.returncode}" if failed.returncode < 0 else f"ended with {failed.returncode}"
-    logging.error(f"rank {rank} {how}: stopping the others")
-    deadline = time.monotonic() + GRACE_SECONDS
-    # They see the closed connection and say so; one that does not within its grace is ended.
-    while time.monotonic() < deadline and any(child.poll() is None for child in children):
-        time.sleep(0.1)
-    for child in children:
-        if child.poll() is None:
-            child.kill()
-
-
-def _forward_signals(children: list[subprocess.Popen]) -> dict[int, Any]:
     def forward(number: int, _: Any) -> None:
-        for child in children:
-            if child.poll() is None:
-                child.send_signal(number)
+        received.append(number)
+        for process in context.processes:
+            if process.is_alive():
+                os.kill(process.pid, number)
 
-    return {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
+    try:
+        while not context.join(grace_period=GRACE_SECONDS):
+            pass
+    except mp.ProcessExitedException as error:
+        how = f"ended with {error.exit_code}"
+        if error.exit_code < 0:
+            how = f"was killed by signal {-error.exit_code}"
+        logging.error(f"rank {error.error_index} {how}: the others are stopped")
+        return max(1, error.exit_code)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return CTRL_C if signal.SIGINT in received else 0
+
+
+def _begin(rank: int, environment: dict[str, str], function: Callable[..., int | None], arguments: tuple) -> None:
+    """What a process of :func:`launch` runs."""
+    os.setsid()  # Ctrl-C then reaches it once, by the launcher
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+    # That it was asked to stop is no failure, for which the others would be ended while they save.
+    run_main(lambda: 0 if (code := function(*arguments)) == CTRL_C else code)
 
 
 def _free_port() -> int:

@@ -1,8 +1,9 @@
-"""Losses and gradients that are not finite: keeping the batch, and finding the module that overflowed first."""
+"""Losses and gradients that are not finite: batches are skipped and kept, and the first module to overflow is named."""
 
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -11,10 +12,56 @@ import torch
 from torch import Tensor, nn
 
 from sammo.checkpoint import write_content
+from sammo.data.dataset import Batch
 from sammo.errors import UserError
+from sammo.training.config import TrainConfig
+
+MAX_SAVED_BATCHES = 5  # of those that an epoch skips
 
 
-def save_batch(path: Path, batch: dict[str, Any], **facts: Any) -> None:
+class Guard:
+    """Accounts for batches whose loss or gradient is not finite, and ends a run that has too many of them.
+
+    Attributes:
+      skipped: such batches of this epoch.
+    """
+
+    def __init__(self, config: TrainConfig, rank: int) -> None:
+        self.config, self.rank = config, rank
+        self.skipped = 0
+
+    def skip(self, batch: Batch, number: int, epoch: int, loss: float, norm: float, find: Callable[[], str]) -> None:
+        """Keeps a batch that was not trained on, and says why.
+
+        Args:
+          batch, number: the batch and how many were trained with it.
+          loss, norm: of which at least one is not finite.
+          find: repeats the batch and names the first value that was not finite.
+
+        Raises:
+          UserError: there are too many in this epoch.
+        """
+        self.skipped += 1
+        what = "loss" if not math.isfinite(loss) else "gradient"
+        path = self.config.exp_dir / f"bad-batch-{number}-rank-{self.rank}.pt"
+        if self.skipped <= MAX_SAVED_BATCHES:
+            _save_batch(path, batch, batch_idx_train=number, loss=loss, gradient_norm=norm)
+        ids = ", ".join(cut.id for cut in batch["cuts"][:3])
+        logging.warning(f"batch {number} skipped: its {what} is not finite (cuts {ids}, ...; kept in {path.name})")
+        too_many = self.skipped > self.config.max_nonfinite
+        if self.skipped > 1 and not too_many:
+            return
+        where = find()
+        logging.warning(f"first value that was not finite: {where}")
+        if too_many:
+            raise UserError(
+                f"{self.skipped} batches of epoch {epoch} were not finite, --max-nonfinite allows "
+                f"{self.config.max_nonfinite}; in the last one, {where} was the first "
+                f"({self.config.exp_dir}/bad-batch-*.pt hold batches with their cut ids)"
+            )
+
+
+def _save_batch(path: Path, batch: Batch, **facts: float) -> None:
     """Writes a batch with its cut ids and ``facts``, readable by torch.load(weights_only=True)."""
     content = {
         "cut_ids": [cut.id for cut in batch["cuts"]],
@@ -44,7 +91,8 @@ class Finding:
 def watch(model: nn.Module, at_once: bool = False) -> Iterator[Finding]:
     """Looks at the outputs of all modules, and at their gradients, while the body runs the model.
 
-    at_once: raise a UserError where something is not finite, instead of noting the first place.
+    Args:
+      at_once: raise a UserError where something is not finite, instead of noting the first place.
     """
     names = {module: name or "the whole model" for name, module in model.named_modules()}
     finding = Finding()
@@ -78,10 +126,13 @@ def watch(model: nn.Module, at_once: bool = False) -> Iterator[Finding]:
             handle.remove()
 
 
-def first_overflow(model: nn.Module, batch: dict[str, Any], run: Callable[[], Tensor]) -> str:
+def first_overflow(model: nn.Module, batch: Batch, run: Callable[[], Tensor]) -> str:
     """Which value was not finite first: a parameter, the input, or a module's output or gradient.
 
-    run: repeats the forward pass of ``batch`` and returns its loss. Gradients are left empty.
+    Gradients are left empty.
+
+    Args:
+      run: repeats the forward pass of ``batch`` and returns its loss.
     """
     for name, parameter in model.named_parameters():
         if not _finite(parameter):

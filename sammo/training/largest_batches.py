@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from types import SimpleNamespace
-from typing import Any, Iterator
+from typing import Iterator
 
 import numpy as np
 import torch
 
+from sammo.data.dataset import Batch
 from sammo.data.frames import num_frames
 from sammo.errors import UserError
 from sammo.geometry import output_frames
@@ -17,9 +18,8 @@ from sammo.training.loop import Trainer, out_of_memory
 SYMBOLS_A_SECOND = 12.0  # fast Japanese speech in characters
 
 
-def largest_batches(durations: np.ndarray, max_duration: float, vocab_size: int) -> Iterator[dict[str, Any]]:
-    """Random batches as large as those of cuts of such ``durations`` (seconds) get: of the longest, the shortest and
-    middle ones."""
+def largest_batches(durations: np.ndarray, max_duration: float, vocab_size: int) -> Iterator[Batch]:
+    """Random batches as large as those of cuts of ``durations`` (seconds) get: the longest, shortest and some between."""
     generator = torch.Generator().manual_seed(0)
     for seconds in sorted({float(np.quantile(durations, share)) for share in (0.0, 0.5, 0.99, 1.0)}, reverse=True):
         count = max(1, int(max_duration / seconds))
@@ -34,7 +34,7 @@ def largest_batches(durations: np.ndarray, max_duration: float, vocab_size: int)
         }
 
 
-def scan_for_out_of_memory(trainer: Trainer, durations: np.ndarray, max_duration: float) -> None:
+def try_largest_batches(trainer: Trainer, durations: np.ndarray, max_duration: float) -> None:
     """Runs forward and backward, without a step. UserError where a batch does not fit."""
     model = trainer.model
     model.train()

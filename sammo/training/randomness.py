@@ -1,4 +1,4 @@
-"""The state of every random generator that training draws from, as plain values for a checkpoint."""
+"""What training draws at random, and the state of its generators as plain values for a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,12 +8,23 @@ from typing import Any
 import numpy as np
 import torch
 
+from sammo.encoder import EncoderConfig
+
 
 def seed_everything(seed: int) -> None:
     """Python, NumPy and PyTorch, the GPUs included."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def draw_chunk(config: EncoderConfig, seed: int, batch: int) -> tuple[int, int | None]:
+    """Chunk size and left context to train a batch with: the same in all processes, and after a resume."""
+    draw = random.Random(f"{seed}/{batch}")
+    chunk, left = draw.choice(config.chunk_sizes), draw.choice(config.left_context_frames)
+    if not config.left_context:
+        return chunk, None
+    return chunk, left if chunk != -1 else -1
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class _Console(logging.Handler):
 def set_up_logging(directory: Path, name: str, console: bool = True) -> None:
     """Log to stderr and to ``directory``/log-NAME-DATE."""
     directory.mkdir(parents=True, exist_ok=True)
-    handlers: list[logging.Handler] = [logging.FileHandler(directory / f"log-{name}-{datetime.now():%Y-%m-%d-%H-%M-%S}")]
+    path = directory / f"log-{name}-{datetime.now():%Y-%m-%d-%H-%M-%S}"
+    handlers: list[logging.Handler] = [logging.FileHandler(path)]
     if console:
         handlers.append(_Console())
     logging.basicConfig(
@@ -94,7 +95,8 @@ class RunReport:
             self._totals[name] = self._totals.get(name, 0.0) * (1 - 1 / RESET_INTERVAL) + step[name]
         if self._bar is not None:
             self._bar.total = max(batches, done)
-            self._bar.set_postfix_str(f"loss {self._mean('loss'):.4f}, run {duration(seconds_left)} left", refresh=False)
+            text = f"loss {self._mean('loss'):.4f}, run {duration(seconds_left)} left"
+            self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(1)
         now = time.monotonic()
         due = done % self.config.log_interval == 0 or batch == 1
@@ -133,7 +135,8 @@ class RunReport:
         """A validation after ``batch`` batches."""
         if not self.enabled:
             return
-        logging.info(f"epoch {epoch}, validation after {batch} batches: {result.line()}{' (best so far)' if best else ''}")
+        note = " (best so far)" if best else ""
+        logging.info(f"epoch {epoch}, validation after {batch} batches: {result.line()}{note}")
         for cut_id, reference, hypothesis in result.samples:
             logging.info(f"  {cut_id}\n    ref {reference}\n    hyp {hypothesis}")
         values = {"loss": result.loss, **result.losses}

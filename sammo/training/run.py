@@ -8,7 +8,6 @@ import os
 import time
 from contextlib import nullcontext
 from itertools import islice
-from typing import Any
 
 import torch
 
@@ -30,10 +29,10 @@ from sammo.model_options import ModelOptions
 from sammo.training.config import TrainConfig
 from sammo.training.diagnostics import diagnose
 from sammo.training.distributed import World, launch, lost_connection, started_by_launcher
-from sammo.training.loop import Trainer, check_same_model
-from sammo.training.randomness import seed_everything
+from sammo.training.largest_batches import try_largest_batches
+from sammo.training.loop import Data, Trainer, check_same_model
+from sammo.training.randomness import random_state, seed_everything, set_random_state
 from sammo.training.report import set_up_logging
-from sammo.training.scan import scan_for_out_of_memory
 from sammo.training.signals import StopRequest
 from sammo.transducer import LOSS_ENGINES, ModelConfig, Transducer
 
@@ -43,8 +42,7 @@ DIAGNOSED_BATCHES = 5
 def run(model_options: ModelOptions, config: TrainConfig, data_config: DataConfig) -> int:
     """Trains as the options say. Returns 0, or 130 after Ctrl-C; raises UserError."""
     if config.world_size > 1 and not started_by_launcher():
-        logging.basicConfig(format="%(levelname)s %(message)s")
-        return launch(config.world_size, config.master_port)
+        return launch(config.world_size, config.master_port, run, model_options, config, data_config)
     if config.num_threads > 0:
         torch.set_num_threads(config.num_threads)
     first = os.environ.get("RANK", "0") == "0"
@@ -73,7 +71,7 @@ def run(model_options: ModelOptions, config: TrainConfig, data_config: DataConfi
 def train(
     config: TrainConfig,
     model_config: ModelConfig,
-    data: Any,
+    data: Data,
     tokenizer: Tokenizer,
     world: World,
     stop: StopRequest,
@@ -105,8 +103,8 @@ def train(
         place = f"epoch {trainer.epoch}" + ("" if checkpoint.epoch_done else f" after {trainer.epoch_batches} batches")
         logging.info(f"resuming in {place}, {trainer.batch} batches trained")
         del checkpoint
-        if trainer.finished():
-            logging.info(f"nothing to do: {trainer.finished()}")
+        if trainer.reason_to_stop():
+            logging.info(f"nothing to do: {trainer.reason_to_stop()}")
             return trainer
     elif config.print_diagnostics:
         logging.info("diagnostics of a new model: resume a trained one to see it instead")
@@ -114,11 +112,13 @@ def train(
         _print_diagnostics(trainer)
         return trainer
     if config.oom_scan == "true" or (config.oom_scan == "auto" and world.device.type == "cuda"):
-        _scan(trainer, data, batch_seconds)
+        state = random_state(world.device)
+        try_largest_batches(trainer, data.train_scan().durations, batch_seconds)
+        set_random_state(state, world.device)
     logging.info(f"ready after {time.monotonic() - start:.1f} s")
     trainer.run()
     if stop.received is None:
-        logging.info(f"training is done: {trainer.finished()}; checkpoints are in {config.exp_dir}")
+        logging.info(f"training is done: {trainer.reason_to_stop()}; checkpoints are in {config.exp_dir}")
     return trainer
 
 
@@ -158,14 +158,6 @@ def _refuse_newer(config: TrainConfig, batch: int) -> None:
             f"{config.exp_dir} holds {len(newer)} newer checkpoints ({', '.join(newer[:3])}): move them away, or leave "
             f"{option} out to resume from the newest"
         )
-
-
-def _scan(trainer: Trainer, data: Any, batch_seconds: float) -> None:
-    from sammo.training.randomness import random_state, set_random_state
-
-    state = random_state(trainer.world.device)
-    scan_for_out_of_memory(trainer, data.train_scan().durations, batch_seconds)
-    set_random_state(state, trainer.world.device)
 
 
 def _print_diagnostics(trainer: Trainer) -> None:
