@@ -6,7 +6,7 @@
 Feeds synthetic speech-like audio to the recognizer second by second and writes, once a minute of audio, the resident
 memory of this process (memory.csv and memory.png). On the way:
 
-- at half of the audio the encoder's state is packed into one flat tensor, unpacked, and goes on in a second stream:
+- at half of the audio the encoder's state is packed into one flat tensor, unpacked, and resumed in a second stream:
   every later output must be bitwise the first one's (exact restart);
 - a third stream starts there from nothing: the distance of its outputs to the first one's is written to the CSV, too
   (a model that drifts over hours would not be met again by a fresh start). Both run for ten minutes.
@@ -68,7 +68,7 @@ class Lane:
     """A recognizer with one stream, and its encoder outputs by their place in the audio."""
 
     def __init__(self, model: Transducer, args: argparse.Namespace, start: int = 0, snapshot: Snapshot | None = None):
-        """start: second of the audio at which the stream begins. snapshot: of a stream to go on with."""
+        """start: second of the audio at which the stream begins. snapshot: of a stream to resume."""
         self.outputs: dict[int, Tensor] = {}  # by feature frame, of one ``feed``
         self.start_frame = 100 * start
         self.recognizer = StreamingRecognizer(

@@ -36,7 +36,7 @@ def examine(device: str | None = None) -> int:
         print(f"\n{engines.operation} engines on {device}; auto takes {engines.resolve('auto', device)}")
         reference = None
         # The reference runs first: the engine that needs nothing but PyTorch.
-        for engine, reason in reversed(engines.available(device).items()):
+        for engine, reason in reversed(engines.reasons_against(device).items()):
             if reason:
                 print(f"  {engine:13} cannot run: {reason}")
                 continue

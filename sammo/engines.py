@@ -31,8 +31,8 @@ class Engines:
         """What :meth:`resolve` takes."""
         return ("auto", *self._reasons)
 
-    def available(self, device: torch.device | str = "cpu") -> dict[str, str]:
-        """Engine -> "" where it can run on ``device``, otherwise the reason why not."""
+    def reasons_against(self, device: torch.device | str = "cpu") -> dict[str, str]:
+        """Engine -> why it cannot run on ``device``; "" where it can."""
         kind = torch.device(device).type
         return {name: reason(kind) for name, reason in self._reasons.items()}
 

@@ -21,7 +21,7 @@ TOY = Engines("toy", {"fast": needs_cuda(lambda: ""), "broken": lambda kind: "it
 def test_auto_takes_the_first_that_can_run():
     assert TOY.resolve("auto", "cpu") == "plain"
     assert TOY.resolve("auto", "cuda:1") == TOY.resolve("fast", torch.device("cuda")) == "fast"
-    assert TOY.available("cpu") == {"fast": "needs a CUDA device", "broken": "it is broken", "plain": ""}
+    assert TOY.reasons_against("cpu") == {"fast": "needs a CUDA device", "broken": "it is broken", "plain": ""}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_auto_leaves_what_the_kernels_do_not_take_to_torch(both, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_causal_conv1d_on_a_gpu(dtype):
-    if not torch.cuda.is_available() or CONV_ENGINES.available("cuda")["causal-conv1d"]:
+    if not torch.cuda.is_available() or CONV_ENGINES.reasons_against("cuda")["causal-conv1d"]:
         pytest.skip("needs CUDA and causal-conv1d")
     torch.manual_seed(0)
     x, past = torch.randn(3, 200, 400, dtype=dtype), torch.randn(3, 3, 400, dtype=dtype)

@@ -190,13 +190,13 @@ def test_shapes_are_checked():
 
 
 def test_engines():
-    reasons = LOSS_ENGINES.available("cpu")
+    reasons = LOSS_ENGINES.reasons_against("cpu")
     assert list(reasons) == ["k2", "triton", "native"] and reasons["native"] == ""
     assert LOSS_ENGINES.resolve("auto", "cpu") == ("native" if reasons["k2"] else "k2")
 
 
 def test_k2_engine_agrees():
-    reason = LOSS_ENGINES.available("cpu")["k2"]
+    reason = LOSS_ENGINES.reasons_against("cpu")["k2"]
     if reason:
         pytest.skip(reason)
     compare_engines("k2", "cpu")

@@ -171,7 +171,7 @@ def test_kernels_against_the_reference(case):
 
 
 def needs_kernels():
-    reason = "no GPU" if not torch.cuda.is_available() else ssd.SCAN_ENGINES.available("cuda")["triton"]
+    reason = "no GPU" if not torch.cuda.is_available() else ssd.SCAN_ENGINES.reasons_against("cuda")["triton"]
     if reason:
         pytest.skip(reason)
 

@@ -20,7 +20,7 @@ BATCHES_PER_BUCKET = 8
 
 
 class TrainSampler(Sampler[BatchRequest]):
-    """One epoch of batches by lhotse's DynamicBucketingSampler; can go on in the middle of an epoch.
+    """One epoch of batches by lhotse's DynamicBucketingSampler; can be resumed in the middle of an epoch.
 
     Every rank runs the same sampler and keeps its own share, batch ``i * world_size + rank``, so all ranks get the
     same number of batches: with drop_last the incomplete ones at the end are dropped for all, without it lhotse

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 from functools import partial
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
+from typing import Callable, Iterable, Iterator, NamedTuple, Sequence, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ from sammo.streaming.features import make_fbank, num_frames
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
 from sammo.transducer import Transducer
 
+T = TypeVar("T")
 PIECE = 4000  # samples handed to a stream at a time; not a multiple of any chunk, so that pieces straddle them
 
 
@@ -157,7 +158,7 @@ def compare(
     return Parity(count, count - len(different), deviation, different, rates)
 
 
-def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
     group = []
     for item in items:
         group.append(item)

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any, Callable, Hashable, Iterable, Iterator, NamedTuple
+from typing import Callable, Hashable, Iterable, Iterator, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sammo import geometry
 from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
-from sammo.encoder.state import pack_state, unpack_state
+from sammo.encoder.state import EncoderState, pack_state, unpack_state
 from sammo.errors import UserError
 from sammo.options import MOST_STREAMS, check_chunking, check_range
-from sammo.search import Hypothesis
+from sammo.search import Hypothesis, Searcher, SearchState
 from sammo.streaming.audio import check_samples
 from sammo.streaming.features import OnlineFbank, samples_for_frames
 from sammo.streaming.states import StateStore
+from sammo.transducer import Transducer
 
 
 @dataclasses.dataclass(eq=False)
@@ -38,7 +39,7 @@ class Stream:
     """
 
     key: Hashable
-    search_state: Any
+    search_state: SearchState
     fbank: OnlineFbank
     result: Hypothesis
     frames: Tensor  # features that no chunk has consumed, (T, 80)
@@ -105,7 +106,7 @@ class StreamingRecognizer:
     """Batches concurrent streams.
 
     Args:
-      model: a Transducer; put into eval mode.
+      model: put into eval mode.
       searcher: made by ``sammo.search.make_searcher`` for the same model.
       chunk_size: embed frames (20 ms) a step; UserError where the model cannot do it.
       left_context_frames: embed frames of attention cache; the Sammo encoder takes none.
@@ -115,8 +116,8 @@ class StreamingRecognizer:
 
     def __init__(
         self,
-        model: Any,
-        searcher: Any,
+        model: Transducer,
+        searcher: Searcher,
         chunk_size: int,
         left_context_frames: int = 0,
         state_dtype: torch.dtype | None = None,
@@ -143,7 +144,7 @@ class StreamingRecognizer:
         return list(self._streams)
 
     def open(self, key: Hashable = None, snapshot: Snapshot | None = None) -> Stream:
-        """A new stream, or one that goes on from ``snapshot``; it takes part in every ``step`` until it is done."""
+        """A new stream, or one resumed from ``snapshot``; it takes part in every ``step`` until it is done."""
         if snapshot is not None:
             stream = dataclasses.replace(_copy(snapshot.stream), key=key)
             self._states.set(stream, unpack_state(snapshot.state, self._init_state()))
@@ -155,7 +156,7 @@ class StreamingRecognizer:
         return stream
 
     def snapshot(self, stream: Stream) -> Snapshot:
-        """What ``open`` needs to go on with ``stream`` as it is now."""
+        """What ``open`` needs to resume ``stream`` as it is now."""
         state = self._states.get(stream)
         return Snapshot(_copy(stream), pack_state(self._init_state() if state is None else state))
 
@@ -233,10 +234,10 @@ class StreamingRecognizer:
         if stream.finished and stream.frames.size(0) < geometry.MINIMUM:
             stream.done = True
 
-    def _best(self, search_state: Any) -> Hypothesis:
+    def _best(self, search_state: SearchState) -> Hypothesis:
         return self.searcher.result(search_state)[0]
 
-    def _init_state(self) -> Any:
+    def _init_state(self) -> EncoderState:
         return self.encoder.init_state(1, self.left_context_frames, device=self.device)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Hashable, Sequence
+from typing import Callable, Hashable, Sequence
 
 import torch
 
-from sammo.encoder.state import cast_state, select_state, stack_states
+from sammo.encoder.state import EncoderState, cast_state, select_state, stack_states
 
 
 class StateStore:
@@ -16,15 +16,15 @@ class StateStore:
     Streams that sit out a step are parked one by one.
     """
 
-    def __init__(self, init_state: Callable[[], Any], dtype: torch.dtype | None = None):
+    def __init__(self, init_state: Callable[[], EncoderState], dtype: torch.dtype | None = None):
         """init_state: makes the start state of one stream, batch size 1."""
         self._init_state = init_state
         self._dtype = dtype
         self._members: list[Hashable | None] = []  # None: the stream of this row has ended
-        self._stacked: Any = None
-        self._parked: dict[Hashable, Any] = {}
+        self._stacked: EncoderState | None = None
+        self._parked: dict[Hashable, EncoderState] = {}
 
-    def arrange(self, streams: Sequence[Any]) -> list[Any]:
+    def arrange(self, streams: Sequence[Hashable]) -> list[Hashable | None]:
         """Makes ``streams`` the members of the batch and returns them in the batch's order."""
         wanted = set(streams)
         if wanted == set(self._members):
@@ -44,11 +44,11 @@ class StateStore:
         self._stacked = parts[0] if len(parts) == 1 else stack_states(parts)
         return list(self._members)
 
-    def take(self) -> Any:
+    def take(self) -> EncoderState:
         """The members' states, stacked, in the type that the encoder computes in."""
         return self._stacked if self._dtype is None else cast_state(self._stacked, torch.float32)
 
-    def put(self, state: Any) -> None:
+    def put(self, state: EncoderState) -> None:
         """The members' next states."""
         self._stacked = self._store(state)
 
@@ -57,15 +57,15 @@ class StateStore:
         self._parked.pop(stream, None)
         self._members = [None if member is stream else member for member in self._members]
 
-    def get(self, stream: Hashable) -> Any:
+    def get(self, stream: Hashable) -> EncoderState | None:
         """A copy of the state of one stream, batch size 1, as it is kept; None for a stream that has none yet."""
         if stream in self._parked:
             return self._parked[stream]
         return select_state(self._stacked, [self._members.index(stream)]) if stream in self._members else None
 
-    def set(self, stream: Hashable, state: Any) -> None:
-        """Gives a stream that is not in the batch the state it goes on from."""
+    def set(self, stream: Hashable, state: EncoderState) -> None:
+        """Gives a stream that is not in the batch the state to resume from."""
         self._parked[stream] = self._store(state)
 
-    def _store(self, state: Any) -> Any:
+    def _store(self, state: EncoderState) -> EncoderState:
         return state if self._dtype is None else cast_state(state, self._dtype)

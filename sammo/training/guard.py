@@ -73,7 +73,7 @@ def _save_batch(path: Path, batch: Batch, **facts: float) -> None:
     }
     try:
         write_content(path, content)
-    except UserError as error:  # training can go on without it
+    except UserError as error:  # training does without it
         logging.warning(str(error))
 
 

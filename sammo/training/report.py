@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from sammo.data.dataset import WaitTimer
 from sammo.training.config import TrainConfig
 from sammo.training.validation import Validation, named
 
@@ -154,8 +155,8 @@ class RunReport:
             values = {"median": float(seconds.median()), "max": float(seconds.max())}
             self._scalars(f"time_constants/stack{stack + 1}_", values, batch)
 
-    def end_epoch(self, epoch: int, batch: int, data: Any, skipped: int) -> None:
-        """``data`` is the epoch's WaitTimer, ``skipped`` the batches that were not finite."""
+    def end_epoch(self, epoch: int, batch: int, data: WaitTimer, skipped: int) -> None:
+        """``data`` timed the epoch, ``skipped`` counts the batches that were not finite."""
         if not self.enabled:
             return
         self.close_bar()

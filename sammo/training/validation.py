@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, NamedTuple
+from typing import Iterable, NamedTuple
 
 import torch
 
+from sammo.data.dataset import Batch
 from sammo.data.tokens import Tokenizer
 from sammo.scoring import count_errors
 from sammo.search import make_searcher
@@ -45,7 +46,7 @@ def validation_chunk(model: Transducer) -> tuple[int, int]:
 @torch.no_grad()
 def validate(
     model: Transducer,
-    batches: Iterable[dict[str, Any]],
+    batches: Iterable[Batch],
     tokenizer: Tokenizer,
     config: TrainConfig,
     world: World,
@@ -53,7 +54,10 @@ def validate(
 ) -> Validation:
     """Goes through this process's share of the part; the result is that of all processes.
 
-    scales: weights of LOSSES. The first ``config.valid_cer_batches`` are decoded greedily.
+    The first ``config.valid_cer_batches`` are decoded greedily.
+
+    Args:
+      scales: weights of LOSSES.
     """
     training = model.training
     model.eval()

@@ -22,7 +22,7 @@ usage() {
 Usage: sweep_chunks.sh --exp-dirs "DIR ..." [options] [-- options of decode.py]
 
 One run of decode.py for each of the experiments (Sammo with several d_state, Zipformer, ...), methods, averages and chunk
-widths; what is done already is skipped, so an interrupted sweep goes on. Of several averages, the report takes the one
+widths; what is done already is skipped, so an interrupted sweep can be resumed. Of several averages, the report takes the one
 that is best on the part valid.
 
   --exp-dirs "DIR ..."        directories of train.py
@@ -99,7 +99,7 @@ echo "$(($(tr -cd '\0' < "$list" | wc -c) / words)) runs, $jobs at a time"
 failed=false
 xargs -0 -n "$words" -P "$jobs" --process-slot-var=SLOT bash -c 'run_job "$@"' run_job < "$list" || failed=true
 if $failed; then
-  echo "error: some runs failed (see above); the same command goes on with them" >&2
+  echo "error: some runs failed (see above); the same command resumes with them" >&2
   exit 1
 fi
 dirs=()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains an encoder with its transducer. The same command goes on where it was interrupted.
+"""Trains an encoder with its transducer. The same command resumes where it was interrupted.
 
   ./train.py --exp-dir exp --encoder sammo --world-size 4 --max-duration 650 --precision bf16
 """
