@@ -5,7 +5,9 @@ The running average over batches 1..n, updated every ``period`` batches, is
 
     avg_n = avg_(n - period) * (n - period) / n + model_n * period / n
 
-and so the average over the batches after ``start`` up to ``end`` is (avg_end * end - avg_start * start) / (end - start).
+and so the average over the batches after ``start`` up to ``end`` is
+
+    (avg_end * end - avg_start * start) / (end - start)
 """
 
 from __future__ import annotations

@@ -103,7 +103,13 @@ class BatchLoader:
     here, where batches are handed out.
     """
 
-    def __init__(self, dataset: SpeechDataset, sampler: Any, num_workers: int = 0, on_batch: Callable[[], None] | None = None):
+    def __init__(
+        self,
+        dataset: SpeechDataset,
+        sampler: Any,
+        num_workers: int = 0,
+        on_batch: Callable[[], None] | None = None,
+    ):
         self.dataset = dataset
         self.sampler = sampler
         self.num_workers = num_workers

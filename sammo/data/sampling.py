@@ -109,7 +109,7 @@ class TrainSampler(Sampler[BatchRequest]):
         return {"epoch": self.epoch, "batches": self.batches, **self._options}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where ``state`` was taken. UserError where it belongs to other data or other options."""
+        """Resumes where ``state`` was taken. UserError where it belongs to other data or other options."""
         for name, value in self._options.items():
             if state.get(name) != value:
                 if name == "cuts":

@@ -36,8 +36,8 @@ class TrainConfig(Runtime):
     ssm_lr_scale: float = option(
         0.03,
         "Learning rate of A_log, dt_bias and D of the Mamba-2 blocks over that of other parameters. They take plain "
-        "Adam steps of this size; ScaledAdam's, in proportion to a parameter's size, would erase the longer time constants "
-        "within an epoch. 0: no exception for them.",
+        "Adam steps of this size; ScaledAdam's, in proportion to a parameter's size, would erase the longer time "
+        "constants within an epoch. 0: no exception for them.",
     )
     clipping_scale: float = option(2.0, "Gradients above so many times their median norm are clipped.")
     ref_duration: float = option(

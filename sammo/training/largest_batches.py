@@ -19,7 +19,7 @@ SYMBOLS_A_SECOND = 12.0  # fast Japanese speech in characters
 
 
 def largest_batches(durations: np.ndarray, max_duration: float, vocab_size: int) -> Iterator[Batch]:
-    """Random batches as large as those of cuts of ``durations`` (seconds) get: the longest, shortest and some between."""
+    """Random batches as large as those of cuts of ``durations`` (seconds): the longest, the shortest, some between."""
     generator = torch.Generator().manual_seed(0)
     for seconds in sorted({float(np.quantile(durations, share)) for share in (0.0, 0.5, 0.99, 1.0)}, reverse=True):
         count = max(1, int(max_duration / seconds))
