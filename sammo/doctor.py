@@ -64,7 +64,8 @@ def _try(
         return "runs (the reference)", values, False
     worst = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(values, reference))
     wrong = not worst <= TOLERANCE[engine]
-    return f"{'WRONG' if wrong else 'runs'}: deviates by {worst:.1e} (at most {TOLERANCE[engine]:.0e})", reference, wrong
+    verdict = "WRONG" if wrong else "runs"
+    return f"{verdict}: deviates by {worst:.1e} (at most {TOLERANCE[engine]:.0e})", reference, wrong
 
 
 def _scan(engine: str, device: str) -> list[Tensor]:

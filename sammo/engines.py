@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from functools import lru_cache
+from functools import cache
 from typing import Callable, Mapping
 
 import torch
@@ -69,7 +69,7 @@ def needs_cuda(reason: Callable[[], str]) -> Callable[[str], str]:
     return lambda kind: reason() if kind == "cuda" else "needs a CUDA device"
 
 
-@lru_cache(maxsize=None)
+@cache
 def import_reason(module: str) -> str:
     """Why an optional package cannot be imported, or ""."""
     package = module.replace("_", "-")

@@ -57,7 +57,8 @@ def test_round_trip(trained, tmp_path):
 def test_decoding_needs_no_training():
     code = (
         "import sys, sammo.decoding, sammo.streaming.decoding, sammo.streaming.parity, sammo.streaming.transcribe, "
-        "sammo.export.icefall, sammo.checkpoint; print([name for name in sys.modules if name.startswith('sammo.training')])"
+        "sammo.export.icefall, sammo.checkpoint\n"
+        "print([name for name in sys.modules if name.startswith('sammo.training')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr
@@ -89,7 +90,7 @@ def test_first_version_can_be_read(copy):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"format": "sammo-checkpoint-99"}, r"epoch-3.pt was written by a newer version of Sammo \(schema 99; .*: update"),
+        ({"format": "sammo-checkpoint-99"}, r"epoch-3.pt was written by a newer version of Sammo \(schema 99;"),
         ({"format": "other"}, "epoch-3.pt is no checkpoint of Sammo"),
         ({"epoch": None}, "epoch-3.pt cannot be used: it has no epoch"),
         ({"epoch": "three"}, "its epoch is a str, not a int"),

@@ -40,7 +40,8 @@ def work(tmp_path_factory):
 def decode(work, name, *words):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    common = ["--exp-dir", work / name, "--manifest-dir", work / "fbank", "--lang", work / "lang_char", "--parts", "eval1"]
+    common = ["--exp-dir", work / name, "--manifest-dir", work / "fbank", "--lang", work / "lang_char"]
+    common += ["--parts", "eval1"]
     return command.run(parser.parse_args([str(word) for word in (*common, "--num-workers", 0, *words)]))
 
 
@@ -93,7 +94,7 @@ def test_writes_skips_and_forces(work, tmp_path, monkeypatch, caplog):
         assert (setting.encoder, setting.preset, setting.epoch, setting.avg) == ("zipformer", "tiny", 2, 1)
         assert setting.beam_size == 2 and not setting.streaming and setting.d_state == 0
         assert len(result.cut_ids) == 5
-    assert results[0].setting.state_bytes < results[1].setting.state_bytes or len({r.setting.state_bytes for r in results}) == 2
+    assert len({result.setting.state_bytes for result in results}) == 2
     # The transcript mode is the checkpoint's: its references begin with a filler.
     recogs = next(tmp_path.glob("recogs-eval1-*.txt")).read_text(encoding="utf-8")
     assert "ref=['え'" in recogs
@@ -150,7 +151,7 @@ def test_default_directories(work):
     [
         ("sammo", ["--epoch", 7], "no .*epoch-7.pt; there are epoch-1...2"),
         ("sammo", ["--epoch", 2, "--avg", 3], "--avg 3 goes beyond the beginning of training"),
-        ("sammo", ["--chunk-size", "32,18"], "chunk size 18 does not work with this model: use a positive multiple of 4"),
+        ("sammo", ["--chunk-size", "32,18"], "chunk size 18 does not work with this model: use a positive multiple"),
         ("zipformer", ["--left-context-frames", 30], "left context 30 does not work"),
         ("sammo", ["--checkpoint", "nothing.pt"], "no checkpoint and no experiment directory nothing.pt"),
         ("sammo", ["--parts", "eval9"], "csj_cuts_eval9"),

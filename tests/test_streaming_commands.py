@@ -109,8 +109,8 @@ def test_the_number_of_streams_changes_nothing(work, tmp_path):
 
 def test_results_equal_those_of_decode_py(work, tmp_path):
     for name in ("sammo", "zipformer"):
-        words = ["--exp-dir", work / name, "--manifest-dir", work / "fbank", "--parts", "eval1", "--chunk-size", "16,64"]
-        words += ["--decoding-method", "greedy_search", "--num-workers", 0, "--res-dir", tmp_path / "simulated"]
+        words = ["--exp-dir", work / name, "--manifest-dir", work / "fbank", "--parts", "eval1"]
+        words += ["--chunk-size", "16,64", "--decoding-method", "greedy_search", "--num-workers", 0, "--res-dir", tmp_path / "simulated"]
         simulated.run(options(simulated, work, *words))
         assert decode(work, name, "--chunk-size", "16,64", "--res-dir", tmp_path / "streaming") == 0
     texts = [

@@ -28,7 +28,8 @@ def options(tmp_path_factory):
     make_corpus(corpus, train=36, valid=3)
     words = ["--manifest-dir", corpus / "fbank", "--lang", corpus / "lang_char", "--num-threads", 1, "--device", "cpu"]
     words += "--max-duration 8 --ref-duration 8 --num-epochs 2 --log-interval 1 --average-period 3".split()
-    words += "--valid-interval 9 --save-every-n 2 --keep-last-k 3 --drop-last false --tensorboard false --num-workers 1".split()
+    words += "--valid-interval 9 --save-every-n 2 --keep-last-k 3 --drop-last false --tensorboard false".split()
+    words += ["--num-workers", 1]
     return [*words, "--max-steps", STEPS, *SMALL_OPTIONS]
 
 

@@ -147,9 +147,8 @@ def checkpoint_of(model: Transducer, tokenizer: str, epoch: int = 1, **others: A
     """A model as if training had come to ``epoch`` with it; ``tokenizer`` is the fingerprint of its units."""
     weights = dict(model.state_dict())
     facts = {"preset": "tiny", "transcript_mode": "fluent", "epoch_done": True, "batch_idx_train": 10 * epoch, **others}
-    return Checkpoint(
-        model_config=model.config, tokenizer=tokenizer, epoch=epoch, average_period=5, model=weights, model_avg=weights, **facts
-    )
+    facts |= {"model_config": model.config, "tokenizer": tokenizer, "epoch": epoch, "average_period": 5}
+    return Checkpoint(model=weights, model_avg=weights, **facts)
 
 
 def start(script: str | Path, *options: Any) -> subprocess.Popen:
