@@ -163,16 +163,6 @@ def test_training_mode_without_randomness_is_evaluation(name):
     torch.testing.assert_close(ours, wanted, atol=2e-5, rtol=0)
 
 
-def test_chunk_sizes_are_drawn_in_training():
-    encoder = small_encoder("zipformer").train()
-    drawn = {encoder._draw_chunk(None, None) for _ in range(300)}
-    assert {chunk for chunk, _ in drawn} == {16, 32, 64, -1}
-    assert {left for chunk, left in drawn if chunk != -1} == {64, 128, 256, -1}
-    assert {left for chunk, left in drawn if chunk == -1} == {-1}
-    assert encoder.eval()._draw_chunk(None, None) == (-1, -1)
-    assert small_encoder("sammo").eval()._draw_chunk(16, 64) == (16, 0)
-
-
 def test_feature_masks_agree_between_stacks():
     encoder = small_encoder("sammo")
     torch.manual_seed(0)

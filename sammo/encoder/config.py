@@ -49,7 +49,7 @@ class EncoderConfig:
     # that those at low frame rates count fewer frames. (): as mamba-ssm starts, whatever the frame rate.
     mamba_time_constants: tuple[float, ...] = (0.04, 4.0)
     mamba_output_scale: float = 0.5  # of the output projection at the start; 0.05 is NLA's
-    # Drawn from in training, one of each per batch.
+    # What the trainer draws from, one of each per batch.
     chunk_sizes: tuple[int, ...] = (16, 32, 64, -1)
     left_context_frames: tuple[int, ...] = (64, 128, 256, -1)
     warmup_batches: float = 4000.0  # over which layer drop falls, stack by stack

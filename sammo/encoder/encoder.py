@@ -6,7 +6,6 @@ blocks) and real streaming (windows of an utterance, a state from one to the nex
 
 from __future__ import annotations
 
-import random
 from typing import Iterable, Iterator, NamedTuple
 
 import torch
@@ -114,10 +113,10 @@ class Encoder(nn.Module):
           lengths: (N,) valid feature frames; on the CPU wherever the features are, if the lengths of the output, which
             stay there, are to be read without waiting for a GPU.
           state: of :meth:`init_state` or of the window before.
-          chunk_size: embed frames (50 Hz) per chunk, -1 for one chunk. None: drawn from the
-            configuration in training, otherwise -1; with a state, the whole window.
+          chunk_size: embed frames (50 Hz) per chunk, -1 for one chunk. None: -1; with a state, the
+            whole window.
           left_context_frames: embed frames that attention sees before its chunk, -1 for all. None:
-            drawn in training, otherwise -1; with a state, what the state holds. Ignored without left context.
+            -1; with a state, what the state holds. Ignored without left context.
 
         Returns:
           frames (N, T'', C) with T'' = ((T - 7) // 2 + 1) // 2, or n * chunk_size / 2 with a state.
@@ -128,7 +127,7 @@ class Encoder(nn.Module):
         config = self.config
         frames = geometry.embed_frames(features.shape[1])
         if state is None:
-            chunk, left = self._draw_chunk(chunk_size, left_context_frames)
+            chunk, left = self._utterance_chunk(chunk_size, left_context_frames)
             if frames == 0:
                 features = F.pad(features, (0, 0, 0, geometry.MINIMUM - features.shape[1]))
         else:
@@ -228,17 +227,13 @@ class Encoder(nn.Module):
                 "frames" + ("" if finite else ", or -1 for all")
             )
 
-    def _draw_chunk(self, chunk: int | None, left: int | None) -> tuple[int, int]:
+    def _utterance_chunk(self, chunk: int | None, left: int | None) -> tuple[int, int]:
         """(chunk size, left context) of a pass over whole utterances."""
-        config = self.config
-        if chunk is None:
-            chunk = random.choice(config.chunk_sizes) if self.training else -1
-        if not config.left_context:
+        chunk = -1 if chunk is None else chunk
+        if not self.config.left_context:
             left = 0
         elif left is None:
             left = -1
-            if self.training and chunk != -1:
-                left = random.choice(config.left_context_frames)
         self.check_chunk_size(chunk, left)
         return chunk, left
 

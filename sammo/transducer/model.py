@@ -68,7 +68,7 @@ class Transducer(nn.Module):
           prune_range: positions per frame for which the real joiner is computed. Raised for the
             batch where an utterance has so many symbols per frame that no path would survive.
           am_scale, lm_scale: shares of the acoustic-only and of the label-only loss in the simple loss.
-          chunk_size, left_context_frames: see the encoder; None draws them in training.
+          chunk_size, left_context_frames: see the encoder.
           loss_engine: "auto", "k2", "triton" or "native".
         """
         if len(tokens) != features.shape[0]:
