@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from machine import machine  # noqa: E402
 
+from sammo import geometry  # noqa: E402
 from sammo.encoder import Encoder, build_encoder, encoder_config  # noqa: E402
-from sammo.geometry import window  # noqa: E402
 from sammo.errors import UserError, run_main  # noqa: E402
 from sammo.options import integers  # noqa: E402
 
@@ -51,7 +51,7 @@ def floor_rate() -> float:
 
 def window(batch: int, chunk_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Features of one chunk of every stream, and their lengths."""
-    features = torch.randn(batch, window(chunk_size), 80)
+    features = torch.randn(batch, geometry.window(chunk_size), 80)
     return features, torch.full((batch,), features.size(1))
 
 

@@ -14,7 +14,7 @@ from sammo.options import MOST_PROCESSES, Speech, check_range, option
 class DataConfig(Speech):
     """How batches are made of a corpus. Options have icefall's names where it has them."""
 
-    transcript_mode: str = option("", "Transcript to learn, for CSJ fluent, disfluent or number; default: the corpus's.")
+    transcript_mode: str = option("", "Transcript to learn, for CSJ fluent, disfluent or number; default: its own.")
     musan_dir: Path | None = option(None, "Directory with musan_cuts.jsonl.gz; default: --manifest-dir.")
     shar_dir: Path | None = option(None, "Directory of Shar shards to train from, written by local/make_shar.py.")
     max_duration: float = option(200.0, "Seconds of audio in a batch of one process.")
