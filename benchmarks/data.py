@@ -43,7 +43,7 @@ def variants(config: DataConfig, workers: list[int]) -> list[tuple[str, DataConf
 def measure(config: DataConfig, tokenizer: Tokenizer, seconds: float) -> tuple[float, float]:
     """(audio hours per minute, seconds to the first batch); reads epochs until ``seconds`` are over."""
     module = CsjDataModule(config, tokenizer)
-    module.train_scan()
+    module.train_survey()
     audio, spent, first, epoch = 0.0, 0.0, None, 0
     while spent < seconds:
         epoch += 1

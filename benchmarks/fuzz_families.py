@@ -17,7 +17,7 @@ import torch
 
 from sammo.data.config import DataConfig
 from sammo.data.features import collate_on_the_fly, collate_precomputed, make_extractor
-from sammo.data.manifests import read_cuts, scan_manifests
+from sammo.data.manifests import read_cuts, survey_manifests
 from sammo.data.shar import SharCuts
 from sammo.data.tokens import character_table, format_token_table, load_tokenizer
 from sammo.model_options import ModelOptions
@@ -203,7 +203,7 @@ class Manifests(Family):
         else:
             path.write_bytes(self.packed)
         self.archive.write_bytes(mutate(self.features, rng) if kind == 3 else self.features)
-        scan_manifests("case", [path], "fluent", None)
+        survey_manifests("case", [path], "fluent", None)
         cuts = list(read_cuts(path))
         if not changed and [cut.to_dict() for cut in cuts] != self.items:
             return "other cuts than were written"

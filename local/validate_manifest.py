@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from sammo.data.frames import FRAME_SHIFT, NUM_MEL_BINS, num_frames
-from sammo.data.manifests import read_records, scan_manifests
+from sammo.data.manifests import read_records, survey_manifests
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.errors import UserError, run_main
 
@@ -65,7 +65,7 @@ def validate(manifest: Path, tokenizer: Tokenizer | None, mode: str) -> str:
         raise UserError(f"{manifest} is empty")
     if not speech:
         return f"{manifest.name}: {len(ids)} cuts"
-    return scan_manifests(manifest.name, [manifest], mode, tokenizer).report()
+    return survey_manifests(manifest.name, [manifest], mode, tokenizer).report()
 
 
 def main() -> None:

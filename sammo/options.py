@@ -237,7 +237,9 @@ class Speech:
 class Parts:
     """Which parts of it."""
 
-    parts: tuple[str, ...] = option(("tests",), "Parts: valid,eval1,tests; tests: all of those.", aliases=("--test-sets",))
+    parts: tuple[str, ...] = option(
+        ("tests",), "Parts: valid,eval1,tests; tests: all test parts.", aliases=("--test-sets",)
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sammo.data.augmentation import NoiseMixer, make_spec_augment
 from sammo.data.config import DataConfig
 from sammo.data.dataset import BatchLoader, SpeechDataset
 from sammo.data.features import make_extractor
-from sammo.data.manifests import ManifestCuts, Scan, read_cuts, scan_manifests
+from sammo.data.manifests import ManifestCuts, Survey, read_cuts, survey_manifests
 from sammo.data.sampling import FixedSampler, TrainSampler
 from sammo.data.shar import SharCuts, shar_manifests
 from sammo.data.sources import SHAR, Allowed
@@ -31,7 +31,7 @@ def check_units(corpus: Corpus, tokenizer: Tokenizer) -> None:
 
 
 class CsjDataModule:
-    """Makes the loaders. Manifests are scanned once each, and what is left out is logged."""
+    """Makes the loaders. Manifests are surveyed once each, and what is left out is logged."""
 
     def __init__(self, config: DataConfig, tokenizer: Tokenizer):
         self.config = config
@@ -40,15 +40,15 @@ class CsjDataModule:
         self.tokenizer = tokenizer
         check_units(self.corpus, tokenizer)
         self.allowed = Allowed(urls=config.allow_urls)
-        self._scans: dict[str, Scan] = {}
+        self._surveys: dict[str, Survey] = {}
         self._noise: CutSet | None = None
 
-    def train_scan(self, epoch: int | None = None) -> Scan:
+    def train_survey(self, epoch: int | None = None) -> Survey:
         """Number of cuts, hours and what is left out of the training part, or of its share that ``epoch`` trains on."""
         longest = None if epoch is None else self.config.longest(epoch)
         key = "train" if longest is None else f"train cuts of at most {longest:g} s"
-        if key not in self._scans:
-            self._scans[key] = scan_manifests(
+        if key not in self._surveys:
+            self._surveys[key] = survey_manifests(
                 key,
                 self._train_paths(),
                 self.mode,
@@ -56,11 +56,11 @@ class CsjDataModule:
                 longest=longest,
                 allowed=self.allowed if self.config.shar_dir is None else SHAR,
             )
-        return self._scans[key]
+        return self._surveys[key]
 
     def audio_seconds(self, epoch: int) -> float:
         """Audio that ``epoch`` trains on."""
-        return self.train_scan(epoch).seconds
+        return self.train_survey(epoch).seconds
 
     def train_dataloader(
         self,
@@ -75,16 +75,16 @@ class CsjDataModule:
         ``len`` of the loader estimates the number of batches in the whole epoch.
         """
         config = self.config
-        scan = self.train_scan(epoch)
+        survey = self.train_survey(epoch)
         if config.shar_dir is None:
-            cuts = ManifestCuts(self._train_paths(), scan.left_out, self.allowed)
+            cuts = ManifestCuts(self._train_paths(), survey.left_out, self.allowed)
         else:
             cuts = SharCuts(
-                config.shar_dir, epoch, config.data_seed, config.shuffle, scan.left_out, config.speed_perturb
+                config.shar_dir, epoch, config.data_seed, config.shuffle, survey.left_out, config.speed_perturb
             )
         sampler = TrainSampler(
             cuts,
-            scan,
+            survey,
             epoch=epoch,
             max_duration=config.max_duration,
             num_buckets=config.num_buckets,
@@ -117,12 +117,12 @@ class CsjDataModule:
     def _fixed_loader(self, part: str, keep_long_texts: bool, rank: int, world_size: int) -> BatchLoader:
         paths = [self.corpus.manifest_path(self.config.manifest_dir, part)]
         key = f"{part}/{keep_long_texts}"
-        if key not in self._scans:
-            self._scans[key] = scan_manifests(
+        if key not in self._surveys:
+            self._surveys[key] = survey_manifests(
                 part, paths, self.mode, self.tokenizer, keep_long_texts, allowed=self.allowed
             )
         sampler = FixedSampler(
-            ManifestCuts(paths, self._scans[key].left_out, self.allowed), self.config.max_duration, rank, world_size
+            ManifestCuts(paths, self._surveys[key].left_out, self.allowed), self.config.max_duration, rank, world_size
         )
         extractor = make_extractor() if self.config.on_the_fly_feats else None
         dataset = SpeechDataset(self.tokenizer, self.mode, extractor)

@@ -36,7 +36,7 @@ LONGEST_LINE = 16 << 20  # characters; a cut has some thousand
 
 
 @dataclass(frozen=True)
-class Scan:
+class Survey:
     """What one pass over a part's manifests found.
 
     ``left_out`` maps the ids of unusable cuts to the reason; ``durations`` (seconds, float32) and ``fingerprint``
@@ -70,7 +70,7 @@ class Scan:
         return line
 
 
-def scan_manifests(
+def survey_manifests(
     part: str,
     paths: list[Path],
     mode: str,
@@ -78,7 +78,7 @@ def scan_manifests(
     keep_long_texts: bool = False,
     longest: float | None = None,
     allowed: Allowed = FILES,
-) -> Scan:
+) -> Survey:
     """Goes through the manifests once, without building lhotse objects, and decides which cuts can be used.
 
     keep_long_texts: keep cuts with more symbols than encoder frames. A loss needs them gone; a test set is scored
@@ -100,11 +100,11 @@ def scan_manifests(
             else:
                 durations.append(cut["duration"])
                 digest.update(f"{cut['id']}\t{cut['duration']}\n".encode())
-    scan = Scan(part, np.array(durations, dtype=np.float32), left_out, digest.hexdigest())
-    logging.info(scan.report())
+    survey = Survey(part, np.array(durations, dtype=np.float32), left_out, digest.hexdigest())
+    logging.info(survey.report())
     if not durations:
-        raise UserError(f"part {part} is empty ({scan.report()}; manifest {paths[0]})")
-    return scan
+        raise UserError(f"part {part} is empty ({survey.report()}; manifest {paths[0]})")
+    return survey
 
 
 def _unusable(cut: dict, mode: str, tokenizer: Tokenizer | None) -> str:
@@ -138,7 +138,7 @@ def read_records(path: Path, kind: str = "cut", allowed: Allowed = FILES) -> Ite
 
 def read_cuts(path: Path, allowed: Allowed = FILES) -> Iterator[Cut]:
     """The cuts in ``path``; UserError as :func:`read_records`."""
-    from lhotse.cut import MonoCut, MultiCut  # seconds to load; scanning does without
+    from lhotse.cut import MonoCut, MultiCut  # seconds to load; a survey does without
 
     kinds = {"MonoCut": MonoCut, "MultiCut": MultiCut}
     for record in read_records(path, "cut", allowed):

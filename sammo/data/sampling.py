@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 
 from sammo.data.augmentation import batch_seed
 from sammo.data.dataset import BatchRequest
-from sammo.data.manifests import Scan, duration_bins
+from sammo.data.manifests import Survey, duration_bins
 from sammo.errors import UserError
 
 # A bucket that holds fewer batches than this loses too much of its data to the incomplete last one.
@@ -33,7 +33,7 @@ class TrainSampler(Sampler[BatchRequest]):
     def __init__(
         self,
         cuts: Iterable[Cut],
-        scan: Scan,
+        survey: Survey,
         *,
         epoch: int,
         max_duration: float,
@@ -51,9 +51,9 @@ class TrainSampler(Sampler[BatchRequest]):
         self._start = 0
         self._rank = rank
         self._seed = seed
-        total = scan.seconds
+        total = survey.seconds
         buckets = int(total / (max_duration * world_size * BATCHES_PER_BUCKET))
-        bins = duration_bins(scan.durations, min(num_buckets, max(1, buckets)))
+        bins = duration_bins(survey.durations, min(num_buckets, max(1, buckets)))
         self._options = {
             "seed": seed,
             "world_size": world_size,
@@ -62,7 +62,7 @@ class TrainSampler(Sampler[BatchRequest]):
             "buffer_size": buffer_size,
             "shuffle": shuffle,
             "drop_last": drop_last,
-            "cuts": scan.fingerprint,
+            "cuts": survey.fingerprint,
         }
         self._estimate = max(1, int(total / (max_duration * world_size)))
         self._total = total

@@ -25,7 +25,7 @@ def transcript(cut: Cut, mode: str) -> str:
 
 
 def select(text: str | None, custom: dict[str, Any] | None, mode: str, cut_id: str) -> str:
-    """``transcript`` for the parts of a supervision, so that manifests can be scanned without lhotse objects."""
+    """``transcript`` for the parts of a supervision, so that manifests can be surveyed without lhotse objects."""
     if not mode:
         return text or ""
     if custom is None or mode not in custom:

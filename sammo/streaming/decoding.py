@@ -17,7 +17,7 @@ from sammo.checkpoint import ModelInfo
 from sammo.corpora import Corpus, find_corpus
 from sammo.data.datamodule import check_units
 from sammo.data.features import SAMPLING_RATE, load_audio
-from sammo.data.manifests import ManifestCuts, scan_manifests
+from sammo.data.manifests import ManifestCuts, survey_manifests
 from sammo.data.sources import FILES, Allowed
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.data.transcripts import transcript
@@ -50,8 +50,8 @@ def part_cuts(
 ) -> list[Cut]:
     """The cuts of ``part`` that decode.py decodes, too, longest first; UserError where there are none."""
     path = corpus.manifest_path(manifest_dir, part)
-    scan = scan_manifests(part, [path], mode, tokenizer, keep_long_texts=True, allowed=allowed)
-    return sorted(ManifestCuts([path], scan.left_out, allowed), key=lambda cut: -cut.duration)
+    survey = survey_manifests(part, [path], mode, tokenizer, keep_long_texts=True, allowed=allowed)
+    return sorted(ManifestCuts([path], survey.left_out, allowed), key=lambda cut: -cut.duration)
 
 
 def cut_audio(cut: Cut) -> Tensor:
@@ -150,7 +150,8 @@ def streaming_decode(
                 file = None
                 if partial_results:
                     res_dir.mkdir(parents=True, exist_ok=True)
-                    file = stack.enter_context(atomic_write(res_dir / f"partials-{result_name(res_dir, setting, part)}.txt"))
+                    path = res_dir / f"partials-{result_name(res_dir, setting, part)}.txt"
+                    file = stack.enter_context(atomic_write(path))
                 found = _decode_part(recognizer, cuts, tokenizer, mode, part, streams.num_decode_streams, file)
             elapsed = time.perf_counter() - started
             failed += sum(utterance.error is not None for utterance in found)

@@ -83,7 +83,8 @@ class Stream:
         if self.fbank.num_frames == 0:
             self.done = True  # nothing was said in under 5 ms
             return
-        self.frames = torch.cat([self.frames, self.frames.new_full((geometry.TAIL_PADDING, NUM_MEL_BINS), geometry.PADDING_VALUE)])
+        tail = self.frames.new_full((geometry.TAIL_PADDING, NUM_MEL_BINS), geometry.PADDING_VALUE)
+        self.frames = torch.cat([self.frames, tail])
 
     def fail(self, problem: str) -> None:
         """Gives the stream up."""
@@ -201,7 +202,8 @@ class StreamingRecognizer:
             if sound[index]:
                 healthy.append(index)
             else:
-                stream.fail(f"after {stream.consumed / geometry.FEATURE_RATE:.2f} s: the encoder's output is not finite")
+                seconds = stream.consumed / geometry.FEATURE_RATE
+                stream.fail(f"after {seconds:.2f} s: the encoder's output is not finite")
         if self._on_frames is not None:
             for stream, frames, length in zip(batch, output.frames, output.lengths.tolist()):
                 self._on_frames(stream, frames[:length])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sammo.checkpoint import BEST, Checkpoint, TrainingState, batch_path, epoch_path, remove_old, write_checkpoint
 from sammo.checkpoint.averaging import AveragedModel
 from sammo.data.dataset import Batch, WaitTimer
+from sammo.data.manifests import Survey
 from sammo.data.tokens import Tokenizer
 from sammo.errors import UserError
 from sammo.regularize import load_regularizer_state, regularizer_state, set_batch_count
@@ -54,6 +55,8 @@ class Data(Protocol):
     def valid_dataloader(self, rank: int, world_size: int) -> Loader: ...
 
     def audio_seconds(self, epoch: int) -> float: ...
+
+    def train_survey(self) -> Survey: ...
 
 
 class Trainer:

@@ -113,7 +113,7 @@ def train(
         return trainer
     if config.oom_scan == "true" or (config.oom_scan == "auto" and world.device.type == "cuda"):
         state = random_state(world.device)
-        try_largest_batches(trainer, data.train_scan().durations, batch_seconds)
+        try_largest_batches(trainer, data.train_survey().durations, batch_seconds)
         set_random_state(state, world.device)
     logging.info(f"ready after {time.monotonic() - start:.1f} s")
     trainer.run()
