@@ -20,8 +20,8 @@ from sammo.search import make_searcher
 from sammo.streaming.recognizer import StreamingRecognizer
 from sammo.training.config import TrainConfig
 from sammo.training.distributed import World
+from sammo.training.largest_batches import try_largest_batches
 from sammo.training.loop import Trainer
-from sammo.training.scan import scan_for_out_of_memory
 from sammo.training.signals import StopRequest
 from sammo.transducer import Transducer, model_config
 
@@ -115,10 +115,10 @@ def test_a_training_step_waits_once(name, preset, precision, tmp_path):
     assert places == {"training/loop.py:_read"}
 
 
-def test_scan_for_out_of_memory(tmp_path):
+def test_largest_batches(tmp_path):
     with fake_cuda():
         trainer = make_trainer(tmp_path)
-        scan_for_out_of_memory(trainer, np.array([1.0, 2.0, 3.0]), 9.0)
+        try_largest_batches(trainer, np.array([1.0, 2.0, 3.0]), 9.0)
         assert all(parameter.grad is None for parameter in trainer.model.parameters())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import nullcontext
+from itertools import islice
 from typing import Any, Iterator, Protocol, Sized
 
 import torch
@@ -16,7 +17,7 @@ from sammo.data.dataset import Batch, WaitTimer
 from sammo.data.manifests import Survey
 from sammo.data.tokens import Tokenizer
 from sammo.errors import UserError
-from sammo.regularize import load_regularizer_state, regularizer_state, set_batch_count
+from sammo.regularize import load_regularizer_state, regularizer_state, set_batch_count, settle, unsettled
 from sammo.training.budget import Budget
 from sammo.training.config import LOSSES, TrainConfig
 from sammo.training.distributed import World
@@ -175,10 +176,8 @@ class Trainer:
     def run(self) -> None:
         """Trains to the end, or until a signal asks to stop; saves in either case."""
         if self.world.size > 1:
-            devices = [self.world.device] if self.world.device.type == "cuda" else None
-            self.parallel = nn.parallel.DistributedDataParallel(
-                self.model, device_ids=devices, find_unused_parameters=True
-            )
+            # Without device_ids: it would move the lengths, which are for the CPU.
+            self.parallel = nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True)
         self.budget.start()
         report = RunReport(self.config, self.batch, self.world.is_main)
         try:
@@ -275,9 +274,9 @@ class Trainer:
         self.epoch_batches += 1
         before = random_state(self.world.device)
         sums = self._backward(batch)
-        norm = self.optimization.gradient_norm()
+        norms = self.optimization.measure()
         self.budget.lap()
-        step, stop, over = self._agree(sums, norm)
+        step, stop, over = self._agree(sums, norms)
         scale = step["grad_scale"] = self.precision.scale
         finite_loss = math.isfinite(step["loss"])
         finite = finite_loss and math.isfinite(step["grad_norm"])
@@ -301,16 +300,19 @@ class Trainer:
         except torch.cuda.OutOfMemoryError as error:
             raise UserError(out_of_memory(batch["features"].shape, self.batch)) from error
         seconds = float(batch["lengths"].sum()) / 100
-        return torch.cat([torch.stack([loss.detach(), *parts]).double(), parts[0].new_tensor([seconds]).double()])
+        numbers = torch.stack([loss.detach(), *parts]).double()
+        return torch.cat([numbers, torch.full_like(numbers[:1], seconds)])
 
-    def _agree(self, sums: Tensor, norm: Tensor) -> tuple[Step, bool, bool]:
-        """``sums`` over all processes, with the gradient's ``norm``; whether any of them has to stop, or is over."""
+    def _agree(self, sums: Tensor, norms: Tensor) -> tuple[Step, bool, bool]:
+        """``sums`` over all processes, with the norm of the gradients; whether any of them has to stop, or is over."""
         flags = torch.tensor([self.stop.received is not None, bool(self.reason_to_stop())], dtype=torch.float64)
         sums = self.world.sum(torch.cat([sums, flags.to(sums.device, non_blocking=True)]))
-        # The only place where a step waits for a GPU (the optimizer then finds its numbers ready).
-        *numbers, stop, over, total = torch.cat([sums, norm.double().reshape(1)]).tolist()
+        whitens, exceeded = unsettled(self.model)
+        (*numbers, stop, over), found_norms, found_exceeded = _read(sums, norms, exceeded)
+        self.optimization.optimizer.use_norms(found_norms)
+        settle(whitens, found_exceeded)
         step = Step(zip(("loss", *LOSSES, "frames", "audio_seconds"), numbers))
-        step["grad_norm"] = total
+        step["grad_norm"] = found_norms[0]
         return step, stop > 0, over > 0
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, list[Tensor]]:
@@ -320,7 +322,7 @@ class Trainer:
         with self.precision.autocast():
             losses = model(
                 batch["features"].to(device, non_blocking=True),
-                batch["lengths"].to(device, non_blocking=True),
+                batch["lengths"],
                 batch["tokens"],
                 prune_range=config.prune_range,
                 am_scale=config.am_scale,
@@ -343,6 +345,13 @@ class Trainer:
         finally:
             set_random_state(now, self.world.device)
             load_regularizer_state(self.model, regularizers)
+
+
+def _read(*tensors: Tensor | None) -> list[list[float]]:
+    """The values of vectors. This is the only place where a step waits for a GPU."""
+    sizes = [0 if tensor is None else len(tensor) for tensor in tensors]
+    numbers = iter(torch.cat([tensor.double() for tensor in tensors if tensor is not None]).tolist())
+    return [list(islice(numbers, size)) for size in sizes]
 
 
 def out_of_memory(shape: torch.Size | tuple[int, ...], batch: int) -> str:

@@ -16,7 +16,6 @@ class Optimization:
     """Optimizer, learning-rate schedule and precision of a run, for a model on ``device``."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, device: torch.device) -> None:
-        self.model = model
         self.optimizer = ScaledAdam(
             [{"named_params": list(model.named_parameters())}],
             lr=config.base_lr,
@@ -32,12 +31,11 @@ class Optimization:
         """Adds the gradients of ``loss``, scaled."""
         self.precision.scaler.scale(loss).backward()
 
-    def gradient_norm(self) -> Tensor:
-        """The norm of all gradients, (); unscales them first."""
+    def measure(self) -> Tensor:
+        """The norms of all gradients, see :meth:`ScaledAdam.measure`; unscales them first. The first is the plain one."""
         if self.precision.scaler.is_enabled():
             self.precision.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return torch.stack(torch._foreach_norm(gradients)).norm()
+        return self.optimizer.measure()
 
     def step(self, batch: int, finite: bool) -> None:
         """Updates the parameters for batch number ``batch``, unless its loss or gradient is not ``finite``."""
