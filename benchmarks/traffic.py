@@ -15,8 +15,10 @@ import json
 import random
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Iterator
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -24,9 +26,10 @@ from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from sammo.encoder.causal_conv import CONV_ENGINES  # noqa: E402
 from sammo.fake_cuda import Launch, caller, fake_cuda  # noqa: E402
+from sammo.kernels import KERNEL_ENGINES  # noqa: E402
 from sammo.regularize import set_batch_count  # noqa: E402
-from sammo.training.averaging import AveragedModel  # noqa: E402
 from sammo.training.config import TrainConfig  # noqa: E402
 from sammo.training.distributed import World  # noqa: E402
 from sammo.training.loop import Trainer  # noqa: E402
@@ -40,6 +43,8 @@ FREE = {"empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided"
 PICKS = {"embedding", "index_select", "gather", "index"}
 # Read and write what they change in their first argument, not all of it.
 PUTS = {"scatter_add_", "index_add_", "index_put_", "_index_put_impl_", "scatter"}
+# Read only the shape of their argument.
+SHAPED = {"zeros_like", "ones_like", "full_like", "rand_like", "new_zeros", "new_ones", "new_full"}
 # Arguments that a kernel of this project reads in rare cases only.
 RARELY_READ = {"_normalizer_kernel": ("lm_ptr", "am_ptr")}
 RARELY_READ["_lost_gradient_kernel"] = ("weight_ptr", "normalizer_ptr", "lm_ptr", "am_ptr", "grad_lm_ptr", "grad_am_ptr")
@@ -73,6 +78,8 @@ def count(func: Any, inputs: Any, outputs: Any) -> tuple[int, int]:
     if not any(tensor.is_cuda for tensor in (*reads, *writes)):
         return 0, 0
     read, written = sum(map(num_bytes, reads)), sum(map(num_bytes, writes))
+    if name in SHAPED:
+        return 1, written
     if name in PICKS:
         return 1, read - num_bytes(reads[0]) + 2 * written
     if name in PUTS:
@@ -144,12 +151,16 @@ def measure(args: argparse.Namespace) -> Meter:
     tokens = [[1] * (int(length) * args.symbols_a_second // 100) for length in lengths]
     batch = dict(features=torch.empty(utterances, frames, 80), lengths=lengths, tokens=tokens)
     meter = Meter()
-    with fake_cuda() as trace:
+    with ExitStack() as stack:
+        trace = stack.enter_context(fake_cuda())
+        trace.nonzero_finds = False  # no cell of the simple loss underflows
+        if args.kernels == "torch":
+            for engines in (KERNEL_ENGINES, CONV_ENGINES):
+                stack.enter_context(mock.patch.object(engines, "resolve", lambda *_: "torch"))
         with torch.device("cuda"):
             model = Transducer(model_config(args.encoder, args.preset, args.vocab_size))
-        config = TrainConfig(precision=args.precision, tensorboard=False)
+        config = TrainConfig(precision=args.precision, tensorboard=False, average_period=10**9)
         trainer = Trainer(config, model, None, None, World(device=torch.device("cuda")), StopRequest(), {}, 600.0)
-        trainer.averaged = AveragedModel(model, 10**9)
         trainer._draw_chunk = lambda: (args.chunk_size, 128 if args.chunk_size > 0 else -1)
         trainer.batch = args.batch
         set_batch_count(model, args.batch)
@@ -196,6 +207,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--symbols-a-second", type=int, default=8)
     parser.add_argument("--chunk-size", type=int, default=32, help="embed frames, -1 for whole utterances")
     parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
+    parser.add_argument("--kernels", default="auto", choices=("auto", "torch"), help="torch: without sammo/kernels")
     parser.add_argument("--batch", type=int, default=2000, help="batches trained so far, for the schedules")
     parser.add_argument("--seed", type=int, default=0, help="of what acts at random in the step")
     parser.add_argument("--places", type=int, default=0, help="also print so many of the places that move most")
@@ -208,7 +220,8 @@ def main() -> None:
     args = parse_args()
     meter = measure(args)
     rows = [(phase, *meter.total(phase)) for phase in PHASES] + [("step", *meter.total())]
-    print(f"{args.encoder} {args.preset}, V = {args.vocab_size}, {args.max_duration:g} s, {args.precision}\n")
+    what = f"{args.encoder} {args.preset}, V = {args.vocab_size}, {args.max_duration:g} s, {args.precision}"
+    print(f"{what}, kernels: {args.kernels}\n")
     print("| phase | kernels | GB |\n|---|---:|---:|")
     for phase, kernels, size in rows:
         print(f"| {phase} | {kernels} | {size:.1f} |")

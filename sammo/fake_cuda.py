@@ -46,6 +46,7 @@ class Trace(TorchDispatchMode):
       waits: place in the library -> how often the program waited there for the GPU: values read from it, copies from
         pageable memory that are not asked to go on in the background.
       launches: of Triton kernels.
+      nonzero_finds: whether nothing is zero, or everything.
       on_kernel: called with (function, arguments, outputs) of every operation on the fake GPU, and with a Launch.
     """
 
@@ -53,6 +54,7 @@ class Trace(TorchDispatchMode):
         super().__init__()
         self.waits: Counter[str] = Counter()
         self.launches: list[Launch] = []
+        self.nonzero_finds = True
         self.on_kernel: Callable[..., None] | None = None
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -73,9 +75,9 @@ class Trace(TorchDispatchMode):
         if func is aten._local_scalar_dense.default:
             self._wait(args[0])
             return True if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 1
-        if func is aten.nonzero.default:  # as if nothing were zero
+        if func is aten.nonzero.default:
             self._wait(args[0])
-            return torch.empty(args[0].numel(), args[0].ndim, dtype=torch.int64, device=args[0].device)
+            return torch.empty(args[0].numel() * self.nonzero_finds, args[0].ndim, dtype=torch.int64, device=args[0].device)
         for tensor in tensors:
             if isinstance(tensor, FakeTensor):
                 tensor.constant = None  # PyTorch would compute with it on the real GPU

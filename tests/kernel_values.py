@@ -6,10 +6,18 @@ import sys
 
 import torch
 
+from sammo.encoder.causal_conv import causal_conv
+from sammo.encoder.convolution import ChunkCausalConv
+from sammo.encoder.mixers import recurrent
+from sammo.encoder.plan import Plan
 from sammo.kernels.balance import balance
+from sammo.kernels.causal_conv import SiluConv
+from sammo.kernels.chunk_conv import ChunkConv
 from sammo.kernels.normalizer import add_lost_gradient, normalizer
+from sammo.kernels.norms import BiasNorm, GatedRMSNorm
 from sammo.kernels.swoosh import swoosh, swoosh_backward
-from sammo.regularize import activations, gradients
+from sammo.kernels.whiten import edit
+from sammo.regularize import activations, gradients, norm
 
 INF = float("inf")
 
@@ -67,6 +75,85 @@ def balancers() -> None:
         close(balance(part, grad, channel_dim, limits, 0.04, gradients.TINY), expected)
 
 
+def whitens() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        grad, penalty, scale = torch.randn(3, 700).to(dtype), torch.randn(3, 700), torch.tensor(0.7)
+        close(edit(grad, penalty, scale, torch.tensor(True)), (grad.float() + 0.7 * penalty).to(dtype))
+        assert torch.equal(edit(grad, penalty * INF, scale, torch.tensor(False)), grad)
+
+
+def same_gradients(fused, plain, *inputs) -> None:
+    """Outputs and gradients of two functions; those of the inputs that are floating-point tensors."""
+    results = []
+    for function in (fused, plain):
+        leaves = [x.detach().clone().requires_grad_() if isinstance(x, torch.Tensor) else x for x in inputs]
+        output = function(*leaves)
+        torch.manual_seed(1)
+        output.backward(torch.randn(output.shape).to(output.dtype))
+        results.append([output.detach(), *(leaf.grad for leaf in leaves if isinstance(leaf, torch.Tensor))])
+    for found, expected in zip(*results):
+        close(found, expected)
+
+
+def norms() -> None:
+    for shape, dtype in (((2, 30, 48), torch.float32), ((3, 7, 5), torch.float32), ((2, 700, 16), torch.bfloat16)):
+        x = torch.randn(shape).to(dtype)
+        inputs = x, torch.randn(shape[-1]), torch.tensor(0.3)
+        same_gradients(BiasNorm.apply, norm._BiasNorm.apply, *inputs)
+        plain = recurrent.GatedRMSNorm(shape[-1])
+
+        def gated(y, wide, weight):
+            return torch.func.functional_call(plain, {"weight": weight}, (y, wide[..., : y.shape[-1]]))
+
+        def fused(y, wide, weight):
+            return GatedRMSNorm.apply(y, wide[..., : y.shape[-1]], weight, recurrent.NORM_EPS)
+
+        if dtype == torch.float32:  # in half precision the PyTorch version rounds in between
+            same_gradients(fused, gated, x, torch.randn(*shape[:2], 2 * shape[-1]), torch.rand(shape[-1]) + 0.5)
+
+
+def convolutions() -> None:
+    for frames, channels, taps, with_past, with_bias in (
+        (70, 80, 4, False, False),
+        (33, 8, 4, True, True),
+        (2, 5, 4, True, False),
+        (40, 3, 1, False, True),
+        (31, 4, 2, True, False),
+    ):
+        x, weight = torch.randn(2, frames, 2 * channels), torch.randn(channels, 1, taps)
+        past = torch.randn(2, taps - 1, channels) if with_past else None
+        bias = torch.randn(channels) if with_bias else None
+        same_gradients(
+            lambda x, *rest: SiluConv.apply(x[..., :channels], *rest),
+            lambda x, weight, past, bias: causal_conv(x[..., :channels], weight, past, "torch", bias)[0],
+            x, weight, past, bias,
+        )  # fmt: skip
+
+
+def chunk_convolutions() -> None:
+    for frames, channels, kernel, chunk, ends in (
+        (96, 20, 15, 16, None),
+        (40, 3, 7, 4, None),
+        (66, 33, 7, 66, None),
+        (30, 5, 15, 30, (30, 22, 4)),
+        (70, 4, 7, 70, (70, 64, 33)),
+    ):
+        conv = ChunkCausalConv(channels, kernel)
+        torch.nn.init.normal_(conv.edge_scale)
+        ends = None if ends is None else torch.tensor(ends)
+        plan = Plan(frames, chunk, chunk, 0, ends=ends)
+        weights = {name: parameter.detach() for name, parameter in conv.named_parameters()}
+        names = ("causal.weight", "causal.bias", "within.weight", "within.bias", "edge_scale")
+        x = torch.randn(3, frames, channels)
+        if ends is not None:
+            x = x * (torch.arange(frames) < ends[:, None])[..., None]
+        same_gradients(
+            lambda x, *weights: ChunkConv.apply(x, *weights, chunk, ends),
+            lambda x, *weights: torch.func.functional_call(conv, dict(zip(names, weights)), (x, plan))[0],
+            x, *(weights[name] for name in names),
+        )  # fmt: skip
+
+
 def lost_cells() -> None:
     lm, am = torch.randn(2, 5, 90), torch.randn(2, 40, 90)
     lm[0, 2, 3], am[0, 7:9, 50] = 300.0, 300.0  # what they favor lies too far apart for products of exponentials
@@ -87,7 +174,7 @@ def lost_cells() -> None:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    for check in (swooshes, balancers, lost_cells):
+    for check in (swooshes, balancers, whitens, norms, convolutions, chunk_convolutions, lost_cells):
         if len(sys.argv) < 2 or check.__name__ in sys.argv[1:]:
             check()
             print(check.__name__, "agreed")

@@ -15,7 +15,7 @@ from training_fixtures import random_batch, small_config
 from sammo.transducer import Transducer
 
 HERE = Path(__file__).parent
-CHECKS = ("swooshes", "balancers", "lost_cells")
+CHECKS = ("swooshes", "balancers", "whitens", "norms", "convolutions", "chunk_convolutions", "lost_cells")
 
 
 def run(script: str, **variables: str) -> str:

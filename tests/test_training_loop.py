@@ -14,7 +14,7 @@ from sammo.checkpoint import read_checkpoint
 from sammo.errors import UserError
 from sammo.model_options import ModelOptions
 from sammo.options import add_options, from_args
-from sammo.regularize import ScheduledFloat
+from sammo.regularize import ScheduledFloat, load_regularizer_state, regularizer_state
 from sammo.training.config import TrainConfig
 from sammo.training.diagnostics import diagnose
 from sammo.training.guard import first_overflow, watch
@@ -252,9 +252,12 @@ def test_largest_batches_are_tried(tmp_path, data):
     batches = list(largest_batches(durations, 8.0, 12))
     assert batches[0]["features"].shape == (2, 400, 80) and batches[-1]["features"].shape == (8, 100, 80)
     trainer = make_trainer(tmp_path, data)
+    before = dict.fromkeys(regularizer_state(trainer.model), False)
+    load_regularizer_state(trainer.model, before)
     try_largest_batches(trainer, durations, 8.0)
+    assert regularizer_state(trainer.model) == before
 
-    def too_large(*_):
+    def too_large(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     trainer.loss = too_large

@@ -17,7 +17,7 @@ SCRIPT = ROOT / "egs/csj/ASR/sammo/slurm/train.sbatch"
 # srun starts the processes of one node and fails with the first that fails.
 COMMANDS = {
     "srun": r"""
-shift 2
+shift 4
 pids=()
 for rank in 0 1; do
   SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & pids+=($!)
@@ -42,6 +42,7 @@ if "fail" in sys.argv:
     sys.exit(1)
 stop = []
 signal.signal(signal.SIGUSR1, lambda *_: stop.append(1))
+open("gpu-" + os.environ["RANK"], "w").write(os.environ["LOCAL_RANK"] + " " + os.environ["CUDA_VISIBLE_DEVICES"])
 open("rank-" + os.environ["RANK"], "w").write(os.environ["WORLD_SIZE"] + " " + " ".join(sys.argv[1:]))
 deadline = time.monotonic() + 60
 while not stop and "finish" not in sys.argv and time.monotonic() < deadline:
@@ -93,6 +94,7 @@ def test_requeues_on_the_time_limit(job):
     assert process.returncode == 0, output
     assert calls(directory) == ["--signal=USR1 4711", "requeue 4711"]
     assert (directory / "rank-1").read_text(encoding="utf-8") == "2 --exp-dir a b"
+    assert (directory / "gpu-1").read_text(encoding="utf-8") == "0 1"  # one visible GPU, its index 0
 
 
 @pytest.mark.parametrize("option, code", [("finish", 0), ("fail", 1)])

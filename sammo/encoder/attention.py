@@ -101,7 +101,11 @@ class AttentionWeights(nn.Module):
         """x (N, T, C), positions (left + 2 rows - 1, pos_dim), keys of the past (N, left, D) ->
         weights (B, heads, rows, left + rows) that sum to 1 over the last dimension, the next state."""
         heads, width = self.num_heads, self.query_head_dim
-        projected = linear(x, self.in_proj.weight, self.in_proj.bias)
+        with_positions = not self.training or random.random() >= float(self.position_skip_rate)
+        bias = self.in_proj.bias
+        if not with_positions:  # every parameter has a gradient, so that DistributedDataParallel need not look for those
+            bias = bias + 0.0 * self.linear_pos.weight.sum()
+        projected = linear(x, self.in_proj.weight, bias)
         blocks = projected.view(-1, plan.rows, projected.shape[-1])
         batch = blocks.shape[0]
         size = heads * width
@@ -114,7 +118,7 @@ class AttentionWeights(nn.Module):
             query.reshape(-1, plan.rows, width),
             key.reshape(-1, sources, width).transpose(1, 2),
         ).view(batch, heads, plan.rows, sources)
-        if not self.training or random.random() >= float(self.position_skip_rate):
+        if with_positions:
             scores = scores.add_(self._position_scores(blocks[..., 2 * size :], positions, plan))
         if self.training and random.random() < SCORE_PENALTY_PROB:
             scores = penalize_abs_values_gt(scores, SCORE_LIMIT, SCORE_PENALTY)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sammo.engines import Engines, anywhere, import_reason, needs_cuda
 from sammo.errors import UserError
+from sammo.kernels import triton_reason
 
 
 def causal_conv(
@@ -21,7 +22,7 @@ def causal_conv(
       x: (N, T, C).
       weight: (C, 1, K).
       past: (N, K - 1, C), the frames before x; None: zeros.
-      engine: "auto", "torch" or "causal-conv1d" (CUDA only).
+      engine: "auto", "torch", or "triton" or "causal-conv1d" (CUDA only).
       bias: (C,).
 
     Returns:
@@ -33,12 +34,17 @@ def causal_conv(
     if past is not None:
         past = past.to(x.dtype)
     taps, frames = weight.shape[-1], x.shape[1]
-    if CONV_ENGINES.resolve(engine, x.device) == "causal-conv1d" and frames > 0:
+    chosen = CONV_ENGINES.resolve(engine, x.device)
+    if chosen == "causal-conv1d" and frames > 0:
         if _fits(x, weight):
             return _fused(x, weight, past, bias), _last_frames(x, past, taps - 1)
         if engine != "auto":
             what = f"{tuple(weight.shape)} and {x.dtype}"
             raise UserError(f"causal-conv1d takes 2 to 4 taps, channels in eights and no float64, not {what}: use auto")
+    if chosen == "triton" and frames > 0 and x.dtype != torch.float64:
+        from sammo.kernels.causal_conv import SiluConv
+
+        return SiluConv.apply(x, weight, past, bias), _last_frames(x, past, taps - 1)
     if past is None:
         padded = F.pad(x, (0, 0, taps - 1, 0))
     else:
@@ -79,5 +85,10 @@ def _fused(x: Tensor, weight: Tensor, past: Tensor | None, bias: Tensor | None) 
 
 
 CONV_ENGINES = Engines(
-    "convolution", {"causal-conv1d": needs_cuda(lambda: import_reason("causal_conv1d")), "torch": anywhere}
+    "convolution",
+    {
+        "causal-conv1d": needs_cuda(lambda: import_reason("causal_conv1d")),
+        "triton": needs_cuda(triton_reason),
+        "torch": anywhere,
+    },
 )

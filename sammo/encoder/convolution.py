@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sammo.cpu import DerivedWeights, FoldedSwoosh, OneChunk, depthwise_conv, linear
 from sammo.encoder.plan import Plan
+from sammo.kernels import by_triton
 from sammo.regularize import ActivationDropoutLinear, Balancer, ScheduledFloat, Whiten
 from sammo.regularize.schedule import whitening_schedule
 
@@ -37,6 +38,12 @@ class ChunkCausalConv(nn.Module):
     def forward(self, x: Tensor, plan: Plan, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """x (N, T, C), the frames before it (N, K // 2, C) -> (N, T, C), the next state."""
         num, frames, channels = x.shape
+        if state is None and by_triton(x):
+            from sammo.kernels.chunk_conv import ChunkConv
+
+            causal, within = self.causal, self.within
+            weights = causal.weight, causal.bias, within.weight, within.bias, self.edge_scale
+            return ChunkConv.apply(x, *weights, plan.chunk, plan.ends), None
         sources = F.pad(x, (0, 0, self.past_frames, 0)) if state is None else torch.cat([state, x], dim=1)
         state = None if state is None else sources[:, frames:]
         if self._one_chunk.takes(x, plan, self.past_frames):

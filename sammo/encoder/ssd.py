@@ -244,12 +244,12 @@ def _scan_triton(
         if state is None:
             state = x.new_zeros(x.shape[0], *x.shape[2:], B.shape[-1], dtype=torch.float32)
         return x, state
-    y, final = kernel(
-        x.contiguous(),
-        dt.contiguous(),
+    y, final = kernel(  # which takes views of a wider projection
+        x,
+        dt,
         A.float(),
-        B.to(x.dtype).contiguous(),
-        C.to(x.dtype).contiguous(),
+        B.to(x.dtype),
+        C.to(x.dtype),
         chunk_size=TRITON_CHUNK,
         D=D.float(),
         dt_bias=dt_bias.float(),

@@ -8,11 +8,12 @@ from torch import Tensor
 from sammo.engines import Engines, anywhere, is_installed, needs_cuda
 
 
-def _triton_reason() -> str:
+def triton_reason() -> str:
+    """Why Triton's kernels cannot run, or ""."""
     return "" if is_installed("triton") else "triton is not installed"
 
 
-KERNEL_ENGINES = Engines("kernel", {"triton": needs_cuda(_triton_reason), "torch": anywhere})
+KERNEL_ENGINES = Engines("kernel", {"triton": needs_cuda(triton_reason), "torch": anywhere})
 
 
 def by_triton(x: Tensor) -> bool:

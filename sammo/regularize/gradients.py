@@ -210,8 +210,13 @@ class _Whitening(torch.autograd.Function):
             if not grad.is_cuda and not module.exceeded:
                 return grad, None
             penalty = _whitening_gradient(covariance, centered).view(x.shape)
+            length = torch.linalg.vector_norm(grad, dtype=torch.float32)
+            scale = float(module.grad_scale) * length / (penalty.norm() + TINY)
+            if by_triton(grad):
+                from sammo.kernels.whiten import edit
+
+                return edit(grad, penalty, scale, exceeded), None
             wide = grad.float()
-            scale = float(module.grad_scale) * wide.norm() / (penalty.norm() + TINY)
             edited = torch.addcmul(wide, penalty, scale)
             return torch.where(exceeded, edited, wide).to(grad.dtype), None
 

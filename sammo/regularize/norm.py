@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sammo.kernels import by_triton
 from sammo.regularize.gradients import limit_param_value
 
 LOG_SCALE_RANGE = (-1.5, 1.5)
@@ -34,6 +35,10 @@ class BiasNorm(nn.Module):
         log_scale = self.log_scale
         if self.training:
             log_scale = limit_param_value(log_scale, *LOG_SCALE_RANGE)
+        if by_triton(x):
+            from sammo.kernels.norms import BiasNorm as Fused
+
+            return Fused.apply(x, self.bias, log_scale)
         return _BiasNorm.apply(x, self.bias, log_scale)
 
 

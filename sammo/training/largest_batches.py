@@ -13,6 +13,7 @@ from sammo.data.dataset import Batch
 from sammo.data.frames import num_frames
 from sammo.errors import UserError
 from sammo.geometry import output_frames
+from sammo.regularize import load_regularizer_state, regularizer_state, set_batch_count
 from sammo.training.loop import Trainer, out_of_memory
 
 SYMBOLS_A_SECOND = 12.0  # fast Japanese speech in characters
@@ -35,20 +36,35 @@ def largest_batches(durations: np.ndarray, max_duration: float, vocab_size: int)
 
 
 def try_largest_batches(trainer: Trainer, durations: np.ndarray, max_duration: float) -> None:
-    """Runs forward and backward, without a step. UserError where a batch does not fit."""
+    """Runs forward and backward, without a step, beside the optimizer's state. UserError where a batch does not fit.
+
+    The regularizers are at their schedules' start, where most of them act, and a chunk is the whole utterance, which
+    attention takes the most memory for. They are left as they were.
+    """
     model = trainer.model
     model.train()
+    trainer.optimization.optimizer.clipping_stats()  # makes the optimizer's state
+    set_batch_count(model, 0)
+    regularizers = regularizer_state(model)
+    try:
+        _run_largest(trainer, durations, max_duration)
+    finally:
+        load_regularizer_state(model, regularizers)
+
+
+def _run_largest(trainer: Trainer, durations: np.ndarray, max_duration: float) -> None:
+    model = trainer.model
     for batch in largest_batches(durations, max_duration, model.config.vocab_size):
         shape = batch["features"].shape
         try:
-            loss, _ = trainer.loss(model, batch)
-            loss.backward()
+            loss, _ = trainer.loss(model, batch, chunk=(-1, -1))
+            trainer.precision.scaler.scale(loss).backward()
         except torch.cuda.OutOfMemoryError as error:
             raise UserError("before training, " + out_of_memory(shape, 0)) from error
         finally:
             model.zero_grad(set_to_none=True)
     if trainer.world.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(trainer.world.device) / 2**30
-        logging.info(f"the largest batches fit: {peak:.1f} GiB of GPU memory at most, without optimizer state")
+        logging.info(f"the largest batches fit: {peak:.1f} GiB of GPU memory at most")
         torch.cuda.reset_peak_memory_stats(trainer.world.device)
         torch.cuda.empty_cache()

@@ -177,7 +177,7 @@ class Trainer:
         """Trains to the end, or until a signal asks to stop; saves in either case."""
         if self.world.size > 1:
             # Without device_ids: it would move the lengths, which are for the CPU.
-            self.parallel = nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=True)
+            self.parallel = nn.parallel.DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         self.budget.start()
         report = RunReport(self.config, self.batch, self.world.is_main)
         try:
@@ -315,10 +315,15 @@ class Trainer:
         step["grad_norm"] = found_norms[0]
         return step, stop > 0, over > 0
 
-    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """The loss to minimize, and simple, pruned and CTC loss and frames; sums over the batch."""
+    def loss(
+        self, model: nn.Module, batch: Batch, chunk: tuple[int, int | None] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The loss to minimize, and simple, pruned and CTC loss and frames; sums over the batch.
+
+        chunk: its size and the left context; None: drawn.
+        """
         config, device = self.config, self.world.device
-        chunk, left = draw_chunk(self.model.config.encoder, config.seed, self.batch)
+        chunk, left = chunk or draw_chunk(self.model.config.encoder, config.seed, self.batch)
         with self.precision.autocast():
             losses = model(
                 batch["features"].to(device, non_blocking=True),

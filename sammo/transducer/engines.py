@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 
-from sammo.engines import Engines, anywhere, import_reason, is_installed, needs_cuda
+from sammo.engines import Engines, anywhere, import_reason, needs_cuda
+from sammo.kernels import triton_reason
 
 
 def _k2_reason(kind: str) -> str:
@@ -14,8 +15,4 @@ def _k2_reason(kind: str) -> str:
     return reason
 
 
-def _triton_reason() -> str:
-    return "" if is_installed("triton") else "triton is not installed"
-
-
-LOSS_ENGINES = Engines("loss", {"k2": _k2_reason, "triton": needs_cuda(_triton_reason), "native": anywhere})
+LOSS_ENGINES = Engines("loss", {"k2": _k2_reason, "triton": needs_cuda(triton_reason), "native": anywhere})

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sammo.encoder.causal_conv import CONV_ENGINES, causal_conv
 from sammo.encoder.mixers.base import Mixer
 from sammo.errors import UserError
+from sammo.kernels import by_triton
 from sammo.regularize import Whiten
 from sammo.regularize.schedule import whitening_schedule
 
@@ -97,6 +98,10 @@ class GatedRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        if by_triton(y) and y.ndim == 3:
+            from sammo.kernels.norms import GatedRMSNorm as Fused
+
+            return Fused.apply(y, z, self.weight, NORM_EPS)
         gated = (y * F.silu(z)).to(torch.promote_types(y.dtype, torch.float32))
         normed = F.rms_norm(gated, self.weight.shape, self.weight.to(gated.dtype), NORM_EPS)
         return normed.to(y.dtype)

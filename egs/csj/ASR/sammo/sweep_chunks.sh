@@ -58,7 +58,10 @@ for dir in $exp_dirs; do
   [ -d "$dir" ] || { echo "error: no experiment directory $dir; run train.py with this --exp-dir first" >&2 && exit 1; }
 done
 
+# Those that CUDA_VISIBLE_DEVICES leaves, or all.
 export gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
+[ "$gpus" -eq 0 ] || export devices=${CUDA_VISIBLE_DEVICES-$(seq -s , 0 $((gpus - 1)))}
+[ -n "${devices:-}" ] && gpus=$(tr ',' '\n' <<< "$devices" | wc -l) || gpus=0
 if [ -z "$jobs" ]; then
   jobs=$([ "$gpus" -gt 0 ] && echo "$gpus" || nproc)
 fi
@@ -70,7 +73,7 @@ script=$here/decode.py
 run_job() {
   local log=$1
   shift
-  [ "$gpus" -eq 0 ] || export CUDA_VISIBLE_DEVICES=$((SLOT % gpus))
+  [ "$gpus" -eq 0 ] || export CUDA_VISIBLE_DEVICES=$(cut -d , -f $((SLOT % gpus + 1)) <<< "$devices")
   if "$PYTHON" "$@" > "$log" 2>&1; then
     echo "done: $log"
   else

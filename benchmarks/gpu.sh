@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Everything that a GPU can tell, in at most 9 minutes, without internet.
+#
+#   benchmarks/gpu.sh OUT                                   # on a GPU
+#   benchmarks/gpu.sh OUT --device cpu --preset tiny        # a rehearsal
+#
+# Writes OUT/NAME.txt of every part, OUT/gpu.json and OUT/gpu.md, one line a part. A part that is done, or that failed, is not
+# run again by the same command (remove OUT/NAME.code for that); what does not fit into the time is left to the next one.
+set -euo pipefail
+
+root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
+out=${1:?usage: gpu.sh OUT [--device cuda|cpu] [--preset medium|tiny] [--seconds N]}
+shift
+device=cuda
+preset=medium
+seconds=540
+while [ $# -gt 0 ]; do
+  case $1 in
+    --device | --preset | --seconds) printf -v "${1#--}" '%s' "$2" && shift 2 ;;
+    *) echo "error: unknown option $1" >&2 && exit 1 ;;
+  esac
+done
+mkdir -p "$out"
+out=$(readlink -f "$out")
+cd "$root"
+python=${PYTHON:-python3}
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
+export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$out/triton}
+end=$((SECONDS + seconds))
+
+# part NAME LIMIT COMMAND...: with a limit in seconds, and no longer than what is left.
+part() {
+  local name=$1 limit=$2 left=$((end - SECONDS)) code=0 begin=$SECONDS
+  shift 2
+  [ ! -e "$out/$name.code" ] || return 0
+  [ "$left" -ge 10 ] || { echo "no time left for $name" && return 0; }
+  [ "$limit" -le "$left" ] || limit=$left
+  echo "$name: $*"
+  timeout "$limit" "$@" > "$out/$name.txt" 2>&1 || code=$?
+  # Stopped by the end of the time, not by its own limit: for the next call.
+  [ "$code" -ne 124 ] || [ "$SECONDS" -lt "$end" ] || return 0
+  echo "$code $((SECONDS - begin)) $*" > "$out/$name.code"
+}
+
+if [ "$device" = cuda ]; then
+  durations="650 2600"
+  vocabulary=3266
+  steps=12
+else
+  durations=12
+  vocabulary=60
+  steps=2
+fi
+part doctor 60 "$python" -m sammo.cli doctor --device "$device"
+for duration in $durations; do
+  part "training-$duration" 90 "$python" benchmarks/training.py --device "$device" --preset "$preset" \
+    --vocab-size "$vocabulary" --max-duration "$duration" --steps "$steps"
+done
+part tests 150 "$python" -m pytest -q -m gpu -p no:cacheprovider tests
+part loss 60 "$python" benchmarks/loss.py --device "$device"
+part optimizer 40 "$python" benchmarks/optim.py --device "$device" --encoder sammo
+"$python" benchmarks/gpu_report.py "$out"
