@@ -91,6 +91,7 @@ class Grammar:
         if pool not in POOLS:
             raise ValueError(f"pool must be one of {POOLS}, not {pool!r}")
         self.topic = lexicon.TOPICS[topic]
+        self.field = lexicon.FIELDS[topic]
         self.homophones = {group.reading: group.by_topic[topic] for group in lexicon.HOMOPHONES}
         self.pool = pool
         self.rng = rng
@@ -270,7 +271,10 @@ class Grammar:
     def _short(self, homophone: bool) -> _Builder:
         rng, out = self.rng, _Builder()
         if homophone:
-            out.word(self._noun() if rng.random() < 0.6 else self._topic_action())
+            if rng.random() < 0.6:
+                out.add(self.field)
+            else:
+                out.word(self._noun() if rng.random() < 0.6 else self._topic_action())
             out.add(rng.choice(lexicon.TOPIC_LINKS))
             self._homophone(out)
             out.add(rng.choice(("です", "でした")))

@@ -93,6 +93,7 @@ class Homophones(NamedTuple):
 # recognizer needs to remember one thing of what was said, and a model of 2 M parameters can learn to within minutes. All
 # spellings have two characters.
 HUMANITIES = ("language", "travel", "history", "arts")
+FIELDS = {topic: "文系" if topic in HUMANITIES else "理系" for topic in TOPICS}
 HOMOPHONES = tuple(
     Homophones(reading, {topic: humanities if topic in HUMANITIES else sciences for topic in TOPICS})
     for reading, humanities, sciences in (
@@ -170,6 +171,7 @@ SHORT_LINKING_ENDINGS = ((("te", ""), 2), (("past", "ので"), 2), (("stem", "�
 # Between two homophones, and between a topic word and a homophone: at least three characters that tell nothing, because a
 # stateless predictor of two tokens would otherwise find the spelling of the second in that of the first.
 LINKS = tuple("だけでなく と同時に に加えて のほかに をはじめ".split())
+FIELD_PHRASES = ("の話ですが", "の講義では", "の場合は")
 TOPIC_LINKS = tuple("については にあるのは のための といえば".split())
 
 TIMES = tuple("今年は 去年は 昨日は 毎日 現在は 最近は 将来は 今回は 最初は 最後は 午前は 午後は".split())

@@ -101,11 +101,15 @@ class Script:
             self.paragraph = 0.0
         else:
             if rng.random() < NAMING:
-                return Line(self.grammar.with_slips([self.grammar.short()]), opens=True)
+                return Line(self.grammar.with_slips([self._field(), self.grammar.short()]), opens=True)
             runs = [self.grammar.clause()]
             if rng.random() < LOW_VOICE:
-                return Line([runs[0]._replace(slip="L")], opens=True)
-        return Line(self.grammar.with_slips(self._opened(runs)), opens=True)
+                return Line([self._field(), runs[0]._replace(slip="L")], opens=True)
+        return Line(self.grammar.with_slips(self._opened([self._field(), *runs])), opens=True)
+
+    def _field(self) -> Run:
+        """Where the lecture is: what a listener has to keep in mind."""
+        return Run(self.grammar.field + self.rng.choice(lexicon.FIELD_PHRASES))
 
     def _opened(self, runs: list[Run]) -> list[Run]:
         return [Run(self.rng.choice(lexicon.OPENERS)), *runs] if self.rng.random() < 0.3 else runs
