@@ -158,16 +158,16 @@ def measure(args: argparse.Namespace) -> Meter:
             for engines in (KERNEL_ENGINES, CONV_ENGINES):
                 stack.enter_context(mock.patch.object(engines, "resolve", lambda *_: "torch"))
         with torch.device("cuda"):
-            model = Transducer(model_config(args.encoder, args.preset, args.vocab_size))
+            sizes = {"chunk_sizes": (args.chunk_size,), "left_context_frames": (128,)}
+            model = Transducer(model_config(args.encoder, args.preset, args.vocab_size, **sizes))
         config = TrainConfig(precision=args.precision, tensorboard=False, average_period=10**9)
         trainer = Trainer(config, model, None, None, World(device=torch.device("cuda")), StopRequest(), {}, 600.0)
-        trainer._draw_chunk = lambda: (args.chunk_size, 128 if args.chunk_size > 0 else -1)
         trainer.batch = args.batch
         set_batch_count(model, args.batch)
         model.train()
         random.seed(args.seed)
         _mark_phases(trainer, meter)
-        trainer.optimizer.step()  # makes its state
+        trainer.optimization.optimizer.step()  # makes its state
         trace.on_kernel = meter
         meter.phase = "forward"
         trainer._step(batch)
@@ -193,8 +193,8 @@ def _mark_phases(trainer: Trainer, meter: Meter) -> None:
     during(trainer, "_backward", "backward")
     during(trainer, "loss", "forward")
     during(trainer.model, "loss", "loss")
-    during(trainer.optimizer, "measure", "optimizer")
-    during(trainer.optimizer, "step", "optimizer")
+    during(trainer.optimization.optimizer, "measure", "optimizer")
+    during(trainer.optimization.optimizer, "step", "optimizer")
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

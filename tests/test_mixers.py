@@ -65,7 +65,7 @@ def test_rule_is_the_recurrence(frames):
 
 @pytest.mark.gpu
 def test_kernels_of_flash_linear_attention():
-    reason = "no GPU" if not torch.cuda.is_available() else gated_delta.DELTA_ENGINES.available("cuda")["fla"]
+    reason = "no GPU" if not torch.cuda.is_available() else gated_delta.DELTA_ENGINES.reasons_against("cuda")["fla"]
     if reason:
         pytest.skip(reason)
     torch.manual_seed(0)
