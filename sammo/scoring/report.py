@@ -113,8 +113,9 @@ def _differences(table: Table, tests: Sequence[str], metric: str, names: dict[st
         if rows:
             state = next(iter(ours.values())).state_bytes
             out += [
-                f"{metric} of {system.label} ({names[system.experiment]}, {system.decoding}, {state / 1024:.0f} KiB) minus "
-                "that of the others, in percent points with a 95 % paired bootstrap interval; below 0, it makes fewer errors:",
+                f"{metric} of {system.label} ({names[system.experiment]}, {system.decoding}, {state / 1024:.0f} KiB) "
+                "minus that of the others, in percent points with a 95 % paired bootstrap interval; below 0, it makes "
+                "fewer errors:",
                 "",
                 *_lines(["minus", "System", "State (KiB)", *map(chunk_name, ours)], rows),
                 "",
@@ -185,7 +186,8 @@ def corpus_note(path: Path | None) -> str:
         parts = json.loads(path.read_text(encoding="utf-8"))["overlap_with_training"]
         found = [f"{part} {row['inside_of_training']} of {row['sentences']}" for part, row in parts.items()]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not the statistics.json of prepare.sh ({error}); run its statistics stage again") from error
+        problem = f"{path} is not the statistics.json of prepare.sh ({error}); run its statistics stage again"
+        raise UserError(problem) from error
     return "sentences of at least 10 characters that also occur in training: " + ", ".join(found)
 
 

@@ -109,7 +109,8 @@ def choose_corpus(results: Sequence[PartResult], name: str | None = None) -> tup
     corpus = corpus_named(name or next(iter(by_corpus)))
     found = by_corpus[corpus.name]
     if not found:
-        raise UserError(f"no results on {corpus.name} here, only on {', '.join(sorted(by_corpus.keys() - {corpus.name}))}")
+        others = ", ".join(sorted(by_corpus.keys() - {corpus.name}))
+        raise UserError(f"no results on {corpus.name} here, only on {others}")
     for result in found:
         if corpus.metric not in result.counts:
             raise UserError(f"{result.path} has no {corpus.metric}; decode again with --force")
@@ -139,7 +140,8 @@ def choose_averages(results: Sequence[PartResult], corpus: Corpus = CSJ) -> tupl
             if len(scores) < len(averages):
                 raise UserError(
                     f"{system.label} ({system.experiment}) at chunk {chunk} has {len(averages)} averages but only "
-                    f'{len(scores)} complete results on "{corpus.valid}" to choose by; decode the part {corpus.valid} for each'
+                    f'{len(scores)} complete results on "{corpus.valid}" to choose by; decode the part '
+                    f"{corpus.valid} for each"
                 )
             best = min(scores, key=lambda average: (scores[average], average))
             notes.append(

@@ -32,7 +32,7 @@ class Optimization:
         self.precision.scaler.scale(loss).backward()
 
     def measure(self) -> Tensor:
-        """The norms of all gradients, see :meth:`ScaledAdam.measure`; unscales them first. The first is the plain one."""
+        """Norms of all gradients, which it unscales, see :meth:`ScaledAdam.measure`; the first is the plain one."""
         if self.precision.scaler.is_enabled():
             self.precision.scaler.unscale_(self.optimizer)
         return self.optimizer.measure()
