@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from sammo.encoder import EncoderConfig, build_encoder, encoder_config
 from sammo.encoder.mixers import MIXERS, gated_delta
 from sammo.encoder.mixers.gated_delta import GatedDelta, gated_delta_rule
 from sammo.encoder.mixers.mamba2 import Mamba2
+from sammo.engines import Engines, anywhere
 from sammo.errors import UserError
 
 REFERENCE = Path(__file__).parent / "reference" / "gated_delta_rule.npz"
@@ -61,6 +64,30 @@ def test_rule_is_the_recurrence(frames):
         expected[:, t] = torch.einsum("nhkv,nhk->nhv", S, q[:, t]) / 2
     torch.testing.assert_close(o, expected)
     torch.testing.assert_close(final, S)
+
+
+def published_interface(q, k, v, g, beta, scale=None, initial_state=None, output_final_state=False):
+    """What flash-linear-attention's chunk_gated_delta_rule computes, and what it demands of types."""
+    assert q.dtype == k.dtype == v.dtype == torch.bfloat16 and scale is None and output_final_state
+    assert g.dtype == torch.float32 and (initial_state is None or initial_state.dtype == torch.float32)
+    assert all(x.is_contiguous() for x in (q, k, v, g, beta))
+    return gated_delta._rule_torch(q, k, v, beta, g, initial_state)
+
+
+@pytest.mark.parametrize("with_state", [False, True])
+def test_call_of_the_kernels(with_state, monkeypatch):
+    package = types.ModuleType("fla.ops.gated_delta_rule")
+    package.chunk_gated_delta_rule = published_interface
+    monkeypatch.setitem(sys.modules, "fla.ops.gated_delta_rule", package)
+    monkeypatch.setattr(gated_delta, "DELTA_ENGINES", Engines("delta rule", {"fla": anywhere, "torch": anywhere}))
+    beta, g, state = torch.rand(2, 40, 2), -torch.rand(2, 40, 2), torch.randn(2, 2, 8, 8) if with_state else None
+    q, v = torch.randn(2, 2, 2, 40, 8).transpose(2, 3).bfloat16()
+    q = k = torch.nn.functional.normalize(q, dim=-1)
+    inputs = (q, k, v, beta, g, state)
+    for one, other in zip(*(gated_delta_rule(*inputs, engine) for engine in ("auto", "torch"))):
+        assert one.dtype == other.dtype and (one - other).abs().max() < 0.05
+    with pytest.raises(UserError, match="take half precision, not torch.float32"):
+        gated_delta_rule(*(x.float() for x in (q, k, v)), beta, g, state, engine="fla")
 
 
 @pytest.mark.gpu
