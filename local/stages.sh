@@ -16,7 +16,7 @@ die() {
 # this shell's and its children's, by descriptor 9, so that it ends with the last of them.
 lock_directory() { # directory
   mkdir -p "$1"
-  exec 9>> "$1/.lock"
+  exec 9<> "$1/.lock"
   "$python" -m sammo.lock 9 "$1" $$ "$command_line" || exit 1
 }
 

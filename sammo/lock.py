@@ -3,7 +3,7 @@
 The lock is the kernel's (flock), held by an open file, so that it ends with its process, however that ends; what the
 file says is only for the message. A lock file without a holder is stale and taken over.
 
-prepare.sh holds it by a file descriptor of its own: ``exec 9>> DIR/.lock && python -m sammo.lock 9 DIR COMMAND``.
+prepare.sh holds it by a file descriptor of its own: ``exec 9<> DIR/.lock && python -m sammo.lock 9 DIR COMMAND``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def take(file: IO[str], directory: Path, pid: int, command: str) -> None:
             raise
         raise UserError(f"{directory} is in use by {describe(file)}; wait for its end or use another one") from error
     owner = {"pid": pid, "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S"), "command": command}
-    file.truncate(0)
+    file.seek(0)
+    file.truncate()
     json.dump(owner, file)
     file.flush()
 
