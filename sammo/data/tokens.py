@@ -85,16 +85,17 @@ class BpeTokenizer:
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.Load(str(model))
-        except Exception as error:  # its bindings raise what they like
+            self.vocab_size = self._processor.get_piece_size()
+            pieces = [self.piece(index) for index in range(self.vocab_size)]
+        except Exception as error:  # its bindings raise what they like, and a damaged piece may be no UTF-8
             raise UserError(f"{model} is not a sentencepiece model; make it again with prepare.sh") from error
-        self.vocab_size = self._processor.get_piece_size()
         self.blank_id = self._processor.piece_to_id(BLANK)
         self.unk_id = self._processor.unk_id()
-        if self.blank_id != 0 or self._processor.id_to_piece(0) != BLANK:
+        if self.blank_id != 0 or pieces[0] != BLANK:
             raise UserError(f"{model}: unit 0 must be {BLANK}; train the model with local/train_bpe_model.py")
-        self.has_words = any(SPACE in self.piece(i) for i in range(self.vocab_size))
+        self.has_words = any(SPACE in piece for piece in pieces)
         # Two models may share their pieces and still cut a text differently: the scores decide that.
-        scores = [f"{self.piece(i)}\t{self._processor.get_score(i):.6g}" for i in range(self.vocab_size)]
+        scores = [f"{piece}\t{self._processor.get_score(index):.6g}" for index, piece in enumerate(pieces)]
         self.fingerprint = _fingerprint(self.kind, scores)
 
     def encode(self, text: str) -> list[int]:
