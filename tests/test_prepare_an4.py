@@ -16,7 +16,7 @@ from lhotse import CutSet
 
 from sammo.corpora import find_corpus
 from sammo.data.datamodule import CsjDataModule, DataConfig
-from sammo.data.manifests import read_json_lines
+from sammo.data.manifests import read_records
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
 
@@ -31,7 +31,8 @@ def run(*options: str | Path) -> subprocess.CompletedProcess:
 
 
 def digests(directory: Path) -> dict[str, str]:
-    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    """Of everything below ``directory`` but the lock, which names the process of the last run."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
@@ -83,7 +84,7 @@ def test_the_corpus_is_found_and_loads(prepared):
 def test_units_keep_the_spaces(prepared, lang):
     tokenizer = load_tokenizer(prepared / lang)
     assert tokenizer.has_words
-    text = next(read_json_lines(prepared / "fbank/an4_cuts_test.jsonl.gz"))["supervisions"][0]["text"]
+    text = next(read_records(prepared / "fbank/an4_cuts_test.jsonl.gz"))["supervisions"][0]["text"]
     assert " " in text and tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -187,7 +188,7 @@ def test_real_corpus(tmp_path):
     counts = {}
     speakers = {}
     for part in ("train", "valid", "test"):
-        cuts = list(read_json_lines(tmp_path / f"manifests/an4_cuts_{part}.jsonl.gz"))
+        cuts = list(read_records(tmp_path / f"manifests/an4_cuts_{part}.jsonl.gz"))
         counts[part] = len(cuts)
         speakers[part] = {cut["supervisions"][0]["speaker"] for cut in cuts}
         assert all(set(cut["supervisions"][0]["text"]) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ ") for cut in cuts)
