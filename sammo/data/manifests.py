@@ -189,7 +189,10 @@ def _json_lines(path: Path) -> Iterator[Any]:
 
 
 def write_cuts(path: Path, cuts: Iterable[Any]) -> None:
-    """Writes a manifest (.jsonl.gz) of cuts, recordings or supervisions, whole or not at all, the same as equal bytes."""
+    """Writes a manifest (.jsonl.gz) of cuts, recordings or supervisions, whole or not at all.
+
+    The same cuts give the same bytes.
+    """
     # lhotse's own writer lets gzip note the time and the file's name.
     with atomic_write(path, "wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
         for cut in cuts:

@@ -278,7 +278,7 @@ def load_regularizer_state(module: nn.Module, state: dict[str, bool]) -> None:
 class _WithPenalty(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, limit, penalty):
-        ctx.save_for_backward(((x > limit).to(torch.int8) - (x < -limit).to(torch.int8)))
+        ctx.save_for_backward((x > limit).to(torch.int8) - (x < -limit).to(torch.int8))
         ctx.penalty = penalty
         return x.view_as(x)
 

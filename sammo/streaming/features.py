@@ -21,7 +21,7 @@ SHIFT = 160  # samples
 LEFT_EDGE = (WINDOW - SHIFT) // 2  # samples reflected before the first one
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def make_fbank(device: str = "cpu") -> Fbank:
     """The recipe's own extractor, one for all the streams on ``device``."""
     extractor = make_extractor()

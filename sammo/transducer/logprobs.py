@@ -136,8 +136,8 @@ class _SimpleLogProbs(torch.autograd.Function):
             lm_exp, am_exp = (lm - lm_top).exp_(), (am - am_top).exp_()
             product = lm_exp @ am_exp.transpose(1, 2)
         # Where the two parts favor symbols far apart, every product of exponentials may be lost to underflow. Those
-        # cells, if there are any, are computed again from the sums of logits, and their product is infinite: no share of
-        # theirs in the matrix products of backward.
+        # cells, if there are any, are computed again from the sums of logits, and their product is infinite: no share
+        # of theirs in the matrix products of backward.
         smallest = torch.finfo(product.dtype).tiny * 1e8
         if by_triton(product):
             from sammo.kernels.normalizer import normalizer as of_cells
