@@ -186,12 +186,12 @@ def test_descriptions_inside_of_shar_archives_are_checked(copy, tmp_path, field)
 
 
 @pytest.mark.parametrize(
-    "index", ["[]", "{}", '{"shards": [{"cuts": "../x", "count": 1}]}', '{"shards": [{"cuts": "x", "count": 1}]}', '{"shards": [{"cuts": "pipe:x", "count": 1, "y": "z"}]}']
+    "index", ["[]", "{}", '{"shards": []}', '{"shards": [{"cuts": "../x", "count": 1}]}', '{"shards": [{"cuts": "x", "count": 1}]}', '{"shards": [{"cuts": "pipe:x", "count": 1, "y": "z"}]}']
 )
 def test_shar_index(copy, tmp_path, index):
     make_shar([copy / "csj_cuts_train.jsonl.gz"], tmp_path / "shar", 3, "features", 1)
     (tmp_path / "shar/index.json").write_text(index)
-    with pytest.raises(UserError, match="index.json is damaged"):
+    with pytest.raises(UserError, match="index.json (is damaged|lists no shards)"):
         list(module(copy, shar_dir=tmp_path / "shar").train_dataloader(1))
 
 

@@ -58,7 +58,11 @@ def _load(cut: Cut):
 
 
 def _compute(cut: Cut, extractor: Fbank):
-    return extractor.extract(load_audio(cut), cut.sampling_rate)
+    audio = load_audio(cut)
+    try:
+        return extractor.extract(audio, cut.sampling_rate)
+    except Exception as error:  # another sampling rate, more than one channel, hardly any samples
+        raise UserError(f"no features of cut {cut.id}, audio of shape {audio.shape}: {brief(error)}") from error
 
 
 def load_audio(cut: Cut):

@@ -57,7 +57,10 @@ def read_index(shar_dir: Path, speed_perturb: bool) -> list[dict[str, Any]]:
                 raise UserError(f"shard file {shar_dir / name} is missing; write it again with local/make_shar.py")
     if speed_perturb and not any(shard["speed_perturbed"] for shard in shards):
         raise UserError(f"{shar_dir} has no speed-perturbed copies: run prepare.sh, or pass --speed-perturb false")
-    return [shard for shard in shards if speed_perturb or not shard["speed_perturbed"]]
+    chosen = [shard for shard in shards if speed_perturb or not shard["speed_perturbed"]]
+    if not chosen:
+        raise UserError(f"{path} lists no shards; write them again with local/make_shar.py")
+    return chosen
 
 
 def shar_manifests(shar_dir: Path, speed_perturb: bool) -> list[Path]:

@@ -87,7 +87,8 @@ def markdown(
     for title, lines in (("Failed", failures), ("Averages", notes), ("Corpus", [overlap] if overlap else [])):
         if lines:
             out += ["", f"## {title}", "", *(f"- {line}" for line in lines)]
-    return "\n".join(out) + "\n"
+    # Names of directories and the reasons of failures need not be text.
+    return "\n".join([*out, ""]).encode("utf-8", "replace").decode()
 
 
 def _has_seeds(table: Table) -> bool:

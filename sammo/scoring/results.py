@@ -35,6 +35,7 @@ from sammo.scoring.cer import (
 FORMAT = "sammo-cer-2"
 OLD_FORMAT = "sammo-cer-1"  # no experiment, search options and failures yet
 LARGEST = 1 << 28  # bytes of a result file
+PLAIN = re.compile(r"[^\x00-\x1f|\ud800-\udfff]{0,1000}")  # what no table and no file is broken by
 KEYS = {"CER": ("interval", "utterances"), "WER": ("word_interval", "words")}  # what the JSON file calls them
 
 
@@ -176,7 +177,7 @@ def write_results(
         record[utterances] = {cut_id: list(count) for (cut_id, *_), count in zip(results, counts[summary.metric])}
     record["extra"] = extra or {}
     with atomic_write(res_dir / f"cer-{name}.json") as file:
-        json.dump(record, file, ensure_ascii=False, indent=1)
+        json.dump(record, file, indent=1)  # in ASCII: the name of a directory need not be text
     return summaries
 
 
@@ -312,7 +313,7 @@ def _setting(values: dict[str, Any]) -> DecodeSetting:
         if type(value) is not kinds[item.type] or (isinstance(value, int) and abs(value) >= 1 << 40):
             raise ValueError(f"{item.name} {value!r}")
         # Line breaks and bars would break the tables that show them.
-        plain = item.name == "experiment" or not isinstance(value, str) or re.fullmatch(r"[^\x00-\x1f|]{0,1000}", value)
+        plain = item.name == "experiment" or not isinstance(value, str) or re.fullmatch(PLAIN, value)
         if not plain:
             raise ValueError(f"{item.name} {value[:80]!r}")
     return setting
