@@ -203,7 +203,9 @@ def main() -> int:
     begin, spent = time.monotonic(), time.process_time()
     try:
         names = args.families.split(",")
-        counts, failures = fuzz(directory, args.cases, args.seed, names, args.seconds, lambda line: print(line, flush=True))
+        counts, failures = fuzz(
+            directory, args.cases, args.seed, names, args.seconds, lambda line: print(line, flush=True)
+        )
     finally:
         if args.keep is None:
             shutil.rmtree(directory, ignore_errors=True)

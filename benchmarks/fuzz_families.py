@@ -82,7 +82,9 @@ class Audio(Family):
         self.seeds = []
         for format, subtype in self.FORMATS:
             path = directory / "seed"
-            soundfile.write(path, np.repeat(samples, 1 + len(self.seeds) % 2, axis=1), 16000, format=format, subtype=subtype)
+            soundfile.write(
+                path, np.repeat(samples, 1 + len(self.seeds) % 2, axis=1), 16000, format=format, subtype=subtype
+            )
             self.seeds.append((format, path.read_bytes()))
 
     def case(self, directory: Path, rng: random.Random) -> str | None:
@@ -111,7 +113,17 @@ HOSTILE = (
     {"type": "shar", "channels": [0], "source": ""},
     {"type": "file", "channels": [0], "source": "pipe:" + COMMAND},
 )
-STORED = ("memory_raw", "memory_lilcom", "memory_npy", "kaldiio", "lilcom_url", "lilcom_hdf5", "shar", "numpy_files", "lilcom_files")
+STORED = (
+    "memory_raw",
+    "memory_lilcom",
+    "memory_npy",
+    "kaldiio",
+    "lilcom_url",
+    "lilcom_hdf5",
+    "shar",
+    "numpy_files",
+    "lilcom_files",
+)
 
 
 def places(value: Any, path: tuple = ()) -> list[tuple]:
@@ -179,7 +191,12 @@ class Manifests(Family):
         with SharWriter(self.shar, fields={"features": "lilcom"}, shard_size=3, warn_unused_fields=False) as writer:
             for cut in CutSet(cuts):
                 writer.write(cut.drop_recording())
-        shard = {"cuts": "cuts.000000.jsonl.gz", "features": "features.000000.tar", "count": 3, "speed_perturbed": False}
+        shard = {
+            "cuts": "cuts.000000.jsonl.gz",
+            "features": "features.000000.tar",
+            "count": 3,
+            "speed_perturbed": False,
+        }
         (self.shar / "index.json").write_text(json.dumps({"shards": [shard]}))
         self.extractor = make_extractor()
 
@@ -220,7 +237,9 @@ class Manifests(Family):
         if kind == 0:
             item["recording"]["sources"] = [copy.deepcopy(rng.choice(HOSTILE))]
         elif kind == 1:
-            item["features"].update(storage_type=rng.choice(STORED), storage_path=rng.choice(("pipe:" + COMMAND, ".", "x")))
+            item["features"].update(
+                storage_type=rng.choice(STORED), storage_path=rng.choice(("pipe:" + COMMAND, ".", "x"))
+            )
         elif kind == 2:
             item["custom"] = {"x": {**item["recording"], "sources": [copy.deepcopy(rng.choice(HOSTILE))]}}
         else:

@@ -11,8 +11,8 @@ memory of this process (memory.csv and memory.png). On the way:
 - a third stream starts there from nothing: the distance of its outputs to the first one's is written to the CSV, too
   (a model that drifts over hours would not be met again by a fresh start). Both run for ten minutes.
 
-Exits 1 if the restart differs or if memory grows, after the first ten minutes, by more than --max-growth-mb and what the
-transcript itself takes (its tokens with their time stamps and delays, BYTES_A_TOKEN each).
+Exits 1 if the restart differs or if memory grows, after the first ten minutes, by more than --max-growth-mb and what
+the transcript itself takes (its tokens with their time stamps and delays, BYTES_A_TOKEN each).
 """
 
 from __future__ import annotations

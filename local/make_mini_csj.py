@@ -89,7 +89,9 @@ def main() -> int:
             musan.write_texts(args.musan_out, items)
             jobs = [(item, musan.build_item, (args.musan_out, item, settings)) for item in items]
             noise = build.run_jobs(jobs, args.nj, "noise set")
-            logging.info("noise set: %d files, %.1f minutes, in %s", len(noise), sum(noise.values()) / 60, args.musan_out)
+            logging.info(
+                "noise set: %d files, %.1f minutes, in %s", len(noise), sum(noise.values()) / 60, args.musan_out
+            )
     except OSError as error:
         raise UserError(f"cannot write: {error}; the next run goes on from here") from error
     for part in ("train", "valid", "eval1", "eval2", "eval3", "excluded"):

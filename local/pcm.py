@@ -44,7 +44,7 @@ def order_evidence(data: bytes) -> float:
 
 
 def byte_order(files: Sequence[Path]) -> str:
-    """"big" or "little", the order of the samples in all of ``files`` (16 bit, no header).
+    """ "big" or "little", the order of the samples in all of ``files`` (16 bit, no header).
 
     Raises UserError where the samples do not tell, and where some files clearly have the other order.
     """

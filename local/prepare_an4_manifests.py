@@ -57,7 +57,9 @@ def read_list(an4_dir: Path, name: str) -> list[Utterance]:
         else:
             found[path.name] = Utterance(path.name, path.parent.name, texts[path.name], audio)
     if silent:
-        raise UserError(f"AN4 directory {an4_dir}: {len(silent)} audio files wav/ID.raw or .sph are missing: {some(silent)}")
+        raise UserError(
+            f"AN4 directory {an4_dir}: {len(silent)} audio files wav/ID.raw or .sph are missing: {some(silent)}"
+        )
     if untold:
         raise UserError(f"AN4 directory {an4_dir}: no line in etc/an4_{name}.transcription for {some(untold)}")
     if not found:

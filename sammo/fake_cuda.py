@@ -193,7 +193,8 @@ def backward(loss: Tensor, gradient: Tensor | None = None) -> None:
     """Takes the place of Tensor.backward: PyTorch's engine asks the CUDA driver for streams, this one calls the nodes.
 
     Like the engine it adds what arrives at a node from several sides, makes zeros for outputs without a gradient where
-    the node is a Python function, and sums and casts to the shape and the type of the forward value. Hooks are not called.
+    the node is a Python function, and sums and casts to the shape and the type of the forward value. Hooks are not
+    called.
     """
     assert loss.grad_fn is not None, "nothing to differentiate"
     waiting: Counter[Any] = Counter()  # node -> edges that lead to it

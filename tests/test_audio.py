@@ -158,7 +158,9 @@ def test_how_much_is_missing(tmp_path):
     soundfile.write(tmp_path / "whole.wav", TONE, 16000)
     content = (tmp_path / "whole.wav").read_bytes()
     (tmp_path / "cut.wav").write_bytes(content[: 44 + 8000])
-    with pytest.raises(UserError, match="cut short, 75 % of its audio is missing; copy it again, or pass --allow-truncated"):
+    with pytest.raises(
+        UserError, match="cut short, 75 % of its audio is missing; copy it again, or pass --allow-truncated"
+    ):
         read_audio(tmp_path / "cut.wav")
     assert torch.cat(list(stream_audio(tmp_path / "cut.wav", allow_truncated=True))).numel() == 4000
 

@@ -50,6 +50,10 @@ def test_doctor_tries_what_can_run(capsys):
 def test_doctor_finds_a_wrong_engine(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "LOSS_ENGINES", Engines("loss", {"k2": anywhere, "native": anywhere}))
     original = doctor._loss
-    monkeypatch.setattr(doctor, "_loss", lambda engine, device: [v * (1 if engine == "native" else 1.01) for v in original("native", device)])
+    monkeypatch.setattr(
+        doctor,
+        "_loss",
+        lambda engine, device: [v * (1 if engine == "native" else 1.01) for v in original("native", device)],
+    )
     assert command.run(cli.parse(["doctor", "--device", "cpu"])) == 1
     assert "k2            WRONG" in capsys.readouterr().out

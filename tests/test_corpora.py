@@ -23,7 +23,11 @@ def test_what_is_known():
     assert CORPORA == {"csj": CSJ, "an4": AN4}
     assert CSJ.parts == ("train", "valid", "eval1", "eval2", "eval3", "excluded")
     assert (CSJ.default_mode, CSJ.unit, CSJ.metric, CSJ.has_words) == ("fluent", "char", "CER", False)
-    assert AN4.parts == ("train", "valid", "test") and (AN4.default_mode, AN4.metric, AN4.has_words) == ("", "WER", True)
+    assert AN4.parts == ("train", "valid", "test") and (AN4.default_mode, AN4.metric, AN4.has_words) == (
+        "",
+        "WER",
+        True,
+    )
     assert CSJ.chosen(["valid", "tests"]) == ["valid", "eval1", "eval2", "eval3"]
     assert AN4.chosen(["tests"]) == ["test"] and AN4.chosen(["test", "other"]) == ["test", "other"]
     assert str(CSJ.manifest_path("data/fbank", "train_sp0.9")) == "data/fbank/csj_cuts_train_sp0.9.jsonl.gz"
@@ -54,9 +58,7 @@ def test_unknown_name_is_one_line_with_the_choices():
         from_args(DataConfig, parser.parse_args(["--corpus", "ted"]))
 
 
-@pytest.mark.parametrize(
-    "module", ["decode", "streaming_decode", "parity", "memory"]
-)
+@pytest.mark.parametrize("module", ["decode", "streaming_decode", "parity", "memory"])
 def test_commands_decode_the_test_parts_of_any_corpus(module):
     parser = argparse.ArgumentParser()
     importlib.import_module(f"sammo.commands.{module}").add_arguments(parser)
@@ -77,6 +79,8 @@ def test_units_without_spaces_are_refused_where_words_count(tmp_path):
     write_marker(tmp_path, AN4)
     with pytest.raises(UserError, match="an4 has words, but its units have no space between them; .*--words"):
         CsjDataModule(DataConfig(manifest_dir=tmp_path), CharTokenizer(character_table(["YES NO"])))
-    module = CsjDataModule(DataConfig(manifest_dir=tmp_path), CharTokenizer(character_table(["YES NO"], has_words=True)))
+    module = CsjDataModule(
+        DataConfig(manifest_dir=tmp_path), CharTokenizer(character_table(["YES NO"], has_words=True))
+    )
     assert module.corpus is AN4 and module.mode == ""
     assert CsjDataModule(DataConfig(manifest_dir=tmp_path, corpus="csj"), module.tokenizer).mode == "fluent"

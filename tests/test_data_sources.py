@@ -17,7 +17,7 @@ from data_fixtures import make_corpus
 
 from sammo.corpora import CSJ
 from sammo.data.datamodule import CsjDataModule, DataConfig
-from sammo.data.manifests import read_cuts, read_records, read_recordings, read_supervisions
+from sammo.data.manifests import read_cuts, read_recordings, read_records, read_supervisions
 from sammo.data.sources import Allowed, check_cut
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
@@ -74,7 +74,9 @@ def evil(marker: Path) -> dict:
         return lambda cut: cut["features"].update(values)
 
     def custom(cut):
-        cut["custom"] = {"other": {**cut["recording"], "sources": [{"type": "command", "channels": [0], "source": command}]}}
+        cut["custom"] = {
+            "other": {**cut["recording"], "sources": [{"type": "command", "channels": [0], "source": command}]}
+        }
 
     return {
         "command": source(type="command", source=command),
@@ -126,7 +128,9 @@ def test_training_decoding_and_validation_run_nothing(copy, tmp_path, attack, on
 
 def test_every_reader_checks():
     """lhotse's own readers, which check nothing, are called nowhere."""
-    lhotse_reader = re.compile(r"(Set|Manifest)\w*\.from_(file|jsonl|json|yaml)|load_manifest|Lazy\w*Iterator|\.from_shar")
+    lhotse_reader = re.compile(
+        r"(Set|Manifest)\w*\.from_(file|jsonl|json|yaml)|load_manifest|Lazy\w*Iterator|\.from_shar"
+    )
     code = [*(ROOT / "sammo").rglob("*.py"), *(ROOT / "local").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
     assert not [path for path in code if lhotse_reader.search(path.read_text(encoding="utf-8"))]
 
@@ -163,7 +167,9 @@ def test_shar_placeholders_only_in_shar(copy, tmp_path):
 def test_descriptions_inside_of_shar_archives_are_checked(copy, tmp_path, field):
     shar = tmp_path / "shar"
     make_shar([copy / "csj_cuts_train.jsonl.gz"], shar, 3, field, 1)
-    good = list(module(copy, shar_dir=shar, enable_musan=False, on_the_fly_feats=field == "recording").train_dataloader(1))
+    good = list(
+        module(copy, shar_dir=shar, enable_musan=False, on_the_fly_feats=field == "recording").train_dataloader(1)
+    )
     assert sum(len(batch["cuts"]) for batch in good) == 6
     path = shar / f"{field}.000000.tar"
     with tarfile.open(path) as archive:
@@ -186,7 +192,15 @@ def test_descriptions_inside_of_shar_archives_are_checked(copy, tmp_path, field)
 
 
 @pytest.mark.parametrize(
-    "index", ["[]", "{}", '{"shards": []}', '{"shards": [{"cuts": "../x", "count": 1}]}', '{"shards": [{"cuts": "x", "count": 1}]}', '{"shards": [{"cuts": "pipe:x", "count": 1, "y": "z"}]}']
+    "index",
+    [
+        "[]",
+        "{}",
+        '{"shards": []}',
+        '{"shards": [{"cuts": "../x", "count": 1}]}',
+        '{"shards": [{"cuts": "x", "count": 1}]}',
+        '{"shards": [{"cuts": "pipe:x", "count": 1, "y": "z"}]}',
+    ],
 )
 def test_shar_index(copy, tmp_path, index):
     make_shar([copy / "csj_cuts_train.jsonl.gz"], tmp_path / "shar", 3, "features", 1)
@@ -235,7 +249,9 @@ def test_what_is_no_cut_is_one_line(copy, edit, message):
     assert len(str(caught.value)) < 600 and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("line", ["[]", "null", "{}", "3", '"x"', "[" * 100_000, '{"id": "\\ud800"}', "", "{", "1" * 5000])
+@pytest.mark.parametrize(
+    "line", ["[]", "null", "{}", "3", '"x"', "[" * 100_000, '{"id": "\\ud800"}', "", "{", "1" * 5000]
+)
 def test_lines_that_are_no_cuts(copy, line):
     path = copy / "csj_cuts_train.jsonl.gz"
     write(path, [*records(path)[:1], line])
@@ -267,6 +283,11 @@ def test_features_of_another_shape(copy, tmp_path, values, message):
     path = copy / "csj_cuts_train.jsonl.gz"
     frames = records(path)[1]["features"]["num_frames"]
     np.save(tmp_path / "bad.npy", np.array(values * frames, dtype=np.float32))
-    change(path, lambda cut: cut["features"].update(storage_type="numpy_files", storage_path=str(tmp_path), storage_key="bad.npy"))
+    change(
+        path,
+        lambda cut: cut["features"].update(
+            storage_type="numpy_files", storage_path=str(tmp_path), storage_key="bad.npy"
+        ),
+    )
     with pytest.raises(UserError, match=f"cut train-001 .*{message}"):
         list(module(copy, enable_musan=False).train_dataloader(1))

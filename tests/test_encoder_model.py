@@ -7,8 +7,8 @@ import random
 
 import pytest
 import torch
-
 from encoder_fixtures import small_encoder
+
 from sammo import geometry
 from sammo.cpu import DerivedWeights
 from sammo.encoder import EncoderConfig, build_encoder, encoder_config

@@ -76,9 +76,7 @@ def test_streaming(encoder):
     with torch.no_grad():
         for index in range(META["n_chunks"]):
             start = index * 2 * CHUNK
-            out = encoder(
-                features[:, start : start + window], torch.full((2,), window), state, chunk_size=CHUNK
-            )
+            out = encoder(features[:, start : start + window], torch.full((2,), window), state, chunk_size=CHUNK)
             state = out.state
             outputs.append(out.frames)
     ours, wanted = torch.cat(outputs, dim=1), torch.from_numpy(Z["out/streaming"])

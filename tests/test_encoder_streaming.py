@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from encoder_fixtures import LEFT, small_encoder, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder_fixtures import LEFT, small_encoder, stream
 from sammo.encoder.state import (
     cast_state,
     map_state,
@@ -134,9 +134,7 @@ def test_only_state_crosses_chunks_in_sammo():
 
 def test_left_context_is_ignored_by_sammo():
     encoder, x = ENCODERS["sammo"], features(100)
-    assert torch.equal(
-        simulated(encoder, x, 16, 64).frames, simulated(encoder, x, 16, -1).frames
-    )
+    assert torch.equal(simulated(encoder, x, 16, 64).frames, simulated(encoder, x, 16, -1).frames)
     sizes = {state_numel(encoder.init_state(1, left)) for left in (0, 64, 256)}
     assert len(sizes) == 1
 

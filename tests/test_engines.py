@@ -41,7 +41,10 @@ def test_refused(name, message):
 def test_an_encoder_takes_engines_that_run_on_its_device():
     encoder = build_encoder(encoder_config("sammo", "tiny"))
     encoder.set_engines(scan="torch", conv="torch")
-    for options, message in (({"scan": "triton"}, "scan engine triton"), ({"conv": "causal-conv1d"}, "convolution engine")):
+    for options, message in (
+        ({"scan": "triton"}, "scan engine triton"),
+        ({"conv": "causal-conv1d"}, "convolution engine"),
+    ):
         with pytest.raises(UserError, match=f"{message}.*needs a CUDA device; use auto or torch"):
             encoder.set_engines(**options)
     mixers = [layer.mixer for stack in encoder.stacks for layer in stack.layers]
@@ -73,7 +76,9 @@ def both(monkeypatch):
     package = types.ModuleType("causal_conv1d")
     package.causal_conv1d_fn = published_interface
     monkeypatch.setitem(sys.modules, "causal_conv1d", package)
-    monkeypatch.setattr(causal_conv, "CONV_ENGINES", Engines("convolution", {"causal-conv1d": anywhere, "torch": anywhere}))
+    monkeypatch.setattr(
+        causal_conv, "CONV_ENGINES", Engines("convolution", {"causal-conv1d": anywhere, "torch": anywhere})
+    )
     return lambda *inputs: [causal_conv.causal_conv(*inputs, engine) for engine in ("causal-conv1d", "torch")]
 
 

@@ -49,7 +49,9 @@ def test_the_harness_sees(tmp_path, monkeypatch):
     monkeypatch.setitem(FAMILIES, "sick", Sick)
     counts, failures = fuzz(tmp_path, 40, families=["sick"], seconds=0.1)
     found = counts["sick"]
-    assert sum(found.values()) == 40 and all(found[kind] for kind in ("wrong", "traceback", "hang", "crash", "executed"))
+    assert sum(found.values()) == 40 and all(
+        found[kind] for kind in ("wrong", "traceback", "hang", "crash", "executed")
+    )
     assert len(failures) == 40 - found["accepted"] and "| **all** | 40 |" in table(counts)
 
 

@@ -42,9 +42,7 @@ def icefall_state() -> dict[str, torch.Tensor]:
 
 def save(path: Path, state: dict[str, torch.Tensor]) -> Path:
     """As icefall's train.py does: the options, paths among them, lie beside the weights."""
-    torch.save(
-        {"model": state, "optimizer": {}, "exp_dir": PosixPath("/x/exp"), "batch_idx_train": 1234}, path
-    )
+    torch.save({"model": state, "optimizer": {}, "exp_dir": PosixPath("/x/exp"), "batch_idx_train": 1234}, path)
     return path
 
 
@@ -79,9 +77,7 @@ def test_import_and_load(tmp_path):
     assert info.encoder == "zipformer" and model.config.encoder.left_context_frames == (64, -1)
     features, lengths = torch.from_numpy(Z["in/features"])[:1], torch.from_numpy(Z["in/lengths"])[:1]
     with torch.no_grad():
-        frames = model.encoder(
-            features, lengths, chunk_size=META["chunk"], left_context_frames=META["left"]
-        ).frames
+        frames = model.encoder(features, lengths, chunk_size=META["chunk"], left_context_frames=META["left"]).frames
         torch.testing.assert_close(frames, torch.from_numpy(Z["out/chunked"])[:1], atol=1e-4, rtol=0)
         # Predictor, joiner and simple projections, by what icefall's modules compute.
         y = torch.tensor([[0, 3, 5]])

@@ -16,7 +16,13 @@ from sammo.errors import UserError
 from sammo.lock import NAME, locked
 
 ROOT = Path(__file__).resolve().parent.parent
-HOLD = "import sys; from sammo.lock import locked\nwith locked(sys.argv[1], 'train.py --seed 1'):\n print('held', flush=True); sys.stdin.read()"
+HOLD = """
+import sys
+from sammo.lock import locked
+with locked(sys.argv[1], 'train.py --seed 1'):
+    print('held', flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture

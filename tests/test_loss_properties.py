@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sammo.transducer import (
     LOSS_ENGINES,
     full_loss,
@@ -75,9 +76,7 @@ def test_wide_ranges_prune_nothing(seed, t, s):
 def test_extreme_logits(scale, lm_scale, am_scale):
     """Against float64 and the sums of logits themselves, where the exponentials underflow."""
     lm, am, symbols, boundary = batch(1, scale=scale)
-    loss, occupation = smoothed_loss(
-        lm, am, symbols, boundary, lm_scale=lm_scale, am_scale=am_scale, engine="native"
-    )
+    loss, occupation = smoothed_loss(lm, am, symbols, boundary, lm_scale=lm_scale, am_scale=am_scale, engine="native")
     grads = torch.autograd.grad(loss.sum(), [lm, am])
     assert torch.isfinite(loss).all() and all(torch.isfinite(grad).all() for grad in grads)
     if am_scale == 0.0:
@@ -106,9 +105,7 @@ def test_half_precision_is_computed_in_float32(dtype, scale):
     ranges = prune_ranges(*occupation, boundary, 4)
     logits = (scale * torch.randn(*ranges.shape, 10)).to(dtype).requires_grad_()
     pruned = pruned_loss(logits, symbols, ranges, boundary, engine="native")
-    torch.testing.assert_close(
-        pruned, pruned_loss(logits.detach().float(), symbols, ranges, boundary, engine="native")
-    )
+    torch.testing.assert_close(pruned, pruned_loss(logits.detach().float(), symbols, ranges, boundary, engine="native"))
     grads = torch.autograd.grad((loss + pruned).sum(), [lm, am, logits])
     assert all(grad.dtype == dtype and torch.isfinite(grad).all() for grad in grads)
 

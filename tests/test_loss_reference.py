@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
+
 from sammo.transducer import full_loss, mutual_information, prune, prune_ranges, pruned_loss, smoothed_loss
 
 REFERENCE = Path(__file__).parent / "reference" / "pruned_rnnt.npz"
@@ -72,9 +73,7 @@ def test_pruning(k2):
 def test_pruned_loss(k2, overwrite):
     leaf = k2["pruned/logits"].clone().requires_grad_()
     logits = leaf * 1.0
-    loss = pruned_loss(
-        logits, k2["symbols"], k2["ranges"], k2["boundary"], engine="native", overwrite_logits=overwrite
-    )
+    loss = pruned_loss(logits, k2["symbols"], k2["ranges"], k2["boundary"], engine="native", overwrite_logits=overwrite)
     close(loss, k2["pruned/loss"])
     (grad,) = torch.autograd.grad(loss.sum(), leaf)
     close(grad, k2["pruned/glogits"])
@@ -143,11 +142,7 @@ def test_simple_loss_is_the_sum_over_alignments():
     y = torch.randint(1, 6, (1, 3))
     joint = (am[0, :, None] + lm[0]).log_softmax(-1)
     unigram = lm[0].softmax(-1).mean(0).log()
-    mixed = (
-        0.6 * joint
-        + 0.3 * lm[0].log_softmax(-1)
-        + 0.1 * (am[0] + unigram).log_softmax(-1)[:, None]
-    )
+    mixed = 0.6 * joint + 0.3 * lm[0].log_softmax(-1) + 0.1 * (am[0] + unigram).log_softmax(-1)[:, None]
     loss, _ = smoothed_loss(lm, am, y, lm_scale=0.3, am_scale=0.1, engine="native")
     close(loss[0], brute_force(mixed, y[0].tolist()), 1e-12)
 
@@ -174,9 +169,7 @@ def test_gradients_in_float64():
     am = torch.randn(3, 5, 7, dtype=torch.float64, requires_grad=True)
     for lm_scale, am_scale in [(0.0, 0.0), (0.25, 0.0), (0.25, 0.1), (0.0, 0.5)]:
         assert torch.autograd.gradcheck(
-            lambda lm, am: smoothed_loss(
-                lm, am, y, boundary, lm_scale=lm_scale, am_scale=am_scale, engine="native"
-            )[0],
+            lambda lm, am: smoothed_loss(lm, am, y, boundary, lm_scale=lm_scale, am_scale=am_scale, engine="native")[0],
             (lm, am),
         )
     logits = torch.randn(3, 5, 4, 7, dtype=torch.float64, requires_grad=True)
@@ -188,6 +181,4 @@ def test_gradients_in_float64():
     px = torch.randn(3, 3, 6, dtype=torch.float64, requires_grad=True)
     py = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
     shifted = torch.tensor([[1, 2, 3, 4], [2, 0, 2, 5], [0, 1, 1, 1]])
-    assert torch.autograd.gradcheck(
-        lambda px, py: mutual_information(px, py, shifted, engine="native")[0], (px, py)
-    )
+    assert torch.autograd.gradcheck(lambda px, py: mutual_information(px, py, shifted, engine="native")[0], (px, py))

@@ -28,7 +28,9 @@ REMOVED = {"F": 1, "D": 1, "D2": 1}  # what the modes "fluent" and "number" leav
 
 def script(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "local" / "make_mini_csj.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,9 @@ def test_lhotse_reads_every_part(manifests):
     assert {part: len(rows["recordings"]) for part, rows in manifests.items()} == {
         "eval1": 10, "eval2": 10, "eval3": 10, "excluded": 10, "valid": 40, "core": 3, "noncore": 6,
     }  # fmt: skip
-    assert all(len({s.recording_id for s in rows["supervisions"]}) == len(rows["recordings"]) for rows in manifests.values())
+    assert all(
+        len({s.recording_id for s in rows["supervisions"]}) == len(rows["recordings"]) for rows in manifests.values()
+    )
     assert {s.recording_id[-2:] for _, s in every(manifests) if s.recording_id[0] == "D"} == {"-L", "-R"}
 
 
@@ -74,7 +78,9 @@ def test_speech_is_where_the_time_stamps_say(manifests):
     for recording in list(manifests["eval1"]["recordings"]) + list(manifests["noncore"]["recordings"]):
         audio = recording.load_audio()[0]
         speech = np.zeros(len(audio), dtype=bool)
-        for supervision in manifests["eval1" if recording in manifests["eval1"]["recordings"] else "noncore"]["supervisions"]:
+        for supervision in manifests["eval1" if recording in manifests["eval1"]["recordings"] else "noncore"][
+            "supervisions"
+        ]:
             if supervision.recording_id == recording.id:
                 speech[int(supervision.start * 16000) : int((supervision.end + 0.3) * 16000)] = True
         inside, outside = np.sqrt(np.mean(audio[speech] ** 2)), np.sqrt(np.mean(audio[~speech] ** 2))
@@ -91,7 +97,9 @@ def test_transcript_modes_differ(manifests):
     for one, other in (("fluent", "disfluent"), ("fluent", "number")):
         assert sum(a != b for a, b in zip(texts[one], texts[other])) >= 5
     assert texts["disfluent"] == [s.text for _, s in every(manifests)]
-    assert set("０１２３４５６７８９") & set("".join(texts["number"])) and not set("０１２３４５６７８９") & set("".join(texts["fluent"]))
+    assert set("０１２３４５６７８９") & set("".join(texts["number"])) and not set("０１２３４５６７８９") & set(
+        "".join(texts["fluent"])
+    )
 
 
 def test_utterances_can_be_joined(manifests):
@@ -101,9 +109,8 @@ def test_utterances_can_be_joined(manifests):
 
 
 @pytest.fixture(scope="module")
-def full_talks(tmp_path_factory):
+def full_talks():
     """(talk, its joined cuts, its utterances) of a test, a validation and a training talk of the default corpus."""
-    root = tmp_path_factory.mktemp("full")
     plan = {talk.id: talk for talk in talks.plan_corpus(2.0, 7.0, 0)}
     chosen = [plan["A01M0110"], plan["A04M0899"], next(talk for talk in plan.values() if talk.part == "train")]
     out = []
@@ -201,7 +208,9 @@ def test_lhotse_reads_the_noise_set(corpus):
         for recording in rows["recordings"]:
             audio = recording.load_audio()
             assert recording.sampling_rate == 16000 and 0.3 < np.abs(audio).max() <= 0.51
-    assert len(list((corpus / "musan").glob("*/*/LICENSE"))) == len(list((corpus / "musan").glob("*/*/ANNOTATIONS"))) == 3
+    assert (
+        len(list((corpus / "musan").glob("*/*/LICENSE"))) == len(list((corpus / "musan").glob("*/*/ANNOTATIONS"))) == 3
+    )
 
 
 def test_wav_files_are_16_bit_mono(corpus):

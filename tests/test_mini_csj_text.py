@@ -69,7 +69,13 @@ def test_only_the_homophones_sound_alike_and_all_words_are_shift_jis():
 
 
 def test_homophones_have_the_same_labels_by_themselves_and_in_clauses():
-    frames = ("{}", "新しい{}を調べました", "問題では{}だけでなく手順が必要です", "小さい{}です", "今年は古い{}や問題があるので")
+    frames = (
+        "{}",
+        "新しい{}を調べました",
+        "問題では{}だけでなく手順が必要です",
+        "小さい{}です",
+        "今年は古い{}や問題があるので",
+    )
     for group in lexicon.HOMOPHONES:
         for frame in frames:
             heard, labels = set(), set()
@@ -90,7 +96,9 @@ def test_topics_share_the_spellings_evenly():
         assert list(group.by_topic) == list(lexicon.TOPICS)
         assert sorted(counts.values()) == [4, 4]
         # One thing to remember: the field that the topic belongs to.
-        assert {topic for topic in lexicon.TOPICS if group.by_topic[topic] == group.spellings[0]} == set(lexicon.HUMANITIES)
+        assert {topic for topic in lexicon.TOPICS if group.by_topic[topic] == group.spellings[0]} == set(
+            lexicon.HUMANITIES
+        )
 
 
 def test_neutral_clauses_hold_no_word_of_any_topic():
@@ -242,7 +250,9 @@ def test_tags_are_balanced_and_wrap_the_right_words():
                 assert column.count("(") == column.count(")")
                 assert re.fullmatch(r"[^\x00-\x7f]*", re.sub(r"\((F|D2?|A|M|W|L|R|\?) |<H>|[();]", "", column)), column
                 seen.update(re.findall(r"\((\S+) ", column))
-            for number in re.findall(r"\(A ([一二三四五六七八九十百千]+);([０-９]+)\)", "".join(w.surface for w in line)):
+            for number in re.findall(
+                r"\(A ([一二三四五六七八九十百千]+);([０-９]+)\)", "".join(w.surface for w in line)
+            ):
                 assert grammar.kanji_number(int(number[1])) == number[0]
             assert words.labels_of(line)
     assert set(seen) == {"F", "D", "D2", "A", "M", "W", "L", "R", "?"}
@@ -250,11 +260,18 @@ def test_tags_are_balanced_and_wrap_the_right_words():
 
 def test_a_tag_may_close_inside_a_word():
     run = grammar.Run("社員が三百人あります", (grammar.Mark(3, 5, "A", "３００"),))
-    assert "".join(word.surface for word in words.words_of([run], random.Random(0))) == "社員が(A 三百;３００)人あります"
+    assert (
+        "".join(word.surface for word in words.words_of([run], random.Random(0))) == "社員が(A 三百;３００)人あります"
+    )
 
 
 def test_fragment_and_repair_are_spoken():
-    runs = [grammar.Run("研究を", slip="D"), grammar.Run("研究"), grammar.Run("が", slip="D2"), grammar.Run("を調べます")]
+    runs = [
+        grammar.Run("研究を", slip="D"),
+        grammar.Run("研究"),
+        grammar.Run("が", slip="D2"),
+        grammar.Run("を調べます"),
+    ]
     line = words.words_of(runs, random.Random(0))
     assert [word.surface for word in line[:4]] == ["(D ケ)", "研究", "(D2 が)", "を"]
     phones = [label.split("-")[1].split("+")[0] for label in words.labels_of(line)]

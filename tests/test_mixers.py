@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from encoder_fixtures import small_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoder_fixtures import small_encoder
 from sammo.encoder import EncoderConfig, build_encoder, encoder_config
 from sammo.encoder.mixers import MIXERS, gated_delta
 from sammo.encoder.mixers.gated_delta import GatedDelta, gated_delta_rule

@@ -56,7 +56,10 @@ def data_config(*words):
         (lambda model: make_searcher(model, "modified_beam_search", 0), "beam_size must be at least 1"),
         (lambda model: make_searcher(model, temperature=float("inf")), "temperature must be positive"),
         (lambda model: make_searcher(model, blank_penalty=float("nan")), "blank_penalty must be a number"),
-        (lambda model: model_config("sammo", "tiny", 40, num_layers=(10**9, 1, 1, 1)), "num_layers is 1000000000, at most 200"),
+        (
+            lambda model: model_config("sammo", "tiny", 40, num_layers=(10**9, 1, 1, 1)),
+            "num_layers is 1000000000, at most 200",
+        ),
         (lambda model: model_config("sammo", "tiny", 10**9), "vocab_size is 1000000000"),
         (lambda model: model_config("sammo", "tiny", 40, joiner_dim=10**9), "joiner_dim is 1000000000"),
     ],
@@ -77,7 +80,10 @@ def test_shard_size(tmp_path):
     assert result.returncode == 1 and result.stderr == "error: --shard-size must be at least 1 cut\n"
 
 
-@pytest.mark.parametrize("encoding, shown", [("ascii", b"\xff.wav\t\\u3042\n"), ("latin-1", b"\xff.wav\t\\u3042\n"), ("utf-8", b"\xff.wav\t\xe3\x81\x82\n")])
+@pytest.mark.parametrize(
+    "encoding, shown",
+    [("ascii", b"\xff.wav\t\\u3042\n"), ("latin-1", b"\xff.wav\t\\u3042\n"), ("utf-8", b"\xff.wav\t\xe3\x81\x82\n")],
+)
 def test_any_name_and_text_can_be_printed(encoding, shown):
     code = r"from sammo.errors import run_main; run_main(lambda: print('\udcff.wav\t\u3042'))"
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}

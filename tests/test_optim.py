@@ -81,9 +81,7 @@ def test_resume_is_bit_exact():
         optimizer, scheduler = make(params)
         run(params, optimizer, scheduler, range(stop))
         file = io.BytesIO()
-        torch.save(
-            {"params": params, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, file
-        )
+        torch.save({"params": params, "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, file)
         run(params, optimizer, scheduler, range(stop, 40))
 
         file.seek(0)

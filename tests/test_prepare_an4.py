@@ -56,7 +56,10 @@ def prepared(corpus, options) -> Path:
 
 
 def test_parts(prepared):
-    parts = {part: list(CutSet.from_file(prepared / f"fbank/an4_cuts_{part}.jsonl.gz")) for part in ("train", "valid", "test")}
+    parts = {
+        part: list(CutSet.from_file(prepared / f"fbank/an4_cuts_{part}.jsonl.gz"))
+        for part in ("train", "valid", "test")
+    }
     speakers = {part: {cut.supervisions[0].speaker for cut in cuts} for part, cuts in parts.items()}
     assert speakers == {"train": {"fabc", "fghi2", "mabc", "mghi"}, "valid": {"fdef", "mdef"}, "test": {"fxyz", "mxyz"}}
     for cuts in parts.values():
@@ -71,7 +74,9 @@ def test_parts(prepared):
 def test_the_corpus_is_found_and_loads(prepared):
     assert find_corpus(prepared / "fbank").name == "an4"
     tokenizer = load_tokenizer(prepared / "lang_char")
-    config = DataConfig(manifest_dir=prepared / "fbank", max_duration=5.0, enable_musan=False, num_workers=0, drop_last=False)
+    config = DataConfig(
+        manifest_dir=prepared / "fbank", max_duration=5.0, enable_musan=False, num_workers=0, drop_last=False
+    )
     module = CsjDataModule(config, tokenizer)
     batches = list(module.train_dataloader(1))
     assert sum(len(batch["cuts"]) for batch in batches) == 12
@@ -122,7 +127,9 @@ def test_incomplete_directories(copy, tmp_path):
     assert "no AN4 directory" in refused(tmp_path / "none")
     for path in ("wav/an4_clstk/fabc/an1-fabc-b.raw", "wav/an4_clstk/mabc/an10-mabc-b.raw"):
         (copy / path).unlink()
-    assert "2 audio files wav/ID.raw or .sph are missing: an4_clstk/mabc/an10-mabc-b, an4_clstk/fabc/an1" in refused(copy)
+    assert "2 audio files wav/ID.raw or .sph are missing: an4_clstk/mabc/an10-mabc-b, an4_clstk/fabc/an1" in refused(
+        copy
+    )
     for name in ("train", "test"):
         (copy / f"etc/an4_{name}.fileids").unlink()
     assert "is incomplete: no etc/an4_train.fileids, etc/an4_test.fileids; --an4-dir is" in refused(copy)

@@ -254,7 +254,9 @@ def test_the_order_of_the_file_system_does_not_matter(csj, tmp_path, monkeypatch
             if seed is not None:
                 shuffle = random.Random(seed).sample
                 mixed = lambda items: shuffle(items, len(items))  # noqa: E731
-                patch.setattr(os, "scandir", lambda path=".": Shuffled(mixed(sorted(scandir(path), key=lambda e: e.name))))
+                patch.setattr(
+                    os, "scandir", lambda path=".": Shuffled(mixed(sorted(scandir(path), key=lambda e: e.name)))
+                )
                 patch.setattr(os, "listdir", lambda path=".": mixed(sorted(listdir(path))))
             work = tmp_path / "work"
             manifests, fbank = work / "manifests", work / "fbank"
@@ -268,4 +270,6 @@ def test_the_order_of_the_file_system_does_not_matter(csj, tmp_path, monkeypatch
         shutil.rmtree(work)
     assert len(found[0]) > 20
     for other in found[1:]:
-        assert [name for name in found[0] if found[0][name] != other.get(name)] == [] and other.keys() == found[0].keys()
+        assert [name for name in found[0] if found[0][name] != other.get(name)] == [] and other.keys() == found[
+            0
+        ].keys()

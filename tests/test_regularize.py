@@ -83,9 +83,7 @@ def test_activation_dropout_linear():
     x = torch.randn(2, 7, 6, dtype=torch.float64, requires_grad=True)
 
     def plain(x, mask):
-        return torch.nn.functional.linear(
-            swoosh_l(x) * mask, module.linear.weight, module.linear.bias
-        )
+        return torch.nn.functional.linear(swoosh_l(x) * mask, module.linear.weight, module.linear.bias)
 
     torch.manual_seed(1)
     y = module(x)
@@ -140,9 +138,7 @@ def test_balancer_constant_channel_is_finite():
 @pytest.mark.parametrize("key, name", [("whiten_g2", "Whiten_g2"), ("whiten_g1", "Whiten_g1")])
 def test_whiten(key, name):
     settings = META[key]
-    whiten = Whiten(
-        settings["num_groups"], settings["whitening_limit"], (1.0, 1.0), settings["grad_scale"]
-    )
+    whiten = Whiten(settings["num_groups"], settings["whitening_limit"], (1.0, 1.0), settings["grad_scale"])
     y, gx = run(whiten)
     close(y, f"{name}/y")
     close(gx, f"{name}/gx")
@@ -228,9 +224,7 @@ def test_chunk_causal_conv(grad):
         torch.testing.assert_close(y.transpose(1, 2), ref("ChunkConv/y_full"), atol=TOLERANCE, rtol=0)
         padded = torch.nn.functional.pad(x, (0, 0, 0, 5))
         y, _ = conv(padded, one_chunk(32, 8))
-        torch.testing.assert_close(
-            y[:, :27].transpose(1, 2), ref("ChunkConv/y_chunk8"), atol=TOLERANCE, rtol=0
-        )
+        torch.testing.assert_close(y[:, :27].transpose(1, 2), ref("ChunkConv/y_chunk8"), atol=TOLERANCE, rtol=0)
 
 
 def test_chunk_causal_conv_streaming_step():

@@ -114,7 +114,9 @@ def test_words_are_counted_beside_characters(tmp_path):
     assert next(tmp_path.glob("cer-summary-*")).read_text().endswith("\t35.71\n")
     # A part that was scored by characters alone is decoded again where words count.
     write_results(tmp_path / "old", setting(), "test", WORDS)
-    assert has_results(tmp_path / "old", setting(), "test") and not has_results(tmp_path / "old", setting(), "test", "WER")
+    assert has_results(tmp_path / "old", setting(), "test") and not has_results(
+        tmp_path / "old", setting(), "test", "WER"
+    )
 
 
 def test_report_by_words_shows_them_first(tmp_path):
@@ -125,7 +127,10 @@ def test_report_by_words_shows_them_first(tmp_path):
     assert {path.name for path in paths.values()} == {"wer.md", "wer.csv", "wer_over_chunk.png", "wer_over_state.png"}
     table = paths["table"].read_text()
     assert table.startswith("# Word error rates\n\nWER in % over test, with") and "CER in % over test, with" in table
-    assert "WER of Sammo, d_state 32 (results, greedy, simulated, 4 KiB) minus" in table and "| +0.00 (+0.00 to +0.00) |" in table
+    assert (
+        "WER of Sammo, d_state 32 (results, greedy, simulated, 4 KiB) minus" in table
+        and "| +0.00 (+0.00 to +0.00) |" in table
+    )
     assert "| Chunk | test, WER | test, CER | valid, WER | valid, CER |" in table
     head, *rows = [line.split(",") for line in paths["csv"].read_text().splitlines()]
     assert head.index("wer") < head.index("cer") and len(rows) == 4 and all(len(row) == len(head) for row in rows)
@@ -302,7 +307,9 @@ def test_seeds_are_pooled_on_request(tmp_path):
         write_results(tmp_path / "r", setting(experiment=f"/exp/sammo-seed{seed}"), "eval1", results)
     write_results(tmp_path / "r", setting(experiment="/exp/other"), "eval1", GOOD)
     apart = write_report([tmp_path], tmp_path / "out")
-    assert "±" not in apart["table"].read_text().split("Experiment")[1] and len(apart["csv"].read_text().splitlines()) == 4
+    assert (
+        "±" not in apart["table"].read_text().split("Experiment")[1] and len(apart["csv"].read_text().splitlines()) == 4
+    )
     pooled = write_report([tmp_path], tmp_path / "out", pool=True)
     table = pooled["table"].read_text()
     assert "| sammo-seed* | Sammo, d_state 32 | greedy, simulated | 4 | 25.00 ± 35.36 (2 seeds) |" in table
@@ -311,7 +318,12 @@ def test_seeds_are_pooled_on_request(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"search": "blank-penalty-1"}, {"transcript_mode": "number"}, {"features": "stored"}, {"checkpoint": "best-valid"}],
+    [
+        {"search": "blank-penalty-1"},
+        {"transcript_mode": "number"},
+        {"features": "stored"},
+        {"checkpoint": "best-valid"},
+    ],
 )
 def test_what_decides_a_result_decides_its_name(tmp_path, change):
     write_results(tmp_path, setting(), "eval1", GOOD)

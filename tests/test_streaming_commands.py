@@ -110,11 +110,24 @@ def test_the_number_of_streams_changes_nothing(work, tmp_path):
 def test_results_equal_those_of_decode_py(work, tmp_path):
     for name in ("sammo", "zipformer"):
         words = ["--exp-dir", work / name, "--manifest-dir", work / "fbank", "--parts", "eval1"]
-        words += ["--chunk-size", "16,64", "--decoding-method", "greedy_search", "--num-workers", 0, "--res-dir", tmp_path / "simulated"]
+        words += [
+            "--chunk-size",
+            "16,64",
+            "--decoding-method",
+            "greedy_search",
+            "--num-workers",
+            0,
+            "--res-dir",
+            tmp_path / "simulated",
+        ]
         simulated.run(options(simulated, work, *words))
         assert decode(work, name, "--chunk-size", "16,64", "--res-dir", tmp_path / "streaming") == 0
     texts = [
-        {path.name.replace(kind, ""): path.read_text() for path in (tmp_path / kind).glob("*s-*.txt") if "errs" not in path.name}
+        {
+            path.name.replace(kind, ""): path.read_text()
+            for path in (tmp_path / kind).glob("*s-*.txt")
+            if "errs" not in path.name
+        }
         for kind in ("simulated", "streaming")
     ]
     assert len(texts[0]) == 8 and texts[0] == texts[1]  # recogs- and timestamps-

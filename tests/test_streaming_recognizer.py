@@ -6,12 +6,12 @@ import random
 
 import pytest
 import torch
+from streaming_fixtures import SETTINGS, make_model, speech
 
 from sammo.errors import UserError
 from sammo.search import make_searcher
 from sammo.streaming.parity import decode_simulated, decode_streaming
 from sammo.streaming.recognizer import StreamingRecognizer, recognize
-from streaming_fixtures import SETTINGS, make_model, speech
 
 # 0.01 s is one feature frame; 0.32 s one chunk of 16; 1.28 s ends near a chunk of 64.
 DURATIONS = [0.01, 0.05, 0.32, 0.64, 1.0, 1.28, 1.7, 2.6, 3.3]
@@ -36,9 +36,7 @@ def test_streaming_equals_simulated(system, chunk_size):
     assert sum(len(item.tokens) for item in simulated) > 20
     for num_streams, piece in ((1, 4000), (4, 777), (len(AUDIO), 16000)):
         order = random.Random(num_streams).sample(range(len(AUDIO)), len(AUDIO))
-        streaming = decode_streaming(
-            model, searcher, AUDIO, chunk_size, left, num_streams, order=order, piece=piece
-        )
+        streaming = decode_streaming(model, searcher, AUDIO, chunk_size, left, num_streams, order=order, piece=piece)
         assert pairs(streaming) == pairs(simulated)
         for a, b in zip(simulated, streaming):
             torch.testing.assert_close(a.frames, b.frames, atol=1e-4, rtol=1e-3)

@@ -8,7 +8,6 @@ import torch
 from benchmarks import traffic
 from sammo.fake_cuda import fake_cuda
 
-
 BUDGET_KERNELS, BUDGET_GB = 6000, 150
 
 

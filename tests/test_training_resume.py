@@ -121,7 +121,10 @@ def test_nothing_left_to_do(whole, options):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--encoder", "zipformer"], "the checkpoint is of another model: mixer is mamba2 there and nla here and 1 more"),
+        (
+            ["--encoder", "zipformer"],
+            "the checkpoint is of another model: mixer is mamba2 there and nla here and 1 more",
+        ),
         (["--start-epoch", "1"], r"holds \d newer checkpoints \(.*\): move them away, or leave --start-epoch out"),
         (["--start-batch", "77"], r"no checkpoint .*checkpoint-77.pt; there are checkpoint-"),
         (["--start-epoch", "9"], r"no checkpoint .*epoch-8.pt; there are checkpoint-"),

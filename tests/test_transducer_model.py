@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from sammo.errors import UserError
 from sammo.transducer import Joiner, ModelConfig, Predictor, Transducer, model_config
 
@@ -23,9 +24,7 @@ def reference():
 
 def test_predictor_gives_the_reference_values(reference):
     predictor = Predictor(30, 16, blank_id=0, context_size=2).eval()
-    predictor.load_state_dict(
-        {k[len("w/decoder.") :]: v for k, v in reference.items() if k.startswith("w/decoder.")}
-    )
+    predictor.load_state_dict({k[len("w/decoder.") :]: v for k, v in reference.items() if k.startswith("w/decoder.")})
     y = reference["decoder/y"]
     torch.testing.assert_close(predictor(y), reference["decoder/out"], atol=1e-6, rtol=0)
     first = predictor(y[:, :2], pad=False)

@@ -40,7 +40,8 @@ def convolve(x: np.ndarray, h: np.ndarray) -> np.ndarray:
 def room_response(rng: np.random.Generator, reverberation: float, direct_to_tail_db: float) -> np.ndarray:
     """Impulse response of a small room: a direct pulse, four early reflections, a decaying noise tail.
 
-    reverberation: seconds until the tail has fallen by 60 dB; direct_to_tail_db: energy of the direct pulse over the rest.
+    reverberation: seconds until the tail has fallen by 60 dB; direct_to_tail_db: energy of the direct pulse over the
+    rest.
     """
     count = max(64, int(reverberation * RATE))
     time = np.arange(count) / RATE

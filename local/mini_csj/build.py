@@ -30,7 +30,8 @@ CONFIG_NAME = "mini_csj.json"
 HOMOPHONES_NAME = "homophones.json"
 LONGEST = 30.0  # seconds of one utterance
 SHORTEST_REST = 1.5  # seconds of speech that are still worth another utterance
-# Seconds between utterances: inside a paragraph they are below the 1 s at which the recipe stops joining, others are above.
+# Seconds between utterances: inside a paragraph they are below the 1 s at which the recipe stops joining, others are
+# above.
 PAUSES, PAUSES_BETWEEN = (0.2, 0.7), (1.1, 1.4)
 QUIET = 10.0 ** (-8.0 / 20.0)  # level of (L ...), against normal speech
 
@@ -84,7 +85,9 @@ def synthesize(talk: Talk, settings: Settings) -> tuple[list[sdb.Segment], list[
         sound = voices.say(spoken, speakers[turn], rng)
         length = len(sound) / acoustics.RATE
         start = now + rng.uniform(*(PAUSES_BETWEEN if line.opens else PAUSES)) if segments else now
-        if length > LONGEST or not line.opens and start + length - began > JOINED - 0.01:  # homophones would lose their cue
+        if (
+            length > LONGEST or not line.opens and start + length - began > JOINED - 0.01
+        ):  # homophones would lose their cue
             script.refused()
             continue
         if any(run.slip == "L" for run in line.runs):
@@ -179,7 +182,9 @@ def claim(root: Path, options: dict[str, Any]) -> None:
             raise UserError(f"{config} is not readable as JSON ({error}); delete {root} and run again") from error
         if found != wanted:
             differ = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
-            raise UserError(f"{root} was made with other options ({', '.join(differ)}); delete it or choose another directory")
+            raise UserError(
+                f"{root} was made with other options ({', '.join(differ)}); delete it or choose another directory"
+            )
     elif root.is_dir() and any(root.iterdir()):
         raise UserError(f"{root} is not empty and was not made by this script; choose another directory")
     write_bytes(config, (json.dumps(wanted, indent=2, sort_keys=True) + "\n").encode())
@@ -189,7 +194,9 @@ def homophone_table(plan: Iterable[Talk]) -> bytes:
     """JSON for evaluations that count how often a homophone is spelled right: the groups and the topic of every talk."""
     groups = [{"reading": g.reading, "spellings": g.spellings, "by_topic": g.by_topic} for g in lexicon.HOMOPHONES]
     talks = {name: talk.topic for talk in plan for name in talk.names()}
-    return (json.dumps({"groups": groups, "talks": talks}, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
+    return (
+        json.dumps({"groups": groups, "talks": talks}, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+    ).encode()
 
 
 def voice_identity(path: str) -> str:

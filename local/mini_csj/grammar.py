@@ -1,8 +1,8 @@
 """Lecture-like Japanese from a small grammar: clauses, utterances, and the slips of spontaneous speech.
 
 A clause belongs to exactly one pool (train, valid or eval) by a hash of its text, so no clause of an evaluation talk,
-let alone a sentence, is ever spoken in a training talk.  Clauses of topic words tell what a talk is about; neutral clauses
-hold homophones, whose spelling depends on just that.
+let alone a sentence, is ever spoken in a training talk.  Clauses of topic words tell what a talk is about; neutral
+clauses hold homophones, whose spelling depends on just that.
 """
 
 from __future__ import annotations
@@ -176,7 +176,9 @@ class Grammar:
         if counter == "年" and rng.random() < 0.5:
             value = rng.randint(1950, 2029)
         else:
-            value = rng.choice((rng.randint(2, 99), rng.randint(2, 9) * 10, rng.randint(1, 9) * 100, rng.randint(1, 9) * 1000))
+            value = rng.choice(
+                (rng.randint(2, 99), rng.randint(2, 9) * 10, rng.randint(1, 9) * 100, rng.randint(1, 9) * 1000)
+            )
         if counter == "人":
             value = max(value, 3)
         out.add(kanji_number(value), "A", full_width(value))
@@ -246,7 +248,13 @@ class Grammar:
                 out.add(self._adjective()[0])
                 self._homophone(out)
             if rng.random() < 0.6:
-                out.add(rng.choice(("です", "でした", "があります", "がありました") if final else ("なので", "ですが", "があるので")))
+                out.add(
+                    rng.choice(
+                        ("です", "でした", "があります", "がありました")
+                        if final
+                        else ("なので", "ですが", "があるので")
+                    )
+                )
                 return out
         elif kind < 0.85:
             out.add(self._draw(lexicon.GENERAL_NOUNS) + rng.choice(("には", "では", "としては")))
@@ -281,7 +289,9 @@ class Grammar:
             return out
         out.add(rng.choice(("", "次は", "これは", "まず", "特に", "また", "つまり")))
         out.word(self._noun() if rng.random() < 0.7 else self._topic_action())
-        out.add(rng.choice(("です", "ですね", "でした", "になります", "の" + self._draw(lexicon.GENERAL_NOUNS) + "です")))
+        out.add(
+            rng.choice(("です", "ですね", "でした", "になります", "の" + self._draw(lexicon.GENERAL_NOUNS) + "です"))
+        )
         return out
 
     def _of_pool(self, draw: Callable[[], _Builder]) -> Run:
@@ -336,5 +346,7 @@ def _split_repair(run: Run, rng: random.Random) -> list[Run]:
     """音声を録音します -> 音声 (D2 が) を録音します."""
     at = run.text.rindex("を")
     before = Run(run.text[:at], tuple(mark for mark in run.marks if mark.end <= at))
-    after = Run(run.text[at:], tuple(m._replace(start=m.start - at, end=m.end - at) for m in run.marks if m.start >= at))
+    after = Run(
+        run.text[at:], tuple(m._replace(start=m.start - at, end=m.end - at) for m in run.marks if m.start >= at)
+    )
     return [before, Run(rng.choice("がにで"), slip="D2"), after]

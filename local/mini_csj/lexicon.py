@@ -1,7 +1,9 @@
 """The words of mini-CSJ.
 
-Every word is written with characters of JIS X 0208 (CSJ's Shift-JIS) and is read in one way only.  Topic words occur only
-in talks of their topic, general words in every talk.  No two of these share a reading, so their spelling follows from the
+Every word is written with characters of JIS X 0208 (CSJ's Shift-JIS) and is read in one way only.  Topic words occur
+only
+in talks of their topic, general words in every talk.  No two of these share a reading, so their spelling follows from
+the
 sound.  The homophones are the exception: groups of words of one sound, spelled as the topic of the talk wants it, so a
 recognizer has to remember what the talk is about.  The tests check all of this.
 """
@@ -76,7 +78,6 @@ TOPICS: dict[str, Topic] = {
 }
 
 
-
 class Homophones(NamedTuple):
     """Words of one pronunciation: their reading in katakana and the spelling that each topic asks for."""
 
@@ -90,8 +91,8 @@ class Homophones(NamedTuple):
 
 
 # Two fields, humanities and sciences, decide: each spelling of a group serves the four topics of one field, so that a
-# recognizer needs to remember one thing of what was said, and a model of 2 M parameters can learn to within minutes. All
-# spellings have two characters.
+# recognizer needs to remember one thing of what was said, and a model of 2 M parameters can learn to within minutes.
+# All spellings have two characters.
 HUMANITIES = ("language", "travel", "history", "arts")
 FIELDS = {topic: "文系" if topic in HUMANITIES else "理系" for topic in TOPICS}
 HOMOPHONES = tuple(
@@ -153,8 +154,8 @@ I_ADJECTIVES = tuple(
 )
 NA_ADJECTIVES = tuple("重要 静か 便利 複雑 簡単 自由 正確 危険 豊か 適切 有名 特別".split())
 
-# What follows a form of a verb at the end of an utterance, or before its next clause, and how often.  Lectures are full of
-# such phrases; they also give a recognizer something to hold on to before it knows the words.
+# What follows a form of a verb at the end of an utterance, or before its next clause, and how often.  Lectures are
+# full of such phrases; they also give a recognizer something to hold on to before it knows the words.
 FINAL_ENDINGS = (
     (("stem", "ました"), 5), (("stem", "ます"), 3), (("te", "います"), 2), (("stem", "ません"), 1),
     (("stem", "たいと思います"), 3), (("plain", "ということが分かりました"), 3), (("plain", "ことができます"), 2),
@@ -168,8 +169,8 @@ LINKING_ENDINGS = (
 # The same for clauses that hold homophones.  They are short, so that much of the text is decided by the topic.
 SHORT_FINAL_ENDINGS = ((("stem", "ました"), 3), (("stem", "ます"), 2), (("te", "います"), 1))
 SHORT_LINKING_ENDINGS = ((("te", ""), 2), (("past", "ので"), 2), (("stem", "ましたが"), 1))
-# Between two homophones, and between a topic word and a homophone: at least three characters that tell nothing, because a
-# stateless predictor of two tokens would otherwise find the spelling of the second in that of the first.
+# Between two homophones, and between a topic word and a homophone: at least three characters that tell nothing,
+# because a stateless predictor of two tokens would otherwise find the spelling of the second in that of the first.
 LINKS = tuple("だけでなく と同時に に加えて のほかに をはじめ".split())
 FIELD_PHRASES = ("の話ですが", "の講義では", "の場合は")
 TOPIC_LINKS = tuple("については にあるのは のための といえば".split())

@@ -68,7 +68,9 @@ def _music(rng: np.random.Generator, count: int) -> np.ndarray:
             octave, index = divmod(degree + step, 7)
             frequency = 440.0 * 2.0 ** ((key + scale[index] + 12 * octave - 69) / 12)
             for harmonic in range(1, 5):
-                out[start : start + length] += np.sin(2 * np.pi * harmonic * frequency * time) * np.exp(-3 * time) / harmonic
+                out[start : start + length] += (
+                    np.sin(2 * np.pi * harmonic * frequency * time) * np.exp(-3 * time) / harmonic
+                )
     return out
 
 
@@ -91,7 +93,9 @@ def _babble(rng: np.random.Generator, text_rng: random.Random, count: int, setti
         grammar = Grammar(text_rng.choice(list(TOPICS)), "train", text_rng)
         at = 0
         while at < count:
-            sound = voices.say(words.words_of(grammar.with_slips([grammar.clause()]), text_rng), speaker, rng)[: count - at]
+            sound = voices.say(words.words_of(grammar.with_slips([grammar.clause()]), text_rng), speaker, rng)[
+                : count - at
+            ]
             out[at : at + len(sound)] += sound
             at += len(sound) + int(0.2 * acoustics.RATE)
     return out

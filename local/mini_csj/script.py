@@ -47,7 +47,9 @@ class Script:
         self.characters = 0
         self.train = grammar.pool == "train"
         self.share = SHORT_SHARE if self.train else SHORT_SHARE_TEST
-        self.ahead = rng.uniform(0.0, 6.0) if self.train else -1.0  # so much more of short ones; not all talks begin alike
+        self.ahead = (
+            rng.uniform(0.0, 6.0) if self.train else -1.0
+        )  # so much more of short ones; not all talks begin alike
         self.is_short = False
         self.refusals = 0  # since something was spoken
         self._uses = grammar.uses.copy()  # of words, before the last utterance

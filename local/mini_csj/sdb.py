@@ -1,7 +1,8 @@
 """SDB files: one word a line, tab-separated, Shift-JIS, as on the discs of the real corpus.
 
 Columns (from 0): 0 serial number, 1 unit, 2 talk, 3 "segment start-end channel:talker-phrase", 4 phrase number,
-5 written form with tags, 6 lemma reading, 7 lemma, 8 origin (empty), 9 written form without tags, 10 pronunciation with tags,
+5 written form with tags, 6 lemma reading, 7 lemma, 8 origin (empty), 9 written form without tags, 10 pronunciation
+with tags,
 11 part of speech, 12 conjugation type, 13 conjugation form, 14 kind of particle, 15 euphonic change, 16 other.
 """
 
@@ -16,7 +17,14 @@ ENCODING = "shift_jis"
 COLUMNS = 17
 
 # The front-end's names for parts of speech (IPADIC) and the corpus's.
-_POS = {"フィラー": "感動詞", "接続詞": "接続詞", "連体詞": "連体詞", "接頭詞": "接頭辞", "副詞": "副詞", "記号": "記号"}
+_POS = {
+    "フィラー": "感動詞",
+    "接続詞": "接続詞",
+    "連体詞": "連体詞",
+    "接頭詞": "接頭辞",
+    "副詞": "副詞",
+    "記号": "記号",
+}
 _CONJUGATION = {
     "一段": "下一段", "サ変・スル": "サ行変格", "五段・ワ行促音便": "ワア行五段", "五段・カ行イ音便": "カ行五段",
     "五段・ガ行": "ガ行五段", "五段・サ行": "サ行五段", "五段・バ行": "バ行五段", "五段・マ行": "マ行五段",
@@ -44,7 +52,15 @@ def _morphology(word: Word) -> list[str]:
     feature = word.feature
     pos, group = word.pos or feature["pos"], feature["pos_group1"]
     if pos == "名詞":
-        pos = "代名詞" if group == "代名詞" else "形状詞" if group == "形容動詞語幹" else "接尾辞" if group == "接尾" else "名詞"
+        pos = (
+            "代名詞"
+            if group == "代名詞"
+            else "形状詞"
+            if group == "形容動詞語幹"
+            else "接尾辞"
+            if group == "接尾"
+            else "名詞"
+        )
     pos = _POS.get(pos, pos)
     conjugates = pos in ("動詞", "形容詞", "助動詞")
     kind = _CONJUGATION.get(feature["ctype"], "") if conjugates else ""

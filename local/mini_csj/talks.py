@@ -82,7 +82,11 @@ def plan_corpus(hours: float, eval_minutes: float, seed: int) -> list[Talk]:
     count = max(8, round(hours * 3600 / TALK_SECONDS))
     talks = [
         Talk(
-            talk, "core" if i % 3 == 0 else "noncore", "train", "train", topics[(i + i // 8) % len(topics)],
+            talk,
+            "core" if i % 3 == 0 else "noncore",
+            "train",
+            "train",
+            topics[(i + i // 8) % len(topics)],
             i // len(topics),
             hours * 3600 / count,
         )

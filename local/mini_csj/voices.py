@@ -8,17 +8,18 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from pyopenjtalk.htsengine import HTSEngine  # noqa: E402  (the import above keeps its notices quiet)
 
 from . import acoustics
 from .words import Word, labels_of, pyopenjtalk
 
-from pyopenjtalk.htsengine import HTSEngine  # noqa: E402  (the import above keeps its notices quiet)
-
 NOTICE = """\
 Everything in this directory was computed by local/make_mini_csj.py; nothing was recorded.
 
-Speech (talks, babble): synthesized by Open JTalk, modified BSD license, as packaged in pyopenjtalk-plus, MIT license, with
-the HTS voice "Mei", copyright (c) 2009-2013 Nagoya Institute of Technology, Department of Computer Science, released by the
+Speech (talks, babble): synthesized by Open JTalk, modified BSD license, as packaged in pyopenjtalk-plus, MIT license,
+with
+the HTS voice "Mei", copyright (c) 2009-2013 Nagoya Institute of Technology, Department of Computer Science, released
+by the
 MMDAgent Project Team under Creative Commons Attribution 3.0 (https://creativecommons.org/licenses/by/3.0/), and with
 whatever voices were given by --voices, under their own terms.  The voice was changed in pitch, rate, formants and room.
 
@@ -33,10 +34,11 @@ PEAK = 32768.0  # the synthesizer's full scale
 class Speaker:
     """How one talk sounds.
 
-    voice: path of an .htsvoice file, "" for the one in pyopenjtalk-plus; warp: formant scale, above 1 is a shorter vocal
-    tract; half_tones: pitch against the voice; rate: speaking rate; tilt: spectral tilt; level_db: RMS of speech below full
-    scale; snr_db: speech over stationary noise; noise_slope: dB per octave; reverberation: s; direct_db: direct over tail; band: Hz at
-    which the microphone has lost 3 dB, below and above, or None.
+    voice: path of an .htsvoice file, "" for the one in pyopenjtalk-plus; warp: formant scale, above 1 is a shorter
+    vocal tract; half_tones: pitch against the voice; rate: speaking rate; tilt: spectral tilt; level_db: RMS of speech
+    below full
+    scale; snr_db: speech over stationary noise; noise_slope: dB per octave; reverberation: s; direct_db: direct over
+    tail; band: Hz at which the microphone has lost 3 dB, below and above, or None.
     """
 
     voice: str
@@ -55,7 +57,8 @@ class Speaker:
 def draw_speaker(rng: np.random.Generator, sex: str, voices: tuple[str, ...]) -> Speaker:
     """A speaker of sex "M" or "F".  Voices that --voices adds are drawn as often as the built-in one.
 
-    Talks differ much and one talk does not change: the longer a recognizer listens, the better it can know the conditions.
+    Talks differ much and one talk does not change: the longer a recognizer listens, the better it can know the
+    conditions.
     """
     male = sex == "M"
     low, high = float(rng.uniform(50.0, 300.0)), float(math.exp(rng.uniform(math.log(3400.0), math.log(8000.0))))

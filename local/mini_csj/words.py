@@ -1,7 +1,8 @@
 """From the runs of an utterance to words: what the synthesizer says and what the transcript writes.
 
 The text front-end of pyopenjtalk-plus segments each run and gives reading, accent and part of speech; tags of the
-transcript are put around whole words, in the written form (column 5 of an SDB file) and in the pronunciation (column 10).
+transcript are put around whole words, in the written form (column 5 of an SDB file) and in the pronunciation (column
+10).
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def clean(pron: str) -> str:
 def _one_word(text: str, pron: str) -> dict[str, Any]:
     """A front-end entry, an interjection, for what no dictionary has: a fragment or a filler."""
     count = len(morae(pron))
-    entry: dict[str, Any] = dict.fromkeys(("pos_group1", "pos_group2", "pos_group3", "ctype", "cform", "chain_rule"), "*")
+    entry: dict[str, Any] = dict.fromkeys(
+        ("pos_group1", "pos_group2", "pos_group3", "ctype", "cform", "chain_rule"), "*"
+    )
     entry.update(string=text, orig=text, read=pron, pron=pron, pos="感動詞", acc=0, mora_size=count, chain_flag=0)
     entry.update(is_reading_protected=False, is_reading_rewritten=False)
     return entry
@@ -124,7 +127,7 @@ def _reduce(feature: dict[str, Any], surface: str, pron: str, rng: random.Random
         short = pron[:-1]
         feature.update(pron=short, mora_size=count - 1, acc=min(feature["acc"], count - 1))
         return feature, surface, f"(W {short};{pron})"
-    if feature["pos"] == "名詞" and 0.99 < roll:
+    if feature["pos"] == "名詞" and roll > 0.99:
         return feature, f"(? {surface})", f"(? {pron})"
     return feature, surface, pron
 

@@ -105,9 +105,7 @@ def stack_times(
     for stack in sorted({stack for stack, _ in at_biases}):
         places = sorted(place for place in at_biases if place[0] == stack)
         scale = factors[stack] / geometry.RATE
-        biases, driven = (
-            [(times[place] * scale).tolist() for place in places] for times in (at_biases, as_driven)
-        )
+        biases, driven = ([(times[place] * scale).tolist() for place in places] for times in (at_biases, as_driven))
         found.append(StackTimes(stack + 1, factors[stack], biases, driven))
     return found
 

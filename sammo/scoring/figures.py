@@ -140,7 +140,13 @@ def _label_ends(ax, ends: list[tuple[float, float, str, str]]) -> None:
         place = y if last is None else max(y, last + step)
         last = place
         ax.annotate(
-            name, (x, y), xytext=(x * 1.12, place), color=color, fontsize=9, va="center", annotation_clip=False,
+            name,
+            (x, y),
+            xytext=(x * 1.12, place),
+            color=color,
+            fontsize=9,
+            va="center",
+            annotation_clip=False,
             arrowprops=dict(arrowstyle="-", color=color, linewidth=0.6, alpha=0.6, shrinkA=0, shrinkB=6),
         )
 

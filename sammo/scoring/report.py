@@ -241,8 +241,6 @@ def resets(path: Path | None) -> dict[int, float]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != "sammo-memory-1":
             raise ValueError(f"format {content['format']!r}")
-        return {
-            int(row["chunk_size"]): float(row["cer"]) for row in content["conditions"] if row["state_seconds"] == 0
-        }
+        return {int(row["chunk_size"]): float(row["cer"]) for row in content["conditions"] if row["state_seconds"] == 0}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not the memory.json of sammo memory ({error}); run it again") from error
