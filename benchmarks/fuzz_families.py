@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import gzip
+import hashlib
 import json
 import random
 import shutil
@@ -19,7 +20,7 @@ from sammo.data.config import DataConfig
 from sammo.data.features import collate_on_the_fly, collate_precomputed, make_extractor
 from sammo.data.manifests import read_cuts, survey_manifests
 from sammo.data.shar import SharCuts
-from sammo.data.tokens import character_table, format_token_table, load_tokenizer
+from sammo.data.tokens import CHECKSUM, character_table, format_token_table, load_tokenizer
 from sammo.model_options import ModelOptions
 from sammo.options import add_options, from_args
 from sammo.scoring import DecodeSetting, read_results, write_results
@@ -316,6 +317,8 @@ class Lang(Family):
             vocab_size=20, model_type="bpe", character_coverage=1.0, user_defined_symbols=["<blk>", "<sos/eos>"], unk_id=2,
             bos_id=-1, eos_id=-1, minloglevel=2, num_threads=1,
         )  # fmt: skip
+        model = (directory / "bpe/bpe.model").read_bytes()
+        (directory / "bpe" / CHECKSUM).write_text(hashlib.sha256(model).hexdigest())
         self.seeds = {path: path.read_bytes() for path in (directory / "char/tokens.txt", directory / "bpe/bpe.model")}
         self.whole = {path: load_tokenizer(path.parent) for path in self.seeds}
 

@@ -8,13 +8,14 @@ Usage: local/train_bpe_model.py --manifest data/fbank/csj_cuts_train.jsonl.gz --
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 from pathlib import Path
 
 import sentencepiece
 from prepare_lang_char import training_texts, write_lang
 
-from sammo.data.tokens import BLANK, SOS_EOS
+from sammo.data.tokens import BLANK, CHECKSUM, SOS_EOS
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_write
 
@@ -67,6 +68,8 @@ def main() -> None:
     args.lang_dir.mkdir(parents=True, exist_ok=True)
     with atomic_write(args.lang_dir / "bpe.model", "wb") as file:
         file.write(model)
+    with atomic_write(args.lang_dir / CHECKSUM) as file:
+        file.write(hashlib.sha256(model).hexdigest() + "\n")
     write_lang(args.lang_dir, [processor.id_to_piece(i) for i in range(processor.get_piece_size())], "bpe")
     print(f"{args.lang_dir}/bpe.model: {processor.get_piece_size()} units")
 

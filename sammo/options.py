@@ -141,7 +141,7 @@ _KINDS: dict[Any, Callable[[str], Any]] = {
 def check_range(option: str, value: float, least: float, most: float, reason: str) -> None:
     """UserError with the ``reason`` of the bounds where ``value`` is outside of them or no number."""
     if not least <= value <= most:
-        raise UserError(f"{option} must be {least:g} to {most:g}, got {value:g}: {reason}")
+        raise UserError(f"{option} must be {least} to {most}, got {str(value)[:20]}: {reason}")
 
 
 def check_threads(value: int) -> None:

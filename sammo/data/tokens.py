@@ -12,6 +12,7 @@ from sammo.errors import UserError
 BLANK = "<blk>"
 UNKNOWN = "<unk>"
 SOS_EOS = "<sos/eos>"
+CHECKSUM = "bpe.model.sha256"  # beside the model, written with it; language directories of others have none
 SPECIAL = (BLANK, UNKNOWN, SOS_EOS)
 SPACE = "\u2581"  # the space between words as a unit, or at the start of one, as sentencepiece writes it
 
@@ -129,7 +130,13 @@ def load_tokenizer(lang_dir: str | Path) -> Tokenizer:
     path = lang_dir / ("bpe.model" if lang_type == "bpe" else "tokens.txt")
     if not path.is_file():
         raise UserError(f"no {path}; make it with prepare.sh or pass another --lang")
-    return BpeTokenizer(path) if lang_type == "bpe" else CharTokenizer(read_token_table(path))
+    if lang_type == "char":
+        return CharTokenizer(read_token_table(path))
+    checksum = lang_dir / CHECKSUM
+    # Its pieces and scores are in the fingerprint; its normalization, which decides as much, is only in the checksum.
+    if checksum.is_file() and checksum.read_text("utf-8", "replace").strip() != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise UserError(f"{path} is damaged: its checksum is not that in {CHECKSUM}; make it again with prepare.sh")
+    return BpeTokenizer(path)
 
 
 def read_token_table(path: str | Path) -> list[str]:

@@ -11,6 +11,20 @@ from sammo.encoder.mixers import MIXERS
 from sammo.errors import UserError
 from sammo.geometry import OUTPUT_DOWNSAMPLING, RATE
 
+LARGEST = 65_536  # of any size, far beyond what has been trained
+MOST = {"num_layers": 200, "vocab_size": 10_000_000, "mamba_expand": 64, "warmup_batches": 1e9}
+
+
+def check_sizes(config: Any) -> None:
+    """UserError for a field of a configuration that is not finite or that no memory could hold."""
+    for field in dataclasses.fields(config):
+        values, most = getattr(config, field.name), MOST.get(field.name, LARGEST)
+        for value in values if isinstance(values, (tuple, list)) else (values,):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"model option {field.name} is {value}, no number")
+            if isinstance(value, (int, float)) and value > most:
+                raise UserError(f"model option {field.name} is {str(value)[:20]}, at most {most}: no memory holds more")
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -60,6 +74,7 @@ class EncoderConfig:
         for field, table in (("encoder", SIZES), ("mixer", MIXERS)):
             if getattr(self, field) not in table:
                 raise UserError(f"unknown {field} {getattr(self, field)!r}: choose {', '.join(table)}")
+        check_sizes(self)
         stacks = len(self.downsampling)
         for field in ("query_head_dim", "pos_head_dim", "value_head_dim"):
             values = getattr(self, field)

@@ -6,11 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from sammo.encoder.config import EncoderConfig, encoder_config
+from sammo.encoder.config import EncoderConfig, check_sizes, encoder_config
 from sammo.errors import UserError
-
-LARGEST = 65_536  # of any size, far beyond what has been trained
-MOST = {"num_layers": 200, "vocab_size": 10_000_000}
 
 
 @dataclass(frozen=True)
@@ -30,12 +27,7 @@ class ModelConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"model option {name} is {value!r}: give a positive whole number")
-        for config in (self, self.encoder):
-            for field in dataclasses.fields(config):
-                values, most = getattr(config, field.name), MOST.get(field.name, LARGEST)
-                for value in values if isinstance(values, (tuple, list)) else (values,):
-                    if isinstance(value, int) and value > most:
-                        raise UserError(f"model option {field.name} is {value}, at most {most}: no memory holds more")
+        check_sizes(self)
         if not 0 <= self.blank_id < self.vocab_size:
             raise UserError(
                 f"blank_id {self.blank_id} is not among the symbols 0 to {self.vocab_size - 1}"

@@ -44,8 +44,8 @@ class RecurrentMixer(Mixer):
 
     @classmethod
     def check(cls, config) -> None:
-        if config.mamba_conv_kernel < 1:
-            raise UserError("mamba_conv_kernel must be positive")
+        if min(config.mamba_conv_kernel, config.mamba_head_dim, config.mamba_groups) < 1:
+            raise UserError("mamba_conv_kernel, mamba_head_dim and mamba_groups must be positive")
         times = config.mamba_time_constants
         if times and not (len(times) == 2 and 0 < times[0] <= times[1]):
             raise UserError(f"mamba_time_constants {times}: give the shortest and the longest in seconds, or neither")
