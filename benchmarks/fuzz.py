@@ -16,6 +16,7 @@ Usage: benchmarks/fuzz.py [--cases 10000] [--seed 0] [--families audio,manifests
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import random
@@ -116,6 +117,7 @@ def _work(family: Family, directory: Path, seeds: list[int], seconds: float, wri
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        faulthandler.disable()
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):  # decoders print what they think of damaged files
             os.dup2(null, descriptor)
