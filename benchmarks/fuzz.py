@@ -160,18 +160,24 @@ def fuzz(
     families: list[str] | None = None,
     seconds: float = 10.0,
     progress: Callable[[str], None] = lambda line: None,
+    minutes: float = float("inf"),
 ) -> tuple[dict[str, Counter], list[str]]:
-    """Runs ``cases``, divided over the families; returns outcomes by family, and a line for each failure."""
+    """Runs ``cases``, divided over the families; returns outcomes by family, and a line for each failure.
+
+    minutes: an equal share of them for each family, whatever is left of its cases then.
+    """
     sys.addaudithook(_watch)
     names = families or list(FAMILIES)
     counts: dict[str, Counter] = {}
-    failures = []
+    failures, begin = [], time.monotonic()
     for number, name in enumerate(names):
         family = FAMILIES[name](directory / name)
         share = cases // len(names) + (number < cases % len(names))
         counts[name] = Counter()
         seeds = [seed * 1_000_000_000 + number * 100_000_000 + index for index in range(share)]
         for start in range(0, share, BATCH):
+            if time.monotonic() > begin + 60 * minutes * (number + 1) / len(names):
+                break
             batch = seeds[start : start + BATCH]
             for case, (outcome, text) in zip(batch, run_batch(family, directory / name, batch, seconds)):
                 counts[name][outcome] += 1
@@ -196,6 +202,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--families", default=",".join(FAMILIES), help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="CPU time of a case (default: 10).")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="Stop after so long, with a table of less.")
     parser.add_argument("--keep", type=Path, help="Where to leave the files (default: nowhere).")
     args = parser.parse_args()
     unknown = [name for name in args.families.split(",") if name not in FAMILIES]
@@ -206,7 +213,7 @@ def main() -> int:
     try:
         names = args.families.split(",")
         counts, failures = fuzz(
-            directory, args.cases, args.seed, names, args.seconds, lambda line: print(line, flush=True)
+            directory, args.cases, args.seed, names, args.seconds, lambda line: print(line, flush=True), args.minutes
         )
     finally:
         if args.keep is None:

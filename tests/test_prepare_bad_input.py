@@ -240,7 +240,7 @@ class Shuffled:
 
 
 def test_the_order_of_the_file_system_does_not_matter(csj, tmp_path, monkeypatch):
-    """Directory listings in four orders: the same manifests and units, byte for byte."""
+    """Directory listings in another order: the same manifests and units, byte for byte."""
     import os
     import random
 
@@ -249,7 +249,7 @@ def test_the_order_of_the_file_system_does_not_matter(csj, tmp_path, monkeypatch
     make_musan(tmp_path / "musan")
     scandir, listdir = os.scandir, os.listdir
     found = []
-    for seed in (None, 1, 2, 3):
+    for seed in (None, 1):
         with monkeypatch.context() as patch:
             if seed is not None:
                 shuffle = random.Random(seed).sample
