@@ -225,10 +225,13 @@ class Shuffled:
     """What os.scandir returns, in another order."""
 
     def __init__(self, entries):
-        self.entries = entries
+        self.entries = iter(entries)
 
     def __iter__(self):
-        return iter(self.entries)
+        return self
+
+    def __next__(self):
+        return next(self.entries)
 
     def __enter__(self):
         return self
