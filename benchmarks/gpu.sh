@@ -42,21 +42,18 @@ part() {
   echo "$code $((SECONDS - begin)) $*" > "$out/$name.code"
 }
 
-if [ "$device" = cuda ]; then
-  durations="650 2600"
-  vocabulary=3266
-  steps=12
-else
-  durations=12
-  vocabulary=60
-  steps=2
+engine=triton durations="650 2600" vocabulary=3266 steps=12 sizes=() repeats=5
+if [ "$device" = cpu ]; then
+  engine=native durations=12 vocabulary=60 steps=1 sizes=(--frames 20 --symbols 5 --rows sammo) repeats=1
 fi
-part doctor 60 "$python" -m sammo.cli doctor --device "$device"
+part doctor 90 "$python" -m sammo.cli doctor --device "$device"
 for duration in $durations; do
-  part "training-$duration" 90 "$python" benchmarks/training.py --device "$device" --preset "$preset" \
+  part "training-$duration" 100 "$python" benchmarks/training.py --device "$device" --preset "$preset" \
     --vocab-size "$vocabulary" --max-duration "$duration" --steps "$steps"
 done
 part tests 150 "$python" -m pytest -q -m gpu -p no:cacheprovider tests
-part loss 60 "$python" benchmarks/loss.py --device "$device"
-part optimizer 40 "$python" benchmarks/optim.py --device "$device" --encoder sammo
+part loss 40 "$python" benchmarks/loss.py --device "$device" --engine "$engine" --vocab-sizes "$vocabulary" \
+  --repeats "$repeats" "${sizes[@]}"
+part optimizer 40 "$python" benchmarks/optim.py --device "$device" --preset "$preset" --vocab-size "$vocabulary" \
+  --encoder sammo
 "$python" benchmarks/gpu_report.py "$out"

@@ -18,7 +18,6 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Iterator
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -26,9 +25,8 @@ from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from sammo.encoder.causal_conv import CONV_ENGINES  # noqa: E402
 from sammo.fake_cuda import Launch, caller, fake_cuda  # noqa: E402
-from sammo.kernels import KERNEL_ENGINES  # noqa: E402
+from sammo.kernels import kernel_engine  # noqa: E402
 from sammo.regularize import set_batch_count  # noqa: E402
 from sammo.training.config import TrainConfig  # noqa: E402
 from sammo.training.distributed import World  # noqa: E402
@@ -154,12 +152,12 @@ def measure(args: argparse.Namespace) -> Meter:
     with ExitStack() as stack:
         trace = stack.enter_context(fake_cuda())
         trace.nonzero_finds = False  # no cell of the simple loss underflows
-        if args.kernels == "torch":
-            for engines in (KERNEL_ENGINES, CONV_ENGINES):
-                stack.enter_context(mock.patch.object(engines, "resolve", lambda *_: "torch"))
+        stack.enter_context(kernel_engine(args.kernels))
         with torch.device("cuda"):
             sizes = {"chunk_sizes": (args.chunk_size,), "left_context_frames": (128,)}
             model = Transducer(model_config(args.encoder, args.preset, args.vocab_size, **sizes))
+        if args.kernels == "torch" and args.encoder == "sammo":
+            model.encoder.set_engines(conv="torch")
         config = TrainConfig(precision=args.precision, tensorboard=False, average_period=10**9)
         trainer = Trainer(config, model, None, None, World(device=torch.device("cuda")), StopRequest(), {}, 600.0)
         trainer.batch = args.batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import platform
+import random
 from typing import Callable
 
 import torch
@@ -13,12 +14,14 @@ from torch import Tensor
 from sammo.encoder.causal_conv import CONV_ENGINES, causal_conv
 from sammo.encoder.mixers.gated_delta import DELTA_ENGINES, gated_delta_rule
 from sammo.encoder.ssd import SCAN_ENGINES, ssd_scan
-from sammo.transducer import LOSS_ENGINES, full_loss
+from sammo.kernels import KERNEL_ENGINES, kernel_engine
+from sammo.transducer import LOSS_ENGINES, Transducer, full_loss, model_config
 
 PACKAGES = ("torch", "torchaudio", "lhotse", "k2", "mamba-ssm", "causal-conv1d", "fla-core", "sherpa-onnx", "onnxruntime")
 # Largest deviation from the reference engine, relative to its largest value. The Triton scan
 # multiplies in TF32 on the GPUs that have it.
 TOLERANCE = {"torch": 1e-5, "native": 1e-5, "causal-conv1d": 1e-5, "k2": 1e-4, "triton": 5e-3, "fla": 3e-2}
+TOLERANCE["kernel"] = 2e-2  # of a whole step, whose matrix products are TF32's
 
 
 def examine(device: str | None = None) -> int:
@@ -32,7 +35,8 @@ def examine(device: str | None = None) -> int:
         gpu = torch.cuda.get_device_properties(index)
         print(f"  GPU {index}         {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, sm_{gpu.major}{gpu.minor}")
     failed = False
-    for engines, attempt in ((SCAN_ENGINES, _scan), (DELTA_ENGINES, _delta), (CONV_ENGINES, _conv), (LOSS_ENGINES, _loss)):
+    operations = ((SCAN_ENGINES, _scan), (DELTA_ENGINES, _delta), (CONV_ENGINES, _conv), (LOSS_ENGINES, _loss))
+    for engines, attempt in (*operations, (KERNEL_ENGINES, _step)):
         print(f"\n{engines.operation} engines on {device}; auto takes {engines.resolve('auto', device)}")
         reference = None
         # The reference runs first: the engine that needs nothing but PyTorch.
@@ -40,7 +44,8 @@ def examine(device: str | None = None) -> int:
             if reason:
                 print(f"  {engine:13} cannot run: {reason}")
                 continue
-            verdict, reference, wrong = _try(attempt, engine, device, reference)
+            tolerance = TOLERANCE.get(engines.operation, TOLERANCE[engine])
+            verdict, reference, wrong = _try(attempt, engine, device, reference, tolerance)
             failed |= wrong
             print(f"  {engine:13} {verdict}")
     return int(failed)
@@ -54,7 +59,11 @@ def _version(package: str) -> str:
 
 
 def _try(
-    attempt: Callable[[str, str], list[Tensor]], engine: str, device: str, reference: list[Tensor] | None
+    attempt: Callable[[str, str], list[Tensor]],
+    engine: str,
+    device: str,
+    reference: list[Tensor] | None,
+    tolerance: float,
 ) -> tuple[str, list[Tensor] | None, bool]:
     try:
         values = attempt(engine, device)
@@ -63,9 +72,9 @@ def _try(
     if reference is None:
         return "runs (the reference)", values, False
     worst = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(values, reference))
-    wrong = not worst <= TOLERANCE[engine]
+    wrong = not worst <= tolerance
     verdict = "WRONG" if wrong else "runs"
-    return f"{verdict}: deviates by {worst:.1e} (at most {TOLERANCE[engine]:.0e})", reference, wrong
+    return f"{verdict}: deviates by {worst:.1e} (at most {tolerance:.0e})", reference, wrong
 
 
 def _scan(engine: str, device: str) -> list[Tensor]:
@@ -108,6 +117,20 @@ def _conv(engine: str, device: str) -> list[Tensor]:
     y, last = causal_conv(x, weight, past, engine)
     y.sin().sum().backward()
     return [y.detach(), last.detach(), x.grad, weight.grad, past.grad]
+
+
+def _step(engine: str, device: str) -> list[Tensor]:
+    """Losses and all gradients of a small Sammo in training, every regularizer drawn alike."""
+    torch.manual_seed(0)
+    features, lengths = torch.randn(3, 207, 80).to(device), torch.tensor([207, 180, 90])
+    model = Transducer(model_config("sammo", "tiny", 50)).to(device).train()
+    torch.manual_seed(0)
+    random.seed(0)
+    with kernel_engine(engine):
+        losses = model(features, lengths, [[3, 4, 5, 6], [7, 8], []], chunk_size=16)
+        (losses.simple + losses.pruned).sum().backward()
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    return [losses.simple.detach(), losses.pruned.detach(), gradients]
 
 
 def _loss(engine: str, device: str) -> list[Tensor]:

@@ -132,11 +132,10 @@ def convolutions() -> None:
 
 def chunk_convolutions() -> None:
     for frames, channels, kernel, chunk, ends in (
-        (96, 20, 15, 16, None),
-        (40, 3, 7, 4, None),
-        (66, 33, 7, 66, None),
-        (30, 5, 15, 30, (30, 22, 4)),
-        (70, 4, 7, 70, (70, 64, 33)),
+        (24, 5, 5, 8, None),
+        (70, 3, 5, 70, None),
+        (8, 34, 3, 2, None),
+        (9, 3, 5, 9, (9, 6, 2)),
     ):
         conv = ChunkCausalConv(channels, kernel)
         torch.nn.init.normal_(conv.edge_scale)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import Iterator
+
 import torch
 from torch import Tensor
 
@@ -16,6 +19,20 @@ def triton_reason() -> str:
 KERNEL_ENGINES = Engines("kernel", {"triton": needs_cuda(triton_reason), "torch": anywhere})
 
 
+_engine = "auto"
+
+
+@contextmanager
+def kernel_engine(name: str) -> Iterator[None]:
+    """Lets another engine than "auto" run, to compare."""
+    global _engine
+    before, _engine = _engine, name
+    try:
+        yield
+    finally:
+        _engine = before
+
+
 def by_triton(x: Tensor) -> bool:
     """Whether operations on ``x`` run as the Triton kernels of this package, which compute in float32."""
-    return KERNEL_ENGINES.resolve("auto", x.device) == "triton" and x.dtype != torch.float64
+    return KERNEL_ENGINES.resolve(_engine, x.device) == "triton" and x.dtype != torch.float64

@@ -11,7 +11,9 @@ BLOCK_T, BLOCK_C = 32, 64
 
 
 @triton.jit
-def _input(x_ptr, past_ptr, n, u, c, frames, channels, x_n, x_t, past_n, past_t, K: tl.constexpr, HAS_PAST: tl.constexpr):
+def _input(
+    x_ptr, past_ptr, n, u, c, frames, channels, x_n, x_t, past_n, past_t, K: tl.constexpr, HAS_PAST: tl.constexpr
+):  # fmt: skip
     """Frames u (T',) and channels c of the input, (T', C'); those before the first are the past's, or zero."""
     inside = ((u >= 0) & (u < frames))[:, None] & (c < channels)[None, :]
     x = tl.load(x_ptr + n * x_n + u[:, None] * x_t + c[None, :], mask=inside, other=0.0).to(tl.float32)
@@ -94,7 +96,9 @@ class SiluConv(torch.autograd.Function):
         num, frames, channels = x.shape
         y = x.new_empty(x.shape)
         grid = (num, triton.cdiv(frames, BLOCK_T), triton.cdiv(channels, BLOCK_C))
-        _conv_kernel[grid](x, past, weight, bias, y, frames, channels, *_strides(x), *_strides(past), **_options(weight, past, bias))
+        _conv_kernel[grid](
+            x, past, weight, bias, y, frames, channels, *_strides(x), *_strides(past), **_options(weight, past, bias)
+        )
         return y
 
     @staticmethod
