@@ -95,7 +95,7 @@ def random_batch(args: argparse.Namespace, seed: int, device: torch.device):
         torch.randint(1, args.vocab_size, (int(length / 100 * CHARACTERS_A_SECOND),), generator=generator).tolist()
         for length in lengths
     ]
-    return features.to(device), lengths.to(device), tokens, rng.choice((16, 32, 64, -1))
+    return features.to(device), lengths, tokens, rng.choice((16, 32, 64, -1))
 
 
 def main() -> None:

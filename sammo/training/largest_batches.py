@@ -58,7 +58,7 @@ def _run_largest(trainer: Trainer, durations: np.ndarray, max_duration: float) -
         shape = batch["features"].shape
         try:
             loss, _ = trainer.loss(model, batch, chunk=(-1, -1))
-            trainer.precision.scaler.scale(loss).backward()
+            trainer.optimization.backward(loss)
         except torch.cuda.OutOfMemoryError as error:
             raise UserError("before training, " + out_of_memory(shape, 0)) from error
         finally:
