@@ -64,6 +64,8 @@ def count(func: Any, inputs: Any, outputs: Any) -> tuple[int, int]:
         rare = RARELY_READ.get(func.kernel.__name__, ())
         tensors = {name: value for name, value in func.arguments.items() if isinstance(value, Tensor)}
         return 1, sum(num_bytes(value) for name, value in tensors.items() if name not in rare)
+    if func.namespace != "aten":  # prim::device, the question on which device a tensor is
+        return 0, 0
     name = func.overloadpacket.__name__
     schema = func._schema
     is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)

@@ -30,6 +30,7 @@ def counted(run) -> tuple[int, int]:
         (lambda a, b: a.mul_(2.0), 1, 128 + 128),
         (lambda a, b: a.copy_(b.view(1, 64).repeat(1, 2).view(8, 16)), 2, 64 + 128 + 128 + 128),
         (lambda a, b: torch.zeros_like(a), 1, 128),
+        (lambda a, b: a.device, 0, 0),
         (lambda a, b: torch._foreach_mul_([a, b], 2.0), 1, 2 * (128 + 64)),
     ],
 )
