@@ -15,6 +15,7 @@ COMMANDS = {
     "report": ("sammo.commands.report", "table and figures from the results of decode.py"),
     "parity": ("sammo.commands.parity", "compare simulated with chunk-by-chunk decoding"),
     "memory": ("sammo.commands.memory", "show what the encoder's memory carries: error rates with parts of it removed"),
+    "probe": ("sammo.commands.probe", "train on a recall task and tell over how many seconds encoders remember"),
     "transcribe": ("sammo.commands.transcribe", "transcribe audio files as a stream"),
     "doctor": ("sammo.commands.doctor", "list engines and try each against its reference"),
     "import-icefall": ("sammo.commands.import_icefall", "turn a Zipformer checkpoint of icefall into one of ours"),

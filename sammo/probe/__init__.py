@@ -1,0 +1,1 @@
+"""What a model remembers, measured on a task that needs nothing else."""
