@@ -51,9 +51,9 @@ def note(cells: Sequence[Recall], chance: float) -> str:
     batches = ", ".join(f"{encoder} {steps}" for encoder, steps in trained)
     return (
         f"Percent of {num} sequences in which the cue was repeated at the event; greedy search; batches trained: "
-        f"{batches}. Guessing comes to between {100 * low:.0f} and {100 * high:.0f} in 95 of 100 such tests. Reach is what "
-        "a path through attention and convolutions can bridge at most, left contexts of all layers added up; more can "
-        "only come through a recurrent state."
+        f"{batches}. Guessing comes to between {100 * low:.0f} and {100 * high:.0f} in 95 of 100 such tests. Reach is "
+        "what a path through attention and convolutions can bridge at most, left contexts of all layers added up; more "
+        "can only come through a recurrent state."
     )
 
 
