@@ -150,6 +150,34 @@ def test_curriculum(module, corpus):
         module().train_dataloader(1, sampler_state=state)
 
 
+def test_cuts_out_of_bounds_are_not_trained_on(module, caplog):
+    """Bounds are for training: what is decoded or validated stays whole. Without options they are the original's."""
+    assert (DataConfig().min_duration, DataConfig().max_cut_duration) == (1.0, 20.0)
+    durations = [cut.duration for batch in module().train_dataloader(1) for cut in batch["cuts"]]
+    caplog.set_level("INFO")
+    data = module(min_duration=2.0, max_cut_duration=3.0)
+    found = [cut.duration for batch in data.train_dataloader(1) for cut in batch["cuts"]]
+    assert sorted(found) == sorted(d for d in durations if 2.0 <= d <= 3.0) and found
+    below, above = sum(d < 2.0 for d in durations), sum(d > 3.0 for d in durations)
+    assert f"{below} with fewer seconds than --min-duration" in caplog.text
+    assert f"{above} with more seconds than --max-cut-duration" in caplog.text
+    for loader in (data.valid_dataloader(), data.test_dataloader("eval1")):
+        assert any(cut.duration < 2.0 or cut.duration > 3.0 for batch in loader for cut in batch["cuts"])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"min_duration": -1.0}, "--min-duration must be seconds, 0 for no bound, got -1"),
+        ({"max_cut_duration": float("nan")}, "--max-cut-duration must be seconds"),
+        ({"min_duration": 3.0, "max_cut_duration": 2.0}, "--min-duration 3 is above --max-cut-duration 2"),
+    ],
+)
+def test_bad_bounds(options, message):
+    with pytest.raises(UserError, match=message):
+        DataConfig(**options)
+
+
 @pytest.mark.parametrize("text", ["2", "0:2", "1:-1", "a:2", "1:2;2:3"])
 def test_bad_curriculum(text):
     with pytest.raises(UserError, match="--curriculum is EPOCHS:SECONDS"):

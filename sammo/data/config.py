@@ -18,6 +18,8 @@ class DataConfig(Speech):
     musan_dir: Path | None = option(None, "Directory with musan_cuts.jsonl.gz; default: --manifest-dir.")
     shar_dir: Path | None = option(None, "Directory of Shar shards to train from, written by local/make_shar.py.")
     max_duration: float = option(200.0, "Seconds of audio in a batch of one process.")
+    min_duration: float = option(1.0, "Seconds; shorter cuts are left out of training. 0: none are.")
+    max_cut_duration: float = option(20.0, "Seconds; longer cuts are left out of training. 0: none are.")
     num_buckets: int = option(30, "Most buckets of similar duration to draw batches from.")
     buffer_size: int = option(60000, "Cuts held in memory to shuffle and bucket; with Shar their data, too.")
     curriculum: str = option(
@@ -42,6 +44,12 @@ class DataConfig(Speech):
         check_range("--num-workers", max(self.num_workers, 0), 0, MOST_PROCESSES, "each is a process of this machine")
         if self.num_workers < 0 or self.num_buckets < 1 or self.buffer_size < 1:
             raise UserError("--num-workers must be at least 0, --num-buckets and --buffer-size at least 1")
+        bounds = {"--min-duration": self.min_duration, "--max-cut-duration": self.max_cut_duration}
+        for name, value in bounds.items():
+            if not 0 <= value < float("inf"):
+                raise UserError(f"{name} must be seconds, 0 for no bound, got {value}")
+        if 0 < self.max_cut_duration < self.min_duration:
+            raise UserError(f"--min-duration {self.min_duration:g} is above --max-cut-duration {self.max_cut_duration:g}")
         self.longest(1)  # reads --curriculum
         find_corpus(self.manifest_dir, self.corpus)
 

@@ -55,6 +55,7 @@ class CsjDataModule:
                 self.tokenizer,
                 longest=longest,
                 allowed=self.allowed if self.config.shar_dir is None else SHAR,
+                bounds=(self.config.min_duration, self.config.max_cut_duration),
             )
         return self._surveys[key]
 

@@ -32,6 +32,8 @@ NO_TEXT = "no text"
 TOO_SHORT = "fewer than 9 feature frames"
 TOO_MANY_SYMBOLS = "more symbols than encoder frames"
 TOO_LONG = "more seconds than the curriculum allows"
+NOT_LONG_ENOUGH = "fewer seconds than --min-duration"
+BEYOND_BOUND = "more seconds than --max-cut-duration"
 LONGEST_LINE = 16 << 20  # characters; a cut has some thousand
 
 
@@ -78,12 +80,13 @@ def survey_manifests(
     keep_long_texts: bool = False,
     longest: float | None = None,
     allowed: Allowed = FILES,
+    bounds: tuple[float, float] = (0.0, 0.0),
 ) -> Survey:
     """Goes through the manifests once, without building lhotse objects, and decides which cuts can be used.
 
     keep_long_texts: keep cuts with more symbols than encoder frames. A loss needs them gone; a test set is scored
     whole, so that leaving out its hardest cuts flatters nobody. tokenizer None also keeps them. longest: leave out cuts
-    of more seconds.
+    of more seconds, as an epoch of a curriculum does. bounds: seconds of the shortest and the longest cut, 0: no bound.
 
     Raises UserError for a missing or damaged manifest and where no cut is left.
     """
@@ -93,8 +96,7 @@ def survey_manifests(
     for path in paths:
         for cut in read_records(path, "cut", allowed):
             reason = _unusable(cut, mode, None if keep_long_texts else tokenizer)
-            if not reason and longest is not None and cut["duration"] > longest:
-                reason = TOO_LONG
+            reason = reason or _out_of_bounds(cut["duration"], *bounds, longest)
             if reason:
                 left_out[cut["id"]] = reason
             else:
@@ -105,6 +107,14 @@ def survey_manifests(
     if not durations:
         raise UserError(f"part {part} is empty ({survey.report()}; manifest {paths[0]})")
     return survey
+
+
+def _out_of_bounds(seconds: float, least: float, most: float, longest: float | None) -> str:
+    if seconds < least:
+        return NOT_LONG_ENOUGH
+    if 0 < most < seconds:
+        return BEYOND_BOUND
+    return TOO_LONG if longest is not None and seconds > longest else ""
 
 
 def _unusable(cut: dict, mode: str, tokenizer: Tokenizer | None) -> str:

@@ -61,10 +61,10 @@ an4_dir=$(cd "$called_from" && readlink -m "$an4_dir")
 chunks=16,32,64,128
 lefts=64,128,256
 # As in run.sh of the repository, for real speech: SpecAugment on, and no curriculum, since most of AN4's utterances
-# are short already.
-budget=(--max-duration 12 --ctc-loss-scale 1 --base-lr 0.03 --ref-duration 0.12 --lr-batches 4000 --lr-epochs 6
-  --lr-warmup-batches 100 --warm-step 200 --average-period 10 --num-workers 1 --drop-last false --enable-spec-aug true
-  --enable-musan false --valid-interval 1000000)
+# are short already, many of less than a second.
+budget=(--max-duration 12 --min-duration 0 --ctc-loss-scale 1 --base-lr 0.03 --ref-duration 0.12 --lr-batches 4000
+  --lr-epochs 6 --lr-warmup-batches 100 --warm-step 200 --average-period 10 --num-workers 1 --drop-last false
+  --enable-spec-aug true --enable-musan false --valid-interval 1000000)
 if $smoke; then
   epochs=1 chunks=16,64 lefts=128
   [ "$work_dir" != work ] || work_dir=work/smoke
