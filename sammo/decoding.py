@@ -20,7 +20,7 @@ from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.device import choose_device
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.state import state_numel
-from sammo.options import Chunks, ModelSource, Results, Search, Speech, check_chunking, check_threads
+from sammo.options import ModelSource, Results, Search, Speech, WholeChunks, check_chunking, check_threads
 from sammo.progress import progress
 from sammo.scoring import DecodeSetting, has_results, write_results
 from sammo.search import Searcher, make_searcher
@@ -43,18 +43,24 @@ class Decoded(NamedTuple):
     times: list[float]
 
 
-def with_tails(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Utterances followed by geometry.TAIL_PADDING frames of silence, counted in the lengths, as when streamed.
+def with_tails(
+    features: Tensor, lengths: Tensor, frames: int = geometry.TAIL_PADDING
+) -> tuple[Tensor, Tensor]:
+    """Utterances followed by ``frames`` of silence, counted in the lengths; as many as by default when streamed.
 
-    features (N, T, 80), lengths (N,) -> (N, T + 30, 80), (N,).
+    features (N, T, 80), lengths (N,) -> (N, T + frames, 80), (N,).
     """
-    padded = torch.nn.functional.pad(features, (0, 0, 0, geometry.TAIL_PADDING))
+    padded = torch.nn.functional.pad(features, (0, 0, 0, frames))
     beyond = torch.arange(padded.shape[1], device=features.device) >= lengths[:, None]
-    return padded.masked_fill(beyond[:, :, None], geometry.PADDING_VALUE), lengths + geometry.TAIL_PADDING
+    return padded.masked_fill(beyond[:, :, None], geometry.PADDING_VALUE), lengths + frames
 
 
-def chunkings(model: Transducer, chunk_sizes: Sequence[int], left_contexts: Sequence[int]) -> list[Chunking]:
+def chunkings(
+    model: Transducer, chunk_sizes: Sequence[int], left_contexts: Sequence[int], round_left_context: bool = False
+) -> list[Chunking]:
     """All combinations, each once: some encoders see no left context, and a chunk without end needs none.
+
+    round_left_context: left contexts are whole chunks, at least one, as in icefall's Zipformer2.get_chunk_info.
 
     Raises:
       UserError: the model cannot do one of them.
@@ -66,6 +72,8 @@ def chunkings(model: Transducer, chunk_sizes: Sequence[int], left_contexts: Sequ
                 left = 0
             elif chunk == -1:
                 left = -1
+            elif round_left_context and chunk > 0 and left >= 0:
+                left = max(left // chunk, 1) * chunk
             check_chunking(chunk, left)
             model.encoder.check_chunk_size(chunk, left)
             if Chunking(chunk, left) not in found:
@@ -80,13 +88,17 @@ def decode_batches(
     batches: Iterable[Batch],
     tokenizer: Tokenizer,
     settings: Sequence[Chunking],
+    tail: int = geometry.TAIL_PADDING,
 ) -> dict[Chunking, list[Decoded]]:
-    """Decodes ``batches`` of the data module at each of ``settings``, loading every batch once."""
+    """Decodes ``batches`` of the data module at each of ``settings``, loading every batch once.
+
+    tail: feature frames of silence behind every utterance.
+    """
     model.eval()
     device = next(model.parameters()).device
     results: dict[Chunking, list[Decoded]] = {setting: [] for setting in settings}
     for batch in batches:
-        features, lengths = with_tails(batch["features"].to(device), batch["lengths"].to(device))
+        features, lengths = with_tails(batch["features"].to(device), batch["lengths"].to(device), tail)
         for setting in settings:
             encoded = model.encoder(
                 features,
@@ -128,7 +140,12 @@ def searcher_for(model: Transducer, search: Search) -> Searcher:
 
 
 def decode(
-    source: ModelSource, chunks: Chunks, search: Search, data: DataConfig, parts: Sequence[str], results: Results
+    source: ModelSource,
+    chunks: WholeChunks,
+    search: Search,
+    data: DataConfig,
+    parts: Sequence[str],
+    results: Results,
 ) -> None:
     """Decodes ``parts`` at all chunk sizes and left contexts and writes the results; raises UserError."""
     tokenizer = load_tokenizer(source.lang)
@@ -136,8 +153,8 @@ def decode(
     data = dataclasses.replace(data, transcript_mode=data.transcript_mode or info.transcript_mode)
     module = CsjDataModule(data, tokenizer)
     settings = {
-        chunking: describe(model, info, source, search, data, chunking)
-        for chunking in chunkings(model, chunks.chunk_size, chunks.left_context_frames)
+        chunking: describe(model, info, source, search, data, chunking, chunks.pad_feature)
+        for chunking in chunkings(model, chunks.chunk_size, chunks.left_context_frames, chunks.round_left_context)
     }
     searcher = searcher_for(model, search)
     res_dir = results.res_dir or default_directory(source, search)
@@ -152,7 +169,8 @@ def decode(
             done = len(settings) - len(open_settings)
             logging.info(f"{part}: {done} of {len(settings)} settings were decoded before (--force decodes again)")
         if open_settings:
-            _decode_part(model, searcher, module, tokenizer, part, {c: settings[c] for c in open_settings}, res_dir)
+            chosen = {chunking: settings[chunking] for chunking in open_settings}
+            _decode_part(model, searcher, module, tokenizer, part, chosen, res_dir, chunks.pad_feature)
     logging.info(f"results are in {res_dir}")
 
 
@@ -164,12 +182,12 @@ def _decode_part(
     part: str,
     settings: dict[Chunking, DecodeSetting],
     res_dir: Path,
+    tail: int,
 ) -> None:
     loader = data.test_dataloader(part)
     begin = time.monotonic()
-    results = decode_batches(
-        model, searcher, progress(loader, total=len(loader), desc=f"decoding {part}"), tokenizer, list(settings)
-    )
+    batches = progress(loader, total=len(loader), desc=f"decoding {part}")
+    results = decode_batches(model, searcher, batches, tokenizer, list(settings), tail)
     seconds = time.monotonic() - begin
     for chunking, decoded in results.items():
         corpus = data.corpus
@@ -182,7 +200,13 @@ def _decode_part(
 
 
 def describe(
-    model: Transducer, info: ModelInfo, source: ModelSource, search: Search, speech: Speech, chunking: Chunking
+    model: Transducer,
+    info: ModelInfo,
+    source: ModelSource,
+    search: Search,
+    speech: Speech,
+    chunking: Chunking,
+    tail: int = geometry.TAIL_PADDING,
 ) -> DecodeSetting:
     """What a result was made by: everything in the options that can change it."""
     encoder = model.config.encoder
@@ -205,19 +229,20 @@ def describe(
         streaming=False,
         checkpoint=info.checkpoint,
         experiment=str(_experiment(source).resolve()),
-        search="-".join(f"{name.replace('_', '-')}-{value:g}" for name, value in _unusual(search)),
+        search="-".join(_unusual(search) + ([] if tail == geometry.TAIL_PADDING else [f"pad-feature-{tail}"])),
         transcript_mode=speech.transcript_mode or info.transcript_mode,
         features="stored" if isinstance(speech, DataConfig) and not speech.on_the_fly_feats else "computed",
     )
 
 
-def _unusual(search: Search) -> list[tuple[str, float]]:
+def _unusual(search: Search) -> list[str]:
     """The options of the search that have not their usual values; those of fast_beam_search for it alone."""
     names = ["blank_penalty", "temperature"]
     if search.decoding_method == "fast_beam_search":
         names += ["beam", "max_contexts", "max_states"]
     usual = {item.name: item.default for item in dataclasses.fields(search)}
-    return [(name, getattr(search, name)) for name in names if getattr(search, name) != usual[name]]
+    values = {name: getattr(search, name) for name in names}
+    return [f"{name.replace('_', '-')}-{value:g}" for name, value in values.items() if value != usual[name]]
 
 
 def _experiment(source: ModelSource) -> Path:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Sequence, TypeVar
 
+from sammo import geometry
 from sammo.corpora import CORPORA
 from sammo.errors import UserError
 
@@ -193,6 +194,26 @@ class Chunks:
     left_context_frames: tuple[int, ...] = option(
         (128,), "Frames before a chunk that attention sees, where the model keeps any: 64,128,256."
     )
+    round_left_context: bool = option(
+        False,
+        "Round the left context down to whole chunks, at least one, as icefall does: 64 frames become 128 at chunks of "
+        "128. Otherwise attention sees exactly as many as are asked for.",
+    )
+
+
+@dataclass(frozen=True)
+class WholeChunks(Chunks):
+    """Widths to decode whole utterances at."""
+
+    pad_feature: int = option(
+        geometry.TAIL_PADDING,
+        "Feature frames (10 ms) of silence behind every utterance; the original experiment has 0, which streaming "
+        "cannot do.",
+    )
+
+    def __post_init__(self) -> None:
+        """UserError for values that cannot work."""
+        check_range("--pad-feature", self.pad_feature, 0, LONGEST_CHUNK, "it is silence that follows every utterance")
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,23 @@ def test_tails():
     assert padded[1, :4].eq(0).all() and padded[1, 4:].eq(PADDING_VALUE).all()
 
 
+@pytest.mark.parametrize("frames", [0, 7])
+def test_tails_of_other_lengths(frames):
+    padded, lengths = with_tails(torch.zeros(2, 7, 80), torch.tensor([7, 4]), frames)
+    assert padded.shape == (2, 7 + frames, 80) and lengths.tolist() == [7 + frames, 4 + frames]
+
+
+def test_left_contexts_of_whole_chunks():
+    """icefall's: max(left // chunk, 1) chunks."""
+    model = make_model("zipformer")
+    exact = chunkings(model, [32, 128], [64, 144, -1])
+    assert exact == [Chunking(chunk, left) for chunk in (32, 128) for left in (64, 144, -1)]
+    assert chunkings(model, [32, 128, -1], [64, 144, -1], round_left_context=True) == [
+        Chunking(32, 64), Chunking(32, 128), Chunking(32, -1), Chunking(128, 128), Chunking(128, -1), Chunking(-1, -1)
+    ]  # fmt: skip
+    assert chunkings(make_model("sammo"), [128], [64], round_left_context=True) == [Chunking(128, 0)]
+
+
 @pytest.mark.parametrize("name", ["sammo", "zipformer"])
 def test_batches_do_not_matter(name):
     model = make_model(name)
@@ -127,6 +144,7 @@ def test_whatever_changes_a_result_is_decoded_and_filed_apart(work, tmp_path):
         ["--blank-penalty", 1],
         ["--temperature", 2],
         ["--beam-size", 2],
+        ["--pad-feature", 0],
         ["--transcript-mode", "number"],
         ["--on-the-fly-feats", "false"],
         ["--checkpoint", work / "sammo/epoch-1.pt"],
@@ -153,6 +171,7 @@ def test_default_directories(work):
         ("sammo", ["--epoch", 2, "--avg", 3], "--avg 3 goes beyond the beginning of training"),
         ("sammo", ["--chunk-size", "32,18"], "chunk size 18 does not work with this model: use a positive multiple"),
         ("zipformer", ["--left-context-frames", 30], "left context 30 does not work"),
+        ("sammo", ["--pad-feature", -1], "--pad-feature must be 0 to 30000"),
         ("sammo", ["--checkpoint", "nothing.pt"], "no checkpoint and no experiment directory nothing.pt"),
         ("sammo", ["--parts", "eval9"], "csj_cuts_eval9"),
         ("nobody", [], "no checkpoint and no experiment directory"),

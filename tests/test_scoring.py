@@ -174,6 +174,24 @@ def test_best_average_is_chosen_on_valid_only(tmp_path):
         write_report([tmp_path], tmp_path / "out")
 
 
+def test_one_average_for_all_settings(tmp_path):
+    """As the original experiment: chosen where it is asked for, whatever is best elsewhere."""
+    better, worse = [("a", "明日は雨", "明日は雨", [])], [("a", "明日は雨", "明日", [])]
+    for avg, at_32, at_64 in ((1, better, worse), (2, worse, better)):
+        for left, chunk, valid in ((256, 32, at_32), (64, 32, at_64), (256, 64, at_64)):
+            write_results(tmp_path, setting("zipformer", chunk, left, avg), "valid", valid)
+            write_results(tmp_path, setting("zipformer", chunk, left, avg), "eval1", valid)
+        write_results(tmp_path, setting("sammo", 32, 0, avg), "valid", at_64)
+    table = write_report([tmp_path], tmp_path / "own")["table"].read_text()
+    assert table.count("chosen on valid out of 2") == 4 and "50.00" not in table.split("## By part")[0]
+    table = write_report([tmp_path], tmp_path / "one", average_at=(32, 256))["table"].read_text()
+    assert "Zipformer, greedy, simulated: epoch 3, average of 1 for all settings, chosen on valid at chunk 32" in table
+    assert "Sammo, d_state 32, greedy, simulated: epoch 3, average of 2 for all settings" in table
+    assert "50.00" in table.split("## By part")[0]  # the price of it
+    with pytest.raises(UserError, match="has 2 averages but only 0 complete results on .valid. at chunk 16"):
+        write_report([tmp_path], tmp_path / "none", average_at=(16, 256))
+
+
 def test_bad_input_is_one_clear_error(tmp_path):
     with pytest.raises(UserError, match="no directory"):
         read_results(tmp_path / "none")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 
 from sammo.data.config import DataConfig
-from sammo.options import Chunks, ModelSource, Parts, Results, WholeSearch, add_options, from_args
+from sammo.options import ModelSource, Parts, Results, WholeChunks, WholeSearch, add_options, from_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of decode.py."""
     add_options(parser, ModelSource, "model", "Its architecture is read from the checkpoint.")
-    for schema in (Parts, Chunks, WholeSearch, Results):
+    for schema in (Parts, WholeChunks, WholeSearch, Results):
         add_options(parser, schema, "decoding" if schema is Parts else "")
     # Features from the audio, as streaming_decode.py computes them: the stored ones are compressed with losses.
     others = {"transcript_mode": "", "num_workers": 1, "on_the_fly_feats": True}
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decodes and writes the results."""
-    schemas = (ModelSource, Chunks, WholeSearch, DataConfig, Results)
+    schemas = (ModelSource, WholeChunks, WholeSearch, DataConfig, Results)
     source, chunks, search, data, results = (from_args(schema, args) for schema in schemas)
     from sammo.decoding import decode
 

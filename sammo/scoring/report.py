@@ -23,6 +23,7 @@ from sammo.scoring.table import (
     Table,
     choose_averages,
     choose_corpus,
+    choose_once,
     experiment_names,
     line_names,
     pool_seeds,
@@ -199,10 +200,12 @@ def write_report(
     corpus_name: str | None = None,
     pool: bool = False,
     memory: Path | None = None,
+    average_at: tuple[int, int] | None = None,
 ) -> dict[str, Path]:
     """Reads results, writes cer.md, cer.csv and the figures (by words: wer...); returns their paths by kind.
 
     memory: memory.json of ``sammo memory``, of the one system without left context.
+    average_at: chunk and left context at which one average is chosen for all settings; None: each setting has its own.
     pool: makes one row of seeds, see :func:`sammo.scoring.table.pool_seeds`.
     """
     if corpus_name:
@@ -210,7 +213,7 @@ def write_report(
     reset = resets(memory)
     found = {result.path.resolve(): result for directory in directories for result in read_results(directory)}
     corpus, results = choose_corpus(list(found.values()), corpus_name)
-    results, notes = choose_averages(results, corpus)
+    results, notes = choose_once(results, corpus, *average_at) if average_at else choose_averages(results, corpus)
     table = tabulate(results)
     tests = pooled_parts({result.part for result in results}, corpus)
     if pool:

@@ -46,8 +46,9 @@ class DecodeSetting:
     chunk_size and left_context_frames count frames of 20 ms, chunk_size -1 is the whole utterance;
     state_bytes is what a stream keeps between chunks; streaming tells chunk-by-chunk decoding from
     simulated streaming; checkpoint names the weights (files and batch count). experiment is the directory of the
-    training run; search, the options of the search that are not the defaults ("blank-penalty-1"); transcript_mode,
-    what was scored against, "" for the supervisions' own text; features, "computed" from the audio or "stored".
+    training run; search, the options of search and padding that are not the defaults ("blank-penalty-1");
+    transcript_mode, what was scored against, "" for the supervisions' own text; features, "computed" from the audio or
+    "stored".
     """
 
     encoder: str

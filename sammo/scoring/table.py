@@ -117,6 +117,49 @@ def choose_corpus(results: Sequence[PartResult], name: str | None = None) -> tup
     return corpus, found
 
 
+def average_of(result: PartResult) -> tuple[int, int, bool, str]:
+    """What tells averages of one training run apart."""
+    setting = result.setting
+    return setting.epoch, setting.avg, setting.use_averaged_model, setting.weights
+
+
+def choose_once(
+    results: Sequence[PartResult], corpus: Corpus, chunk: int, left: int
+) -> tuple[list[PartResult], list[str]]:
+    """Of several averages of an experiment keeps one for all of its settings, as the original experiment does: the one
+    that is best on the validation part at ``chunk`` and ``left``, frames of 20 ms.
+
+    Returns the results kept and a note for each choice. UserError where there is a choice and no result to make it by.
+    """
+    experiments: dict[System, dict[tuple, list[PartResult]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        system = system_of(result)._replace(left_context_frames=0)
+        experiments[system][average_of(result)].append(result)
+    kept, notes = [], []
+    for system, averages in experiments.items():
+        scores = {}
+        attends = any(result.setting.left_context_frames for found in averages.values() for result in found)
+        place = (chunk, left if attends else 0)
+        for average, found in averages.items():
+            for result in found:
+                there = (result.setting.chunk_size, result.setting.left_context_frames) == place
+                if there and result.part == corpus.valid and not result.failed:
+                    scores[average] = result.rate(corpus.metric)
+        if len(averages) > 1 and len(scores) < len(averages):
+            raise UserError(
+                f"{system.label} ({system.experiment}) has {len(averages)} averages but only {len(scores)} complete "
+                f'results on "{corpus.valid}" at chunk {chunk}, left context {left} to choose by; decode them'
+            )
+        best = min(averages, key=lambda average: (scores.get(average, 0.0), average))
+        if len(averages) > 1:
+            notes.append(
+                f"{Path(system.experiment).name}, {system.label}, {system.decoding}: epoch {best[0]}, average of "
+                f"{best[1]} for all settings, chosen on {corpus.valid} at chunk {chunk} out of {len(averages)}"
+            )
+        kept.extend(averages[best])
+    return kept, notes
+
+
 def choose_averages(results: Sequence[PartResult], corpus: Corpus = CSJ) -> tuple[list[PartResult], list[str]]:
     """Of several averages of one system keeps the one that is best on the validation part, never on a test part.
 
@@ -125,9 +168,7 @@ def choose_averages(results: Sequence[PartResult], corpus: Corpus = CSJ) -> tupl
     """
     by_system: dict[tuple, dict[tuple, list[PartResult]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
-        setting = result.setting
-        average = (setting.epoch, setting.avg, setting.use_averaged_model, setting.weights)
-        by_system[system_of(result), setting.chunk_size][average].append(result)
+        by_system[system_of(result), result.setting.chunk_size][average_of(result)].append(result)
     kept, notes = [], []
     for (system, chunk), averages in by_system.items():
         if len(averages) > 1:

@@ -116,7 +116,7 @@ def settings(model: Transducer, chunks: Chunks) -> list[Chunking]:
             raise UserError(f"streaming needs chunk sizes above 0, got {chunk}")
     if min(chunks.left_context_frames) < 0:
         raise UserError(f"streaming needs a left context that ends, got {min(chunks.left_context_frames)}")
-    return chunkings(model, chunks.chunk_size, chunks.left_context_frames)
+    return chunkings(model, chunks.chunk_size, chunks.left_context_frames, chunks.round_left_context)
 
 
 def streaming_decode(

@@ -11,7 +11,7 @@ from sammo.decoding import load_model_for, searcher_for
 from sammo.errors import UserError
 from sammo.options import Chunks, ModelSource, Search, Streams
 from sammo.streaming.audio import stream_audio
-from sammo.streaming.decoding import state_dtype
+from sammo.streaming.decoding import settings, state_dtype
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
 
 
@@ -38,9 +38,8 @@ def transcribe(
         raise UserError("give one --chunk-size and one --left-context-frames to transcribe with")
     tokenizer = load_tokenizer(source.lang)
     model, _ = load_model_for(source, tokenizer)
-    recognizer = StreamingRecognizer(
-        model, searcher_for(model, search), *chunks.chunk_size, *chunks.left_context_frames, state_dtype(streams)
-    )
+    (chunking,) = settings(model, chunks)
+    recognizer = StreamingRecognizer(model, searcher_for(model, search), *chunking, state_dtype(streams))
     shown: dict[Stream, str] = {}
 
     def show(stream: Stream) -> None:
