@@ -8,7 +8,8 @@ state to encoder outputs and the next state. The floor is the time that the step
 torch.utils.flop_counter) would take at the rate of a (32 x 512) x (512 x 1536) product, which is measured between the
 steps, in the same seconds; "linear" is the time of the step's linear layers alone, one after the other, against it.
 Random weights; one thread, its processor time (what a clock shows on an idle machine); medians. --icefall measures the
-original PyTorch code beside ours: DIR is a checkout of icefall, which needs k2.
+original PyTorch code beside ours: DIR is a checkout of icefall, which needs k2, pypinyin, kaldifst, num2words, dill and
+typeguard.
 """
 
 from __future__ import annotations
@@ -90,7 +91,10 @@ def icefall_encoder(directory: Path, preset: str) -> torch.nn.ModuleDict:
         from subsampling import Conv2dSubsampling
         from zipformer import Zipformer2
     except ImportError as error:
-        raise UserError(f"--icefall {directory}: {error}; it takes a checkout of icefall and an installed k2") from None
+        raise UserError(
+            f"--icefall {directory}: {error}; it takes a checkout of icefall, k2 for this PyTorch, and what icefall's own "
+            "import needs: pip install pypinyin kaldifst num2words dill typeguard"
+        ) from None
     config = encoder_config("zipformer", preset)
     same = ("encoder_dim", "query_head_dim", "pos_head_dim", "value_head_dim", "num_heads", "feedforward_dim", "pos_dim")
     encoder = Zipformer2(

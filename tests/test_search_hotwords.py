@@ -153,14 +153,25 @@ def test_fast_beam_search_says_how_to_get_k2(monkeypatch):
         make_searcher(toy_model(), "fast_beam_search")
 
 
+def check_normal(*tensors: torch.Tensor) -> None:
+    """As k2's autograd functions, which fail with "Inference tensors do not track version counter"."""
+    assert not torch.is_inference_mode_enabled() and not any(tensor.is_inference() for tensor in tensors)
+
+
 class GreedyK2:
-    """The part of k2's interface that fast beam search uses, keeping one path per stream."""
+    """The part of k2's interface that fast beam search uses, keeping one path per stream.
+
+    Like k2 it refuses tensors of inference mode, where decode.py runs, and gives the last frame to the final arc.
+    It cannot show what only k2 itself does: pruning by beam, states and contexts, the shapes and types that its ragged
+    tensors take, GPUs, whether several paths merge rightly, and whether its versions differ from this interface.
+    """
 
     class RnntDecodingConfig(SimpleNamespace):
         pass
 
     class RnntDecodingStream:
         def __init__(self, graph):
+            check_normal()
             self.labels, self.scores = [], []
 
     class RnntDecodingStreams:
@@ -174,6 +185,7 @@ class GreedyK2:
             return shape, torch.tensor(history, dtype=torch.int32)
 
         def advance(self, log_probs):
+            check_normal(log_probs)
             assert not self.flushed and log_probs.shape == (len(self.streams), self.config.vocab_size)
             for stream, (score, label) in zip(self.streams, zip(*(x.tolist() for x in log_probs.max(dim=1)))):
                 stream.labels.append(label)
@@ -183,8 +195,11 @@ class GreedyK2:
             self.flushed = True
 
         def format_output(self, num_frames):
+            check_normal()
             assert self.flushed
-            return [(s.labels[:count], sum(s.scores[:count])) for s, count in zip(self.streams, num_frames)]
+            ends = [(s, count - 1) for s, count in zip(self.streams, num_frames) if count <= len(s.labels)]
+            assert len(ends) == len(self.streams)
+            return [(s.labels[:end], sum(s.scores[:end])) for s, end in ends]
 
     class Paths(list):
         def get_tot_scores(self, use_double_scores, log_semiring):
@@ -192,10 +207,12 @@ class GreedyK2:
 
     @staticmethod
     def trivial_graph(max_token, device):
+        check_normal()
         return max_token
 
     @staticmethod
     def shortest_path(lattice, use_double_scores):
+        check_normal()
         return GreedyK2.Paths(SimpleNamespace(labels=torch.tensor(x + [-1]), score=score) for x, score in lattice)
 
 
@@ -216,3 +233,24 @@ def test_fast_beam_search_drives_k2(monkeypatch):
         assert_same([found], want)
     assert results[0][0].tokens == expected[0][0].tokens[: len(results[0][0].tokens)]
     assert searcher.result(searcher.start())[0].tokens == []
+
+
+def test_fast_beam_search_in_inference_mode(monkeypatch):
+    """Where decode.py searches: made, fed and asked there."""
+    monkeypatch.setitem(sys.modules, "k2", GreedyK2)
+    model = toy_model(context_size=1)
+    with torch.inference_mode():
+        frames, lengths = utterances()
+        assert frames.is_inference()
+        searcher = make_searcher(model, "fast_beam_search")
+        found = searcher(frames, lengths)
+    for hyps, want in zip(found, make_searcher(model, "greedy_search")(*utterances())):
+        assert_same(hyps, want)
+
+
+def test_fast_beam_search_keeps_a_symbol_on_the_last_frame(monkeypatch):
+    monkeypatch.setitem(sys.modules, "k2", GreedyK2)
+    model = toy_model(context_size=1, blank_bias=-100.0)  # every frame emits
+    frames, lengths = utterances()
+    for (hyp, *_), length in zip(make_searcher(model, "fast_beam_search")(frames, lengths), lengths.tolist()):
+        assert hyp.timestamps == list(range(length))

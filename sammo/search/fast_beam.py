@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
 
 from sammo.errors import UserError
 from sammo.search.base import Hypothesis, Searcher
+
+IMPOSSIBLE = -1e30  # log-probability; finite, so that k2's sums stay numbers
+SILENT = -1  # in place of a frame number
 
 
 def import_k2() -> Any:
@@ -24,6 +28,19 @@ def import_k2() -> Any:
     return k2
 
 
+def _with_normal_tensors(function: Callable) -> Callable:
+    """``function`` outside of inference mode, where decoding runs: k2's autograd functions ask tensors for their
+    version counter, which those of inference mode do not have.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **options)
+
+    return call
+
+
 class BestPaths:
     """Best paths of the streams of one k2.RnntDecodingStreams as it was left, computed when first asked for.
 
@@ -36,6 +53,7 @@ class BestPaths:
         self.frame_counts = frame_counts
         self._paths: list[tuple[list[int], float]] | None = None
 
+    @_with_normal_tensors
     def __getitem__(self, index: int) -> tuple[list[int], float]:
         """One label per searched frame (0: blank), and the path's log-probability."""
         if self._paths is None:
@@ -54,7 +72,8 @@ class FastBeamState:
 
     Attributes:
         stream: k2.RnntDecodingStream.
-        positions: frame numbers that were searched; frames that are not finite are missing.
+        positions: frame numbers that were searched; frames that are not finite are missing, SILENT stands for the frame
+            that follows each chunk.
         frames: frames seen.
         paths, index: where to find the best path; None before the first frame.
     """
@@ -74,6 +93,7 @@ class FastBeamSearch(Searcher):
         max_states, max_contexts: limits per stream and frame.
     """
 
+    @_with_normal_tensors
     def __init__(
         self,
         model: nn.Module,
@@ -98,19 +118,21 @@ class FastBeamSearch(Searcher):
             max_states=max_states,
         )
 
+    @_with_normal_tensors
     def start(self) -> FastBeamState:
         return FastBeamState(self.k2.RnntDecodingStream(self.graph), [])
 
-    @torch.no_grad()
+    @_with_normal_tensors
     def advance(self, frames: Tensor, lengths: Tensor, states: list[FastBeamState]) -> list[FastBeamState]:
-        walk = self.prepare(frames, lengths, states)
+        walk = self.prepare(frames.clone(), lengths, states)
         following = [
             replace(state, frames=state.frames + length) for state, length in zip(states, lengths.tolist())
         ]
         for row, n in enumerate(walk.order):
             searched = [states[n].frames + t for t in walk.positions[row]]
-            following[n].positions = states[n].positions + searched
-        for start, stop, count in walk.segments():
+            following[n].positions = states[n].positions + searched + [SILENT]
+        segments = walk.segments()
+        for (start, stop, count), (*_, going_on) in zip(segments, [*segments[1:], (0, 0, 0)]):
             # One object per segment: k2 advances all of its streams together.
             streams = self.k2.RnntDecodingStreams([states[n].stream for n in walk.order[:count]], self.config)
             for t in range(start, stop):
@@ -119,12 +141,26 @@ class FastBeamSearch(Searcher):
                 rows = walk.frames[:count, t][shape.row_ids(1).to(torch.int64)]
                 streams.advance(self.logits(rows, predicted).log_softmax(dim=-1))
             streams.terminate_and_flush_to_streams()
-            paths = BestPaths(self.k2, streams, [len(states[n].positions) + stop for n in walk.order[:count]])
-            for row, n in enumerate(walk.order[:count]):
+            ending = walk.order[going_on:count]
+            paths = self._finish([states[n].stream for n in ending], [len(following[n].positions) for n in ending])
+            for row, n in enumerate(ending):
                 following[n].paths, following[n].index = paths, row
         return following
 
-    @torch.no_grad()
+    def _finish(self, streams: list[Any], frame_counts: list[int]) -> BestPaths:
+        """The paths of streams that have no more frames, after one that is certainly blank and costs nothing.
+
+        The last frame goes to the arc into the final state; a symbol that was emitted there would be lost.
+        """
+        group = self.k2.RnntDecodingStreams(streams, self.config)
+        _, contexts = group.get_contexts()
+        log_probs = torch.full((contexts.shape[0], self.config.vocab_size), IMPOSSIBLE, device=self.device)
+        log_probs[:, self.blank_id] = 0.0
+        group.advance(log_probs)
+        group.terminate_and_flush_to_streams()
+        return BestPaths(self.k2, group, frame_counts)
+
+    @_with_normal_tensors
     def result(self, state: FastBeamState, nbest: int = 1) -> list[Hypothesis]:
         if state.paths is None:
             return [Hypothesis([], [], 0.0)]
