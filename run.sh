@@ -59,11 +59,10 @@ lefts=16,32,64,128,256  # 32 keeps as many bytes as Sammo does
 memory_chunks=16,64
 parts=valid,eval1,eval2,eval3
 # Thousands of steps instead of hundreds of thousands: all that the recipe spreads over its training happens sooner, short
-# cuts come first, and CTC beside the transducer loss makes the encoder listen from the beginning.
-# The small corpus is cut where its speakers pause: all of its cuts are short, and every one is trained on.
+# cuts come first and none is left out, and CTC beside the transducer loss makes the encoder listen from the beginning.
 budget=(--max-duration 12 --min-duration 0 --max-cut-duration 0 --curriculum 2:2 --ctc-loss-scale 1 --base-lr 0.03
-  --ref-duration 0.12 --lr-batches 4000 --lr-epochs 6 --lr-warmup-batches 100 --warm-step 200 --average-period 10 --num-workers 1 --drop-last false
-  --enable-spec-aug false --enable-musan false --valid-interval 1000000)
+  --ref-duration 0.12 --lr-batches 4000 --lr-epochs 6 --lr-warmup-batches 100 --warm-step 200 --average-period 10
+  --num-workers 1 --drop-last false --enable-spec-aug false --enable-musan false --valid-interval 1000000)
 if $smoke; then
   hours=0.03 eval_minutes=0.3 epochs=${epochs:-1} chunks=16,64 lefts=32,128 memory_chunks=64
   budget+=(--average-period 1 --curriculum '' --enable-spec-aug true --enable-musan true)
