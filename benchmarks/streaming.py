@@ -92,11 +92,11 @@ def icefall_encoder(directory: Path, preset: str) -> torch.nn.ModuleDict:
         from zipformer import Zipformer2
     except ImportError as error:
         raise UserError(
-            f"--icefall {directory}: {error}; it takes a checkout of icefall, k2 for this PyTorch, and what icefall's own "
-            "import needs: pip install pypinyin kaldifst num2words dill typeguard"
+            f"--icefall {directory}: {error}; it takes a checkout of icefall, k2 for this PyTorch, and what icefall's "
+            "own import needs: pip install pypinyin kaldifst num2words dill typeguard"
         ) from None
     config = encoder_config("zipformer", preset)
-    same = ("encoder_dim", "query_head_dim", "pos_head_dim", "value_head_dim", "num_heads", "feedforward_dim", "pos_dim")
+    same = ("encoder_dim", "query_head_dim", "pos_head_dim", "value_head_dim", "num_heads", "feedforward_dim")
     encoder = Zipformer2(
         downsampling_factor=config.downsampling,
         output_downsampling_factor=config.output_downsampling,
@@ -106,6 +106,7 @@ def icefall_encoder(directory: Path, preset: str) -> torch.nn.ModuleDict:
         causal=True,
         chunk_size=(32,),
         left_context_frames=(128,),
+        pos_dim=config.pos_dim,
         **{name: getattr(config, name) for name in same},
     )
     return torch.nn.ModuleDict({"embed": Conv2dSubsampling(80, config.encoder_dim[0]), "encoder": encoder}).eval()
@@ -180,7 +181,8 @@ def main() -> int:
     rows = [(chunk, 1) for chunk in args.chunk_sizes]
     rows += [(chunk, batch) for batch in args.batch for chunk in args.batch_chunk_size]
     print(f"Machine: {machine()}; preset {args.preset}, random weights, float32.\n")
-    print("| encoder | left context | chunk | streams | GFLOP | step ms | floor ms | step / floor | linear / floor | x real time |")
+    columns = ("encoder", "left context", "chunk", "streams", "GFLOP", "step ms", "floor ms", "step / floor")
+    print(f"| {' | '.join((*columns, 'linear / floor', 'x real time'))} |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     with torch.inference_mode():
         for name in args.encoders.split(",") + ["icefall"] * bool(args.icefall):
@@ -196,7 +198,8 @@ def main() -> int:
                     found = measure(step, args.seconds)
                     print(
                         f"| {name} | {left} | {chunk} | {batch} | {found.flops / 1e9:.3f} | {1e3 * found.step:.1f} "
-                        f"| {1e3 * found.floor:.1f} | {found.step / found.floor:.2f} | {found.linear / found.floor:.2f} "
+                        f"| {1e3 * found.floor:.1f} | {found.step / found.floor:.2f} "
+                        f"| {found.linear / found.floor:.2f} "
                         f"| {batch * chunk * 0.02 / found.step:.1f} |",
                         flush=True,
                     )

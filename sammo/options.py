@@ -168,7 +168,7 @@ class Runtime:
     """Where an experiment lies and what computes it."""
 
     exp_dir: Path = option(Path("exp"), "Directory of checkpoints, logs and TensorBoard files.")
-    lang: Path = option(Path("data/lang_char"), "Language directory: the output units.")
+    lang: Path = option(Path("data/lang_char"), "Language directory: the output units.", aliases=("--lang-dir",))
     device: str = option("auto", "auto, cpu or cuda.", ("auto", "cpu", "cuda"))
     num_threads: int = option(0, "CPU threads a process; 0: as PyTorch chooses.")
     scan_engine: str = option("auto", "Recurrence of the mixer, by its name in sammo doctor.")

@@ -83,7 +83,8 @@ def test_batches_do_not_matter(name):
         for row, length in enumerate(lengths)
     ]
     settings = chunkings(model, [16, 32, -1], [64])
-    assert settings == [Chunking(chunk, 0 if name == "sammo" else left) for chunk, left in ((16, 64), (32, 64), (-1, -1))]
+    wanted = ((16, 64), (32, 64), (-1, -1))
+    assert settings == [Chunking(chunk, 0 if name == "sammo" else left) for chunk, left in wanted]
     searcher = make_searcher(model, "modified_beam_search", 4)
     together = decode_batches(model, searcher, [batch], tokenizer, settings)
     separate = decode_batches(model, searcher, alone, tokenizer, settings)

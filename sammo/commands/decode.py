@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from sammo.data.config import DataConfig
+from sammo.icefall_options import COMMON, DATA, DECODE, add_icefall_options
 from sammo.options import ModelSource, Parts, Results, WholeChunks, WholeSearch, add_options, from_args
 
 
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # Features from the audio, as streaming_decode.py computes them: the stored ones are compressed with losses.
     others = {"transcript_mode": "", "num_workers": 1, "on_the_fly_feats": True}
     add_options(parser, DataConfig, "data", "How batches are made of the corpus that prepare.sh wrote.", **others)
+    add_icefall_options(parser, COMMON, DATA, DECODE, sizes=True)
 
 
 def run(args: argparse.Namespace) -> int:

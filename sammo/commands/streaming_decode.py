@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from sammo.icefall_options import COMMON, DECODE, add_icefall_options
 from sammo.options import Chunks, ModelSource, Parts, Results, Search, Speech, Streams, add_options, from_args
 
 
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_options(parser, schema)
     help = "Write partials-*.txt: the text after each chunk."
     parser.add_argument("--partial-results", action="store_true", help=help)
+    add_icefall_options(parser, COMMON, DECODE, sizes=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -49,7 +49,9 @@ class DataConfig(Speech):
             if not 0 <= value < float("inf"):
                 raise UserError(f"{name} must be seconds, 0 for no bound, got {value}")
         if 0 < self.max_cut_duration < self.min_duration:
-            raise UserError(f"--min-duration {self.min_duration:g} is above --max-cut-duration {self.max_cut_duration:g}")
+            raise UserError(
+                f"--min-duration {self.min_duration:g} is above --max-cut-duration {self.max_cut_duration:g}"
+            )
         self.longest(1)  # reads --curriculum
         find_corpus(self.manifest_dir, self.corpus)
 

@@ -12,6 +12,7 @@ from sammo.errors import UserError
 from sammo.options import MOST_PROCESSES, Runtime, check_range, check_threads, option
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+CTC_SCALE = 0.2  # icefall's
 LOSSES = ("simple_loss", "pruned_loss", "ctc_loss")  # in the order of TrainConfig.loss_scales
 
 
@@ -51,6 +52,9 @@ class TrainConfig(Runtime):
         0.0,
         "Weight of an auxiliary CTC loss, icefall's --use-ctc; above 0 the model gets a layer for it. The transducer "
         "learns what follows what before it listens; CTC, which cannot, makes a short training possible.",
+    )
+    use_ctc: bool | None = option(
+        None, "true: --ctc-loss-scale 0.2, icefall's, unless another is given; false: --ctc-loss-scale 0."
     )
     warm_step: int = option(2000, "Batches over which the weights of the two losses move.")
     average_period: int = option(200, "Batches between updates of the averaged model.")
@@ -96,6 +100,8 @@ class TrainConfig(Runtime):
         if min(self.max_steps, self.time_budget_minutes, self.start_epoch, self.start_batch, self.warm_step) < 0:
             options = "--max-steps, --time-budget-minutes, --start-epoch, --start-batch and --warm-step"
             raise UserError(f"{options} must not be below 0")
+        if self.use_ctc is not None:
+            object.__setattr__(self, "ctc_loss_scale", (self.ctc_loss_scale or CTC_SCALE) if self.use_ctc else 0.0)
         wanted = {"fp16"} if self.use_fp16 else set()
         wanted |= {"bf16"} if self.use_bf16 else set()
         wanted |= {self.precision} if self.precision != "auto" else set()
