@@ -25,6 +25,15 @@ class TrainConfig(Runtime):
         0, "0: resume from the newest checkpoint in --exp-dir, if any. N: start epoch N from epoch-(N-1).pt, 1: anew."
     )
     start_batch: int = option(0, "Above 0: resume from checkpoint-N.pt.")
+    init_from: Path | None = option(
+        None,
+        "Fine-tuning: a checkpoint or an --exp-dir whose weights a new training begins with. What does not fit (the "
+        "mixer of another encoder, output layers of other units) is new; the log says which.",
+    )
+    init_avg: int = option(1, "Checkpoints of --init-from to average; 0: its weights as training left them.")
+    freeze: tuple[str, ...] = option(
+        (), "Parts that are not trained: frontend, mixer, encoder (with both), predictor, joiner, or names of modules."
+    )
     max_steps: int = option(0, "Stop after as many batches in all, resumed ones counted in; 0: no limit.")
     time_budget_minutes: float = option(0.0, "Stop after so much training time, earlier runs counted in; 0: no limit.")
     seed: int = option(42, "Seed of the model and of everything random in training but the data.")
@@ -93,6 +102,8 @@ class TrainConfig(Runtime):
         for name in positive:
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} must be above 0, got {getattr(self, name)}")
+        if self.init_avg < 0:
+            raise UserError(f"--init-avg must not be below 0, got {self.init_avg}")
         if self.ssm_lr_scale < 0:
             raise UserError(f"--ssm-lr-scale must not be below 0, got {self.ssm_lr_scale}")
         if self.prune_range < 2:

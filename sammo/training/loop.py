@@ -140,6 +140,10 @@ class Trainer:
         training = checkpoint.training
         if training is None:
             raise UserError("the checkpoint holds a model and no state of training: it can be decoded, not resumed")
+        frozen = tuple(training.options.get("freeze", ()))
+        if set(frozen) != set(self.config.freeze):
+            given = f"--freeze {','.join(frozen)}" if frozen else "nothing frozen"
+            raise UserError(f"the checkpoint was trained with {given}: resume so, or --init-from it in a new --exp-dir")
         try:
             self._load_state(checkpoint, training)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:

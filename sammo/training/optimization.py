@@ -16,11 +16,13 @@ class Optimization:
     """Optimizer, learning-rate schedule and precision of a run, for a model on ``device``."""
 
     def __init__(self, model: nn.Module, config: TrainConfig, device: torch.device) -> None:
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        plain = [name for name in dynamics(model) if name in trained] if config.ssm_lr_scale else []
         self.optimizer = ScaledAdam(
-            [{"named_params": list(model.named_parameters())}],
+            [{"named_params": list(trained.items())}],
             lr=config.base_lr,
             clipping_scale=config.clipping_scale,
-            plain_lr_scale=dict.fromkeys(dynamics(model), config.ssm_lr_scale) if config.ssm_lr_scale else None,
+            plain_lr_scale=dict.fromkeys(plain, config.ssm_lr_scale),
         )
         self.scheduler = Eden(
             self.optimizer, config.lr_batches, config.lr_epochs, config.lr_warmup_batches, config.lr_warmup_start

@@ -29,6 +29,7 @@ from sammo.model_options import ModelOptions
 from sammo.training.config import TrainConfig
 from sammo.training.diagnostics import diagnose
 from sammo.training.distributed import World, launch, lost_connection, started_by_launcher
+from sammo.training.finetuning import freeze, init_from
 from sammo.training.largest_batches import try_largest_batches
 from sammo.training.loop import Data, Trainer, check_same_model
 from sammo.training.randomness import random_state, seed_everything, set_random_state
@@ -89,6 +90,11 @@ def train(
     seed_everything(config.seed)
     model = Transducer(model_config).to(world.device)
     model.encoder.set_engines(scan=config.scan_engine, conv=config.conv_engine)
+    if config.init_from is not None and checkpoint is not None:
+        logging.info(f"--init-from {config.init_from} has no effect: this training goes on from its own checkpoint")
+    elif config.init_from is not None:
+        init_from(model, config.init_from, config.init_avg, tokenizer.fingerprint)
+    freeze(model, config.freeze)
     trainer = Trainer(config, model, data, tokenizer, world, stop, facts, batch_seconds)
     count = sum(parameter.numel() for parameter in model.parameters())
     logging.info(
