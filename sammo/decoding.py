@@ -23,7 +23,7 @@ from sammo.encoder.state import state_numel
 from sammo.options import ModelSource, Results, Search, Speech, WholeChunks, check_chunking, check_threads
 from sammo.progress import progress
 from sammo.scoring import DecodeSetting, has_results, write_results
-from sammo.search import Searcher, make_searcher
+from sammo.search import Searcher, hotwords_digest, make_searcher, read_hotwords
 from sammo.transducer import Transducer
 
 
@@ -133,9 +133,12 @@ def load_model_for(source: ModelSource, tokenizer: Tokenizer) -> tuple[Transduce
     return model, info
 
 
-def searcher_for(model: Transducer, search: Search) -> Searcher:
+def searcher_for(model: Transducer, search: Search, tokenizer: Tokenizer) -> Searcher:
     """The search of the options."""
     options = dataclasses.asdict(search)
+    path, score = options.pop("hotwords"), options.pop("hotwords_score")
+    if path is not None:
+        options["context_graph"] = read_hotwords(path, score, tokenizer.encode, tokenizer.unk_id)
     return make_searcher(model, options.pop("decoding_method"), **options)
 
 
@@ -156,7 +159,7 @@ def decode(
         chunking: describe(model, info, source, search, data, chunking, chunks.pad_feature)
         for chunking in chunkings(model, chunks.chunk_size, chunks.left_context_frames, chunks.round_left_context)
     }
-    searcher = searcher_for(model, search)
+    searcher = searcher_for(model, search, tokenizer)
     res_dir = results.res_dir or default_directory(source, search)
     logging.info(f"{info.encoder} {info.preset}, {info.checkpoint}")
     for part in module.corpus.chosen(parts):
@@ -242,7 +245,10 @@ def _unusual(search: Search) -> list[str]:
         names += ["beam", "max_contexts", "max_states"]
     usual = {item.name: item.default for item in dataclasses.fields(search)}
     values = {name: getattr(search, name) for name in names}
-    return [f"{name.replace('_', '-')}-{value:g}" for name, value in values.items() if value != usual[name]]
+    found = [f"{name.replace('_', '-')}-{value:g}" for name, value in values.items() if value != usual[name]]
+    if search.hotwords is not None:
+        found.append(f"hotwords-{hotwords_digest(search.hotwords)}-{search.hotwords_score:g}")
+    return found
 
 
 def _experiment(source: ModelSource) -> Path:

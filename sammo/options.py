@@ -224,6 +224,14 @@ class Search:
     beam_size: int = option(4, "Hypotheses of modified_beam_search.")
     blank_penalty: float = option(0.0, "Above 0: fewer deletions.")
     temperature: float = option(1.0, "Divides the logits.")
+    hotwords: Path | None = option(
+        None,
+        'Phrases to prefer, one a line, "PHRASE" or "PHRASE :SCORE"; modified_beam_search only.',
+        aliases=("--context-file",),
+    )
+    hotwords_score: float = option(
+        2.0, "Reward of each token of a hotword, in log-probability.", aliases=("--context-score",)
+    )
 
 
 @dataclass(frozen=True)

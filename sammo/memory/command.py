@@ -117,7 +117,7 @@ def show_memory(
     loaders = {part: module.test_dataloader(part) for part in module.corpus.chosen(parts)}
     if not loaders:
         raise UserError("--parts names no part")
-    searcher = searcher_for(model, search)
+    searcher = searcher_for(model, search, tokenizer)
     model_line = f"{info.encoder} {info.preset}, {info.checkpoint}"
     logging.info(f"{model_line}; {len(listed)} ways to decode")
 

@@ -47,7 +47,7 @@ def make_searcher(
     if method not in METHODS:
         raise UserError(f"unknown decoding method {method!r}: choose from {', '.join(METHODS)}")
     if method != "modified_beam_search" and (context_graph is not None or lm is not None):
-        raise UserError(f"hotwords and language models need modified_beam_search, not {method}")
+        raise UserError(f"hotwords and language models need --decoding-method modified_beam_search, not {method}")
     if method == "modified_beam_search":
         return ModifiedBeamSearch(model, beam_size, blank_penalty, temperature, context_graph, lm, lm_scale)
     if method == "fast_beam_search":

@@ -56,8 +56,6 @@ def part_cuts(
 
 def cut_audio(cut: Cut) -> Tensor:
     """Samples (S,) of ``cut``, the mean of its channels; UserError where they cannot be read."""
-    if cut.sampling_rate != SAMPLING_RATE:
-        raise UserError(f"cut {cut.id} has {cut.sampling_rate} Hz, not {SAMPLING_RATE}; resample it in the manifest")
     return torch.from_numpy(load_audio(cut)).mean(0)
 
 
@@ -136,6 +134,7 @@ def streaming_decode(
     corpus = find_corpus(speech.manifest_dir, speech.corpus)
     check_units(corpus, tokenizer)
     mode = speech.transcript_mode or info.transcript_mode
+    searcher = searcher_for(model, search, tokenizer)
     failed = 0
     for chunking in settings(model, chunks):
         setting = _setting(model, info, source, search, streams, speech, chunking)
@@ -143,7 +142,7 @@ def streaming_decode(
             if has_results(res_dir, setting, part, corpus.metric) and not results.force:
                 logging.info(f"{part}: decoded before at {setting.suffix} (--force decodes again)")
                 continue
-            recognizer = StreamingRecognizer(model, searcher_for(model, search), *chunking, state_dtype(streams))
+            recognizer = StreamingRecognizer(model, searcher, *chunking, state_dtype(streams))
             cuts = part_cuts(corpus, speech.manifest_dir, part, mode, tokenizer, Allowed(urls=speech.allow_urls))
             started = time.perf_counter()
             with contextlib.ExitStack() as stack:

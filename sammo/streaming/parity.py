@@ -203,7 +203,7 @@ def print_parity(
             utterances = (Utterance(cut.id, partial(cut_audio, cut), transcript(cut, mode)) for cut in cuts)
             found = compare(
                 model,
-                searcher_for(model, search),
+                searcher_for(model, search, tokenizer),
                 progress(utterances, len(cuts), f"{part}, chunk {chunk_size}"),
                 tokenizer.decode,
                 chunk_size,

@@ -39,7 +39,8 @@ def transcribe(
     tokenizer = load_tokenizer(source.lang)
     model, _ = load_model_for(source, tokenizer)
     (chunking,) = settings(model, chunks)
-    recognizer = StreamingRecognizer(model, searcher_for(model, search), *chunking, state_dtype(streams))
+    searcher = searcher_for(model, search, tokenizer)
+    recognizer = StreamingRecognizer(model, searcher, *chunking, state_dtype(streams))
     shown: dict[Stream, str] = {}
 
     def show(stream: Stream) -> None:
