@@ -12,8 +12,9 @@ from sammo.corpora import Corpus, find_corpus
 from sammo.data.augmentation import NoiseMixer, make_spec_augment
 from sammo.data.config import DataConfig
 from sammo.data.dataset import BatchLoader, SpeechDataset
-from sammo.data.features import make_extractor
+from sammo.data.features import SAMPLING_RATE, make_extractor
 from sammo.data.manifests import ManifestCuts, Survey, read_cuts, survey_manifests
+from sammo.data.problems import wrong_rate
 from sammo.data.sampling import FixedSampler, TrainSampler
 from sammo.data.shar import SharCuts, shar_manifests
 from sammo.data.sources import SHAR, Allowed
@@ -145,5 +146,8 @@ class CsjDataModule:
             self._noise = CutSet(list(read_cuts(path, self.allowed)))
             if len(self._noise) == 0:
                 raise UserError(f"{path} holds no noise; run prepare.sh again or pass --enable-musan false")
+            for cut in self._noise:
+                if cut.sampling_rate != SAMPLING_RATE:
+                    raise UserError(f"{path}: {wrong_rate(cut.id, cut.sampling_rate)}")
             logging.info(f"noise: {len(self._noise)} cuts from {path}")
         return self._noise

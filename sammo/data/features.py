@@ -10,7 +10,7 @@ from lhotse import CutSet, Fbank, FbankConfig
 from lhotse.cut import Cut
 
 from sammo.data.frames import NUM_MEL_BINS, SAMPLING_RATE, num_frames
-from sammo.data.problems import brief
+from sammo.data.problems import brief, wrong_rate
 from sammo.data.whole import shortfall
 from sammo.errors import UserError
 from sammo.geometry import PADDING_VALUE
@@ -66,10 +66,12 @@ def _compute(cut: Cut, extractor: Fbank):
 
 
 def load_audio(cut: Cut):
-    """Samples (channels, S) of ``cut`` in [-1, 1]; UserError where they cannot be read."""
+    """Samples (channels, S) of ``cut`` at 16 kHz in [-1, 1]; UserError where they cannot be read."""
     if not cut.has_recording:
         raise UserError(f"cut {cut.id} has no recording, so its features cannot be computed on the fly")
     for part in _parts(cut):
+        if part.has_recording and part.sampling_rate != SAMPLING_RATE:
+            raise UserError(wrong_rate(part.id, part.sampling_rate))
         for source in part.recording.sources if part.has_recording else ():
             _check_file("audio", part.id, source.source, source.type == "file")
             lacking = shortfall(source.source) if source.type == "file" else None
@@ -78,7 +80,8 @@ def load_audio(cut: Cut):
     try:
         return cut.load_audio()
     except Exception as error:  # lhotse's back-ends have no common error
-        raise UserError(f"the audio of cut {cut.id} cannot be read from {_source(cut, audio=True)} ({brief(error)})") from error
+        place = _source(cut, audio=True)
+        raise UserError(f"the audio of cut {cut.id} cannot be read from {place} ({brief(error)})") from error
 
 
 def _parts(cut: Cut) -> list[Cut]:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import logging
+import string
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Iterable, Iterator
 
 import numpy as np
 
-from sammo.data.frames import num_frames
-from sammo.data.problems import brief
+from sammo.data.frames import SAMPLING_RATE, num_frames
+from sammo.data.problems import brief, wrong_rate
 from sammo.data.sources import CHECKS, FILES, Allowed, is_name
 from sammo.data.tokens import Tokenizer
 from sammo.data.transcripts import select
@@ -42,13 +43,16 @@ class Survey:
     """What one pass over a part's manifests found.
 
     ``left_out`` maps the ids of unusable cuts to the reason; ``durations`` (seconds, float32) and ``fingerprint``
-    (sha256 in hex over ids and durations, in order) describe the rest.
+    (sha256 in hex over ids and durations, in order) describe the rest, ``strange`` of which have ``letters`` that are
+    no units and become "<unk>".
     """
 
     part: str
     durations: np.ndarray
     left_out: dict[str, str]
     fingerprint: str
+    strange: int = 0
+    letters: str = ""
 
     @property
     def num_cuts(self) -> int:
@@ -69,6 +73,9 @@ class Survey:
             reasons = Counter(self.left_out.values())
             line += "; left out " + ", ".join(f"{count} with {reason}" for reason, count in reasons.items())
             line += " (first: " + ", ".join(list(self.left_out)[:3]) + ")"
+        if self.strange:
+            more = ", ..." if len(self.letters) > 10 else ""
+            line += f"; {self.strange} with letters that are no units ({', '.join(self.letters[:10])}{more})"
         return line
 
 
@@ -93,20 +100,53 @@ def survey_manifests(
     durations: list[float] = []
     left_out: dict[str, str] = {}
     digest = hashlib.sha256()
+    letters = _Letters(tokenizer)
     for path in paths:
         for cut in read_records(path, "cut", allowed):
+            rate = cut.get("recording", {}).get("sampling_rate", SAMPLING_RATE)
+            if rate != SAMPLING_RATE:  # neither its features nor a mix with noise would work
+                raise UserError(f"{path}: {wrong_rate(cut['id'], rate)}")
             reason = _unusable(cut, mode, None if keep_long_texts else tokenizer)
             reason = reason or _out_of_bounds(cut["duration"], *bounds, longest)
             if reason:
                 left_out[cut["id"]] = reason
             else:
                 durations.append(cut["duration"])
+                letters.read(_text(cut, mode))
                 digest.update(f"{cut['id']}\t{cut['duration']}\n".encode())
-    survey = Survey(part, np.array(durations, dtype=np.float32), left_out, digest.hexdigest())
+    survey = Survey(
+        part,
+        np.array(durations, dtype=np.float32),
+        left_out,
+        digest.hexdigest(),
+        letters.texts,
+        "".join(sorted(letters.strange)),
+    )
     logging.info(survey.report())
     if not durations:
         raise UserError(f"part {part} is empty ({survey.report()}; manifest {paths[0]})")
+    if not keep_long_texts and letters.strange and not letters.known:
+        raise UserError(f"no letter of part {part} is a unit ({survey.report()}): pass the --lang of this corpus")
     return survey
+
+
+class _Letters:
+    """Which letters of texts are units of ``tokenizer``, and which are none."""
+
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
+        self.tokenizer = tokenizer
+        self.known: set[str] = set()
+        self.strange: set[str] = set()
+        self.texts = 0  # that have a strange one
+
+    def read(self, text: str) -> None:
+        if self.tokenizer is None:
+            return
+        letters = set(text) - set(string.whitespace)
+        for letter in letters - self.known - self.strange:
+            is_unit = self.tokenizer.unk_id not in self.tokenizer.encode(letter)
+            (self.known if is_unit else self.strange).add(letter)
+        self.texts += not self.strange.isdisjoint(letters)
 
 
 def _out_of_bounds(seconds: float, least: float, most: float, longest: float | None) -> str:
@@ -118,8 +158,7 @@ def _out_of_bounds(seconds: float, least: float, most: float, longest: float | N
 
 
 def _unusable(cut: dict, mode: str, tokenizer: Tokenizer | None) -> str:
-    supervision = cut["supervisions"][0] if cut.get("supervisions") else None
-    text = "" if supervision is None else select(supervision.get("text"), supervision.get("custom"), mode, cut["id"])
+    text = _text(cut, mode)
     if not text.strip():
         return NO_TEXT
     frames = output_frames(num_frames(cut["duration"]))
@@ -128,6 +167,11 @@ def _unusable(cut: dict, mode: str, tokenizer: Tokenizer | None) -> str:
     if tokenizer is not None and len(tokenizer.encode(text)) > frames:
         return TOO_MANY_SYMBOLS
     return ""
+
+
+def _text(cut: dict, mode: str) -> str:
+    supervision = cut["supervisions"][0] if cut.get("supervisions") else None
+    return "" if supervision is None else select(supervision.get("text"), supervision.get("custom"), mode, cut["id"])
 
 
 def read_records(path: Path, kind: str = "cut", allowed: Allowed = FILES) -> Iterator[dict]:
