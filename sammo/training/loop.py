@@ -139,7 +139,8 @@ class Trainer:
         check_same_model(checkpoint, self.model.config, self.tokenizer.fingerprint)
         training = checkpoint.training
         if training is None:
-            raise UserError("the checkpoint holds a model and no state of training: it can be decoded, not resumed")
+            problem = "the checkpoint holds a model and no state of training: it can be decoded, not resumed"
+            raise UserError(f"{problem}; --init-from begins a new training with its weights")
         frozen = tuple(training.options.get("freeze", ()))
         if set(frozen) != set(self.config.freeze):
             given = f"--freeze {','.join(frozen)}" if frozen else "nothing frozen"
