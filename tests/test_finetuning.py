@@ -114,9 +114,11 @@ def test_frozen_parts_stay_as_they_are(tmp_path, frozen, caplog):
     assert "frozen: " in caplog.text and "taken over: " in caplog.text
     after = read_checkpoint(tmp_path / "exp/epoch-1.pt")
     model = Transducer(small_config())
-    for name, _ in model.named_parameters():
-        stays = any(part_of(name) == part or name.startswith(f"{part}.") for part in frozen)
-        assert torch.equal(after.model[name], average[name]) == stays, name
+    moved = {name for name, _ in model.named_parameters() if not torch.equal(after.model[name], average[name])}
+    assert not [name for name in moved if part_of(name) in frozen or name.startswith(tuple(f"{p}." for p in frozen))]
+    # Of the others some stay too within two steps: layers are dropped at first.
+    assert "joiner" in {part_of(name) for name in moved}
+    assert frozen != ("frontend", "predictor") or "encoder" in {part_of(name) for name in moved}
     # It resumes with the same parts frozen, from its own weights, and with no others.
     caplog.clear()
     trainer = run(tmp_path / "exp", 2, init_from=tmp_path / "before.pt", freeze=frozen)
