@@ -18,6 +18,7 @@ COMMANDS = {
     "probe": ("sammo.commands.probe", "train on a recall task and tell over how many seconds encoders remember"),
     "transcribe": ("sammo.commands.transcribe", "transcribe audio files as a stream"),
     "doctor": ("sammo.commands.doctor", "list engines and try each against its reference"),
+    "export": ("sammo.commands.export", "write ONNX files that sherpa-onnx runs"),
     "import-icefall": ("sammo.commands.import_icefall", "turn a Zipformer checkpoint of icefall into one of ours"),
 }
 

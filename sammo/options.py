@@ -26,6 +26,7 @@ LONGEST_CHUNK = 30_000  # frames of 20 ms
 
 STREAMING_METHODS = ("greedy_search", "modified_beam_search")
 METHODS = (*STREAMING_METHODS, "fast_beam_search")  # of whole utterances
+RUNTIMES = ("torch", "onnxruntime")
 STATE_DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -250,6 +251,15 @@ class Streams:
 
     num_decode_streams: int = option(16, "Utterances decoded at the same time.")
     state_dtype: str = option("float32", "Type in which the encoder's state is kept between chunks.", STATE_DTYPES)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Who computes the encoder of streams."""
+
+    runtime: str = option("torch", "torch, or onnxruntime on a CPU.", RUNTIMES)
+    onnx_dir: Path | None = option(None, "Directory that sammo export wrote, for --runtime onnxruntime.")
+    int8: bool = option(False, "Take its encoder with linear layers in 8 bits.", flag=True)
 
 
 @dataclass(frozen=True)

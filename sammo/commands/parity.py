@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sammo.options import Chunks, ModelSource, Parts, Search, Speech, Streams, add_options, from_args
+from sammo.options import Chunks, Deployment, ModelSource, Parts, Search, Speech, Streams, add_options, from_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, Chunks, chunk_size=(16, 32, 64, 128))
     add_options(parser, Search)
     add_options(parser, Streams, state_dtype="float16")
+    add_options(parser, Deployment)
     parser.add_argument("--max-utterances", type=int, default=0, help="Of a part; 0: all (default).")
 
 
@@ -24,4 +25,5 @@ def run(args: argparse.Namespace) -> int:
     source, chunks, search, streams, speech = (from_args(schema, args) for schema in schemas)
     from sammo.streaming.parity import print_parity
 
-    return print_parity(source, chunks, search, streams, speech, args.parts, args.max_utterances)
+    deployment = from_args(Deployment, args)
+    return print_parity(source, chunks, search, streams, speech, args.parts, args.max_utterances, deployment)

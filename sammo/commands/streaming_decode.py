@@ -5,14 +5,25 @@ from __future__ import annotations
 import argparse
 
 from sammo.icefall_options import COMMON, DECODE, add_icefall_options
-from sammo.options import Chunks, ModelSource, Parts, Results, Search, Speech, Streams, add_options, from_args
+from sammo.options import (
+    Chunks,
+    Deployment,
+    ModelSource,
+    Parts,
+    Results,
+    Search,
+    Speech,
+    Streams,
+    add_options,
+    from_args,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of streaming_decode.py."""
     add_options(parser, ModelSource, "model", "Its architecture is read from the checkpoint.")
     add_options(parser, Speech, "data")
-    for schema in (Parts, Chunks, Search, Streams, Results):
+    for schema in (Parts, Chunks, Search, Streams, Deployment, Results):
         add_options(parser, schema)
     help = "Write partials-*.txt: the text after each chunk."
     parser.add_argument("--partial-results", action="store_true", help=help)
@@ -25,4 +36,6 @@ def run(args: argparse.Namespace) -> int:
     source, chunks, search, streams, speech, results = (from_args(schema, args) for schema in schemas)
     from sammo.streaming.decoding import streaming_decode
 
-    return streaming_decode(source, chunks, search, streams, speech, args.parts, results, args.partial_results)
+    deployment = from_args(Deployment, args)
+    options = (source, chunks, search, streams, speech, args.parts, results, args.partial_results, deployment)
+    return streaming_decode(*options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sammo.options import Chunks, ModelSource, Search, Streams, add_options, from_args, parse_bool
+from sammo.options import Chunks, Deployment, ModelSource, Search, Streams, add_options, from_args, parse_bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, Chunks)
     add_options(parser, Search, decoding_method="greedy_search")
     add_options(parser, Streams, without=("num_decode_streams",))
+    add_options(parser, Deployment)
     parser.add_argument(
         "--num-streams",
         dest="num_decode_streams",
@@ -37,5 +38,5 @@ def run(args: argparse.Namespace) -> int:
     source, chunks, search, streams = (from_args(schema, args) for schema in (ModelSource, Chunks, Search, Streams))
     from sammo.streaming.transcribe import transcribe
 
-    others = (args.channel, args.allow_truncated, args.timestamps, args.quiet)
+    others = (args.channel, args.allow_truncated, args.timestamps, args.quiet, from_args(Deployment, args))
     return transcribe(args.audio, source, chunks, search, streams, *others)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sammo.cpu.derived import DerivedWeights
-from sammo.cpu.linear import is_recording
+from sammo.recording import is_recording
 
 if TYPE_CHECKING:
     from sammo.encoder.convolution import ChunkCausalConv
@@ -90,10 +90,12 @@ class OneChunk:
 
     def takes(self, x: Tensor, plan: Plan, past_frames: int) -> bool:
         """Whether x (N, T, C) is one chunk, and so little."""
+        if is_recording():
+            return False
         frames = x.shape[1]
         if torch.is_grad_enabled() or plan.chunk != frames or plan.ends is not None:
             return False
-        return x.numel() * (frames + past_frames) <= FEW_PRODUCTS and not is_recording()
+        return x.numel() * (frames + past_frames) <= FEW_PRODUCTS
 
     def __call__(self, conv: ChunkCausalConv, sources: Tensor) -> Tensor:
         """sources (N, K // 2 + T, C), the chunk and the frames before it -> (N, T, C)."""

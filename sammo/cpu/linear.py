@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from sammo.recording import is_recording
+
 LARGE_WEIGHT = 2**16  # values; a smaller one stays in the cache, and few rows of it are not worth the call into oneDNN
 # oneDNN chooses the layout for a number of rows. That for many is as fast as any for many, and the fastest for few rows
 # of weights that come from memory: it reads them in order, which the layout for few does not.
@@ -38,11 +40,6 @@ def _arranged(x: Tensor, weight: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not is_recording()
     )
-
-
-def is_recording() -> bool:
-    """Whether a graph is being recorded, for torch.compile or an export: it should hold plain operations."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _pack(weight: Tensor) -> Tensor:

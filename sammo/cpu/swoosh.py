@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sammo.cpu.derived import DerivedWeights
 from sammo.cpu.linear import linear
+from sammo.recording import softplus
 from sammo.regularize import ActivationDropoutLinear
 from sammo.regularize.activations import SLOPE
 
@@ -28,7 +28,7 @@ class FoldedSwoosh:
         if torch.is_grad_enabled() or outer.training:
             return outer(x)
         shift, offset = outer.constants
-        return self._outer(F.softplus(x - shift).sub_(x, alpha=SLOPE), outer, offset)
+        return self._outer(softplus(x - shift).sub_(x, alpha=SLOPE), outer, offset)
 
     def between(
         self, x: Tensor, inner: nn.Linear, edit: Callable[[Tensor], Tensor], outer: ActivationDropoutLinear
@@ -38,7 +38,7 @@ class FoldedSwoosh:
             return outer(edit(inner(x)))
         shift, offset = outer.constants
         x = linear(x, inner.weight, self._derived("inner", lambda: inner.bias - shift, inner.bias))
-        return self._outer(F.softplus(x).sub_(x, alpha=SLOPE), outer, SLOPE * shift + offset)
+        return self._outer(softplus(x).sub_(x, alpha=SLOPE), outer, SLOPE * shift + offset)
 
     def _outer(self, x: Tensor, outer: ActivationDropoutLinear, constant: float) -> Tensor:
         """The linear layer of x - constant."""

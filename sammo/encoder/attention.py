@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sammo.cpu import DerivedWeights, linear
 from sammo.encoder.plan import Plan
 from sammo.encoder.position import to_absolute
+from sammo.recording import sizes
 from sammo.regularize import Balancer, ScheduledFloat, Whiten, penalize_abs_values_gt
 from sammo.regularize.activations import scaled_linear
 from sammo.regularize.schedule import whitening_schedule
@@ -44,7 +45,7 @@ def with_left_context(x: Tensor, plan: Plan, state: LeftContext | None) -> tuple
     Returns:
       (B, left + rows, D) and the next state, None if there was none.
     """
-    num, frames, dim = x.shape
+    num, frames, dim = sizes(x)
     if plan.left == 0:
         return x.reshape(-1, plan.rows, dim), state
     padded = F.pad(x, (0, 0, plan.left, 0)) if state is None else torch.cat([state, x], dim=1)
@@ -106,18 +107,17 @@ class AttentionWeights(nn.Module):
         if not with_positions:  # every parameter has a gradient, so that DistributedDataParallel need not look for those
             bias = bias + 0.0 * self.linear_pos.weight.sum()
         projected = linear(x, self.in_proj.weight, bias)
-        blocks = projected.view(-1, plan.rows, projected.shape[-1])
-        batch = blocks.shape[0]
+        blocks = projected.view(-1, plan.rows, self.in_proj.out_features)
         size = heads * width
-        query = blocks[..., :size].view(batch, plan.rows, heads, width).transpose(1, 2)
+        query = blocks[..., :size].view(-1, plan.rows, heads, width).transpose(1, 2)
         key = projected[..., size : 2 * size]
         key, state = with_left_context(self.whiten_keys(self.balance_keys(key)), plan, state)
         sources = plan.left + plan.rows
-        key = key.view(batch, sources, heads, width).transpose(1, 2)
+        key = key.view(-1, sources, heads, width).transpose(1, 2)
         scores = torch.bmm(
             query.reshape(-1, plan.rows, width),
             key.reshape(-1, sources, width).transpose(1, 2),
-        ).view(batch, heads, plan.rows, sources)
+        ).view(-1, heads, plan.rows, sources)
         if with_positions:
             scores = scores.add_(self._position_scores(blocks[..., 2 * size :], positions, plan))
         if self.training and random.random() < SCORE_PENALTY_PROB:
@@ -141,7 +141,8 @@ class AttentionWeights(nn.Module):
             self.linear_pos.weight,
         )  # (heads, width, offsets)
         query = query.view(-1, plan.rows, heads, width).permute(2, 0, 1, 3).reshape(heads, -1, width)
-        scores = torch.bmm(query, key.to(query.dtype)).view(heads, -1, plan.rows, key.shape[-1])
+        offsets = plan.left + 2 * plan.rows - 1
+        scores = torch.bmm(query, key.to(query.dtype)).view(heads, -1, plan.rows, offsets)
         return to_absolute(scores, plan.rows, plan.left).transpose(0, 1)
 
 
@@ -166,10 +167,11 @@ class SelfAttention(nn.Module):
         """x (N, T, C), weights (B, heads, rows, left + rows), values of the past (N, left, D) -> (N, T, C), the next
         state."""
         value, state = with_left_context(linear(x, self.in_proj.weight, self.in_proj.bias), plan, state)
-        value = value.view(*value.shape[:2], self.num_heads, -1).transpose(1, 2)
-        value = torch.bmm(weights.flatten(0, 1), value.reshape(-1, value.shape[2], value.shape[3]))
-        value = value.view(weights.shape[0], self.num_heads, plan.rows, -1).transpose(1, 2)
-        value = value.reshape(x.shape[0], x.shape[1], -1)
+        heads, sources, width = self.num_heads, plan.left + plan.rows, self.in_proj.out_features // self.num_heads
+        value = value.view(-1, sources, heads, width).transpose(1, 2).reshape(-1, sources, width)
+        value = torch.bmm(weights.reshape(-1, plan.rows, sources), value)
+        value = value.view(-1, heads, plan.rows, width).transpose(1, 2)
+        value = value.reshape(*sizes(x)[:2], heads * width)
         return self.whiten(linear(value, self.out_proj.weight, self.out_proj.bias)), state
 
     def init_state(self, batch: int, left: int | None) -> LeftContext:

@@ -11,6 +11,7 @@ from torch import Tensor
 from sammo.engines import Engines, anywhere, import_reason, needs_cuda
 from sammo.errors import UserError
 from sammo.kernels import triton_reason
+from sammo.recording import sizes
 
 
 def causal_conv(
@@ -33,7 +34,7 @@ def causal_conv(
     """
     if past is not None:
         past = past.to(x.dtype)
-    taps, frames = weight.shape[-1], x.shape[1]
+    taps, frames = int(weight.shape[-1]), sizes(x)[1]
     chosen = CONV_ENGINES.resolve(engine, x.device)
     if chosen == "causal-conv1d" and frames > 0:
         if _fits(x, weight):

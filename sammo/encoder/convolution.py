@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sammo.cpu import DerivedWeights, FoldedSwoosh, OneChunk, depthwise_conv, linear
 from sammo.encoder.plan import Plan
 from sammo.kernels import by_triton
+from sammo.recording import sizes
 from sammo.regularize import ActivationDropoutLinear, Balancer, ScheduledFloat, Whiten
 from sammo.regularize.schedule import whitening_schedule
 
@@ -37,7 +38,7 @@ class ChunkCausalConv(nn.Module):
 
     def forward(self, x: Tensor, plan: Plan, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """x (N, T, C), the frames before it (N, K // 2, C) -> (N, T, C), the next state."""
-        num, frames, channels = x.shape
+        num, frames, channels = sizes(x)
         if state is None and by_triton(x):
             from sammo.kernels.chunk_conv import ChunkConv
 
@@ -55,7 +56,7 @@ class ChunkCausalConv(nn.Module):
             return torch.addcmul(causal, within, self._own_scale(plan.ends, frames)), state
         scale = self._derived(plan.chunk, lambda: self.scale(plan.chunk), self.edge_scale)
         # reshape, not view: on CUDA the convolutions return transposed tensors, whose frames do not split into chunks.
-        out = torch.addcmul(causal.reshape(within.shape), within, scale)
+        out = torch.addcmul(causal.reshape(-1, plan.chunk, channels), within, scale)
         return out.reshape(num, frames, channels), state
 
     def init_state(self, batch: int) -> Tensor:

@@ -20,6 +20,7 @@ from sammo.encoder.plan import Plan, make_plan, tile_mask
 from sammo.encoder.position import POSITION_DROPOUT, relative_positions
 from sammo.encoder.state import EncoderState, cast_state
 from sammo.errors import UserError
+from sammo.recording import sizes
 from sammo.regularize import Dropout, masked
 
 
@@ -125,20 +126,21 @@ class Encoder(nn.Module):
           UserError: the model cannot do this chunk size, or T does not fit it.
         """
         config = self.config
-        frames = geometry.embed_frames(features.shape[1])
+        frames = geometry.embed_frames(sizes(features)[1])
         if state is None:
             chunk, left = self._utterance_chunk(chunk_size, left_context_frames)
             if frames == 0:
                 features = F.pad(features, (0, 0, 0, geometry.MINIMUM - features.shape[1]))
         else:
-            chunk, left = self._window_chunk(features.shape[1], chunk_size, state)
+            chunk, left = self._window_chunk(sizes(features)[1], chunk_size, state)
             frames -= geometry.LOOKAHEAD
         x, lengths, past = self.frontend(features, lengths, None if state is None else state.frontend)
         if not config.mask_padding and chunk > frames:
             chunk = -1
-        if chunk > 0 and x.shape[1] % chunk:
-            x = F.pad(x, (0, 0, 0, -x.shape[1] % chunk))
-        padded = x.shape[1]
+        padded = sizes(x)[1]
+        if chunk > 0 and padded % chunk:
+            x = F.pad(x, (0, 0, 0, -padded % chunk))
+            padded = x.shape[1]
         valid = None if all_full(lengths, padded) else on_device(lengths, x)
         ends = valid
         if not config.mask_padding:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sammo.cpu import FoldedSwoosh, linear
 from sammo.geometry import LOOKAHEAD, embed_frames
+from sammo.recording import is_recording, sizes
 from sammo.regularize import (
     ActivationDropoutLinear,
     Balancer,
@@ -64,7 +65,8 @@ class ConvNeXt(nn.Module):
         else:
             padded = torch.cat([state, x], dim=1)
             x = x[:, :-LOOKAHEAD]
-            state = padded[:, x.shape[1] : x.shape[1] + LOOKAHEAD]
+            frames = sizes(x)[1]
+            state = padded[:, frames : frames + LOOKAHEAD]
             y = F.conv2d(
                 padded.permute(0, 3, 1, 2),
                 self.depthwise.weight,
@@ -128,13 +130,15 @@ class Frontend(nn.Module):
         x = self._convolve(features.unsqueeze(1))
         x = x.permute(0, 2, 3, 1)  # (N, T', F, C)
         lengths = embed_frames(lengths)
-        if self.mask_padding and not all_full(lengths, x.shape[1]):
-            beyond = torch.arange(x.shape[1], device=x.device) >= on_device(lengths, x)[:, None]
+        frames = sizes(x)[1]
+        if self.mask_padding and not all_full(lengths, frames):
+            beyond = torch.arange(frames, device=x.device) >= on_device(lengths, x)[:, None]
             x = x.masked_fill(beyond[:, :, None, None], 0.0)
         x, state = self.convnext(x, state)
         if state is not None:
-            lengths = lengths.clamp(max=x.shape[1])
-        x = linear(x.flatten(2), self.out.weight, self.out.bias)
+            lengths = lengths.clamp(max=sizes(x)[1])
+        num, frames, width, channels = sizes(x)
+        x = linear(x.reshape(num, frames, width * channels), self.out.weight, self.out.bias)
         if self.training:
             x = self.dropout(self.norm(self.whiten(x)))
         else:
@@ -162,8 +166,9 @@ class Frontend(nn.Module):
 
 
 def all_full(lengths: Tensor, frames: int) -> bool:
-    """Whether no sequence is shorter than ``frames``; not asked of a GPU, for which one would wait."""
-    return lengths.device.type == "cpu" and bool((lengths >= frames).all())
+    """Whether no sequence is shorter than ``frames``; not asked of a GPU, for which one would wait, nor of the lengths
+    that an export records, which are to differ."""
+    return lengths.device.type == "cpu" and not is_recording() and bool((lengths >= frames).all())
 
 
 def on_device(lengths: Tensor, x: Tensor) -> Tensor:

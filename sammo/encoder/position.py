@@ -36,7 +36,7 @@ def relative_positions(
 
 
 def to_absolute(scores: Tensor, frames: int, left: int) -> Tensor:
-    """(..., Q, left + 2Q - 1) by offset -> (..., Q, left + Q) by source position, as a view.
+    """(H, B, Q, left + 2Q - 1) by offset -> (H, B, Q, left + Q) by source position, as a view.
 
     Row q needs columns Q - 1 - q and on: one step less for each row, which is what reading the
     same memory with rows one column shorter gives.
@@ -44,5 +44,6 @@ def to_absolute(scores: Tensor, frames: int, left: int) -> Tensor:
     if frames == 1:
         return scores
     width = left + 2 * frames - 1
-    flat = scores.flatten(-2)[..., frames - 1 : frames - 1 + frames * (width - 1)]
-    return flat.unflatten(-1, (frames, width - 1))[..., : left + frames]
+    heads = int(scores.shape[0])
+    flat = scores.view(heads, -1, frames * width)[..., frames - 1 : frames - 1 + frames * (width - 1)]
+    return flat.view(heads, -1, frames, width - 1)[..., : left + frames]

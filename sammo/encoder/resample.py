@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sammo.recording import sizes
 from sammo.regularize import FloatLike, ScheduledFloat, limit_param_value, sequence_mask
 
 
@@ -36,7 +37,10 @@ class Bypass(nn.Module):
                 scale = scale * mask
         # Sums stay in float32 under autocast, whose half-precision terms come in here.
         dtype = torch.promote_types(original.dtype, scale.dtype)
-        return torch.lerp(original.to(dtype), x.to(dtype), scale.to(dtype))
+        original, x, scale = original.to(dtype), x.to(dtype), scale.to(dtype)
+        if torch.jit.is_tracing():  # an export of lerp computes it in two ways and takes one
+            return torch.addcmul(original, x - original, scale)
+        return torch.lerp(original, x, scale)
 
 
 class Downsample(nn.Module):
@@ -61,16 +65,17 @@ class Downsample(nn.Module):
         Returns:
           (N, ceil(T / factor), C).
         """
-        factor, frames = self.factor, x.shape[1]
+        factor, (num, frames, channels) = self.factor, sizes(x)
         weights = self.bias.softmax(dim=0).to(x.dtype)
         extra = -frames % factor
         if extra:
             x = F.pad(x, (0, 0, 0, extra))
             if ends is None:
                 ends = torch.full((1,), frames, device=x.device)
-        x = x.unflatten(1, (-1, factor))  # (N, T', factor, C)
+        groups = (frames + extra) // factor
+        x = x.reshape(num, groups, factor, channels)
         if ends is not None:
-            weights = self._end_weights(weights, ends, x.shape[1])
+            weights = self._end_weights(weights, ends, groups)
         return (x * weights.unsqueeze(-1)).sum(dim=2)
 
     def _end_weights(self, weights: Tensor, ends: Tensor, groups: int) -> Tensor:
@@ -97,11 +102,11 @@ class UpsampleCombine(nn.Module):
 
     def forward(self, original: Tensor, x: Tensor) -> Tensor:
         """original (N, T, C), x (N, ceil(T / factor), C) -> (N, T, C)."""
-        frames = original.shape[1]
+        num, frames, channels = sizes(original)
         if frames % self.factor:
             x = x.repeat_interleave(self.factor, dim=1)[:, :frames]
             return self.bypass(original, x)
-        grouped = original.unflatten(1, (-1, self.factor))
+        grouped = original.reshape(num, frames // self.factor, self.factor, channels)
         if not self.training:
-            return self.bypass(grouped, x.unsqueeze(2)).flatten(1, 2)
+            return self.bypass(grouped, x.unsqueeze(2)).view(num, frames, channels)
         return self.bypass(grouped.flatten(1, 2), x.repeat_interleave(self.factor, dim=1))

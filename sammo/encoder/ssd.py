@@ -26,6 +26,7 @@ from torch import Tensor
 
 from sammo.constants import constant
 from sammo.engines import Engines, anywhere, is_installed, needs_cuda
+from sammo.recording import sizes, softplus
 
 # Frames per block of the dual form: the work inside a block grows with it, the number of states
 # kept between blocks falls with it. 32 is the fastest of 16, 32, 64 and 128 on CPUs.
@@ -92,9 +93,9 @@ def _scan_torch(
     out_dtype = x.dtype
     dtype = torch.promote_types(out_dtype, torch.float32)
     x, B, C = x.to(dtype), B.to(dtype), C.to(dtype)
-    dt = F.softplus(dt.to(dtype) + dt_bias.to(dtype))
+    dt = softplus(dt.to(dtype) + dt_bias.to(dtype))
     A, D = A.to(dtype), D.to(dtype)
-    num, frames, heads, width = x.shape
+    num, frames, heads, width = sizes(x)
     if state is None:
         state = x.new_zeros(num, heads, width, B.shape[-1])
     else:
@@ -122,22 +123,24 @@ def _one_block(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The scan over so few frames that they are one block: the path of real streaming."""
-    num, frames, heads, width = x.shape
-    groups, size = B.shape[2:]
+    num, frames, heads, width = sizes(x)
+    groups, size = sizes(B)[2:]
+    served = heads // groups  # heads a group
     decay = torch.cumsum(dt * A, dim=1).transpose(1, 2)  # (N, H, T), log of the decay since the start
     between = decay_between(decay)  # (N, H, T, T)
     scores = C.transpose(1, 2) @ B.permute(0, 2, 3, 1)  # (N, G, T, T)
-    weights = (between.view(num, groups, -1, frames, frames) * scores.unsqueeze(2)).view_as(between)
+    weights = between.view(num, groups, served, frames, frames) * scores.unsqueeze(2)
+    weights = weights.view(num, heads, frames, frames)
     scaled = (x * dt.unsqueeze(-1)).transpose(1, 2)  # (N, H, T, P)
     # What the past contributes: C_t h_0, one product for all heads of a group.
-    past = C.transpose(1, 2) @ state.reshape(num, groups, -1, size).transpose(2, 3)  # (N, G, T, H/G * P)
-    past = past.view(num, groups, frames, -1, width).transpose(2, 3).reshape(num, heads, frames, width)
+    past = C.transpose(1, 2) @ state.reshape(num, groups, served * width, size).transpose(2, 3)  # (N, G, T, H/G * P)
+    past = past.view(num, groups, frames, served, width).transpose(2, 3).reshape(num, heads, frames, width)
     since_start = decay.exp().unsqueeze(-1)  # (N, H, T, 1)
     y = torch.addcmul(weights @ scaled, past, since_start)
     to_end = between.select(2, -1).unsqueeze(-1)  # (N, H, T, 1)
-    gathered = (scaled * to_end).transpose(1, 2).reshape(num, frames, groups, -1)
+    gathered = (scaled * to_end).transpose(1, 2).reshape(num, frames, groups, served * width)
     update = gathered.permute(0, 2, 3, 1) @ B.transpose(1, 2)  # (N, G, H/G * P, S)
-    state = torch.addcmul(update.view_as(state), state, since_start[:, :, -1:])
+    state = torch.addcmul(update.view(num, heads, width, size), state, since_start[:, :, -1:])
     return y.transpose(1, 2), state
 
 
@@ -145,13 +148,14 @@ def _run_of_blocks(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The scan over a run of blocks, whose states are combined by one small matrix product."""
-    num, frames, heads, width = x.shape
-    groups, size = B.shape[2:]
+    num, frames, heads, width = sizes(x)
+    groups, size = sizes(B)[2:]
+    served = heads // groups  # heads a group
     pad = -frames % BLOCK
     if pad:  # a step of size zero neither decays nor adds: the state passes through
         x, B, C = (F.pad(t, (0, 0, 0, 0, 0, pad)) for t in (x, B, C))
         dt = F.pad(dt, (0, 0, 0, pad))
-    blocks = x.shape[1] // BLOCK
+    blocks = (frames + pad) // BLOCK
     scaled = (x * dt[..., None]).unflatten(1, (blocks, BLOCK)).permute(0, 1, 3, 2, 4)  # (N, K, H, Q, P)
     decay = (dt * A).unflatten(1, (blocks, BLOCK)).transpose(2, 3).cumsum(dim=-1)  # (N, K, H, Q)
     B = B.unflatten(1, (blocks, BLOCK)).transpose(2, 3)  # (N, K, G, Q, S)
@@ -167,7 +171,7 @@ def _run_of_blocks(
     to_end = between[..., -1, :, None]
     added = (scaled * to_end).unflatten(2, (groups, -1)).transpose(3, 4)  # (N, K, G, Q, H/G, P)
     added = added.flatten(-2).transpose(-1, -2) @ B  # (N, K, G, H/G * P, S)
-    added = torch.cat([state.reshape(num, 1, groups, -1, size), added], dim=1)  # (N, K+1, ...)
+    added = torch.cat([state.reshape(num, 1, groups, served * width, size), added], dim=1)  # (N, K+1, ...)
 
     # The state at the start of each block and after the last: decayed sums over all earlier ones.
     whole = F.pad(decay[..., -1].transpose(1, 2).cumsum(dim=-1), (1, 0))  # (N, H, K+1)

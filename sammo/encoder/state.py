@@ -7,10 +7,13 @@ batch is dimension 0 of every leaf. All zeros is the state of a stream that has 
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
+
+from sammo.recording import sizes
 
 
 class EncoderState(NamedTuple):
@@ -70,20 +73,19 @@ def pack_state(state: Any) -> Tensor:
     """(N, S) with all leaves flattened side by side, counters as floats (exact: they are small)."""
     leaves = state_leaves(state)
     dtype = leaves[0].dtype
-    return torch.cat([leaf.reshape(leaf.shape[0], -1).to(dtype) for leaf in leaves], dim=1)
+    return torch.cat([leaf.flatten(1).to(dtype) for leaf in leaves], dim=1)
 
 
 def unpack_state(flat: Tensor, like: Any) -> Any:
     """Undo :func:`pack_state`; ``like`` gives structure, shapes and integer types, at any N."""
     leaves = state_leaves(like)
-    pieces = flat.split([leaf[:1].numel() for leaf in leaves], dim=1)
+    shapes = [sizes(leaf)[1:] for leaf in leaves]
+    pieces = flat.split([math.prod(shape) for shape in shapes], dim=1)
     return _rebuild(
         like,
         iter(
-            piece.reshape(flat.shape[0], *leaf.shape[1:]).to(
-                flat.dtype if leaf.is_floating_point() else leaf.dtype
-            )
-            for piece, leaf in zip(pieces, leaves)
+            piece.reshape(sizes(flat)[0], *shape).to(flat.dtype if leaf.is_floating_point() else leaf.dtype)
+            for piece, leaf, shape in zip(pieces, leaves, shapes)
         ),
     )
 

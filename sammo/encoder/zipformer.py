@@ -202,16 +202,18 @@ class Zipformer(Encoder):
 
 def _widest(outputs: list[Tensor]) -> Tensor:
     """The last stack's output, with channels it does not have from the last stack that does."""
-    pieces, have = [outputs[-1]], outputs[-1].shape[-1]
+    pieces, have = [outputs[-1]], int(outputs[-1].shape[-1])
     for output in reversed(outputs[:-1]):
-        if output.shape[-1] > have:
+        width = int(output.shape[-1])
+        if width > have:
             pieces.append(output[..., have:])
-            have = output.shape[-1]
+            have = width
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
 
 
 def _set_channels(x: Tensor, channels: int) -> Tensor:
     """Drop the last channels, or append zeros."""
-    if channels <= x.shape[-1]:
+    have = int(x.shape[-1])
+    if channels <= have:
         return x[..., :channels].contiguous()
-    return F.pad(x, (0, channels - x.shape[-1]))
+    return F.pad(x, (0, channels - have))

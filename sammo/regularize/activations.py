@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sammo.kernels import by_triton
+from sammo.recording import softplus
 from sammo.regularize.dropout import shared_dropout_mask
 from sammo.regularize.schedule import FloatLike
 
@@ -33,7 +34,7 @@ def _swoosh(x: Tensor, shift: float, offset: float, mask: Tensor | None = None) 
 
         return swoosh(x, SLOPE, shift, offset, mask)
     wide = _wide(x)
-    y = F.softplus(wide - shift).sub_(wide, alpha=SLOPE).sub_(offset).to(x.dtype)
+    y = softplus(wide - shift).sub_(wide, alpha=SLOPE).sub_(offset).to(x.dtype)
     return y if mask is None else y.mul_(mask)
 
 

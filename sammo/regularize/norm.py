@@ -31,7 +31,7 @@ class BiasNorm(nn.Module):
         """x (..., C) -> (..., C), under autocast in float32: the type of the sums it stands in."""
         if not torch.is_grad_enabled():
             length = torch.linalg.vector_norm(x - self.bias, dim=-1, keepdim=True)
-            return x * (self.log_scale.exp() * x.shape[-1] ** 0.5 / length)
+            return x * (self.log_scale.exp() * float(x.shape[-1]) ** 0.5 / length)
         log_scale = self.log_scale
         if self.training:
             log_scale = limit_param_value(log_scale, *LOG_SCALE_RANGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -128,6 +129,13 @@ class Searcher:
         """Search whole utterances: (N, T, C) and (N,) -> N lists of hypotheses."""
         states = self.advance(frames, lengths, [self.start() for _ in range(frames.shape[0])])
         return [self.result(state, nbest) for state in states]
+
+    def of_projected(self) -> Searcher:
+        """The same search over frames that the joiner's projection has seen already, (N, T, joiner dim)."""
+        searcher = copy.copy(self)
+        searcher.joiner = copy.copy(self.joiner)
+        searcher.joiner._modules = {**self.joiner._modules, "encoder_proj": nn.Identity()}
+        return searcher
 
     def start_context(self) -> list[int]:
         """Context before the first symbol; -1 stands for "nothing", as in training."""

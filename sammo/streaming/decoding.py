@@ -24,10 +24,11 @@ from sammo.data.transcripts import transcript
 from sammo.decoding import Chunking, chunkings, default_directory, describe, load_model_for, searcher_for
 from sammo.errors import UserError
 from sammo.files import atomic_write
-from sammo.options import Chunks, ModelSource, Results, Search, Speech, Streams
+from sammo.options import Chunks, Deployment, ModelSource, Results, Search, Speech, Streams
 from sammo.progress import progress
 from sammo.scoring import DecodeSetting, has_results, result_name, write_results
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
+from sammo.streaming.runtimes import make_runtime
 from sammo.transducer import Transducer
 
 PIECE_SECONDS = 0.1  # audio handed over at a time
@@ -126,6 +127,7 @@ def streaming_decode(
     parts: Sequence[str],
     results: Results,
     partial_results: bool,
+    deployment: Deployment = Deployment(),  # noqa: B008, a frozen dataclass
 ) -> int:
     """Decodes every part at every setting, those that have results left alone; 1 where an utterance was given up."""
     tokenizer = load_tokenizer(source.lang)
@@ -137,12 +139,13 @@ def streaming_decode(
     searcher = searcher_for(model, search, tokenizer)
     failed = 0
     for chunking in settings(model, chunks):
-        setting = _setting(model, info, source, search, streams, speech, chunking)
+        setting = _setting(model, info, source, search, streams, speech, chunking, deployment)
+        runtime = make_runtime(model, deployment, *chunking)
         for part in corpus.chosen(parts):
             if has_results(res_dir, setting, part, corpus.metric) and not results.force:
                 logging.info(f"{part}: decoded before at {setting.suffix} (--force decodes again)")
                 continue
-            recognizer = StreamingRecognizer(model, searcher, *chunking, state_dtype(streams))
+            recognizer = StreamingRecognizer(model, searcher, *chunking, state_dtype(streams), runtime=runtime)
             cuts = part_cuts(corpus, speech.manifest_dir, part, mode, tokenizer, Allowed(urls=speech.allow_urls))
             started = time.perf_counter()
             with contextlib.ExitStack() as stack:
@@ -171,16 +174,25 @@ def _setting(
     streams: Streams,
     speech: Speech,
     chunking: Chunking,
+    deployment: Deployment,
 ) -> DecodeSetting:
     """What the results of real streaming are filed under."""
     setting = describe(model, info, source, search, speech, chunking)
     dtype = state_dtype(streams) or torch.float32
     return dataclasses.replace(
         setting,
+        search="-".join(filter(None, (setting.search, _runtime_name(deployment)))),
         streaming=True,
         state_dtype=streams.state_dtype,
         state_bytes=setting.state_bytes * dtype.itemsize // 4,
     )
+
+
+def _runtime_name(deployment: Deployment) -> str:
+    """What results of another runtime than PyTorch are marked with."""
+    if deployment.runtime == "torch":
+        return ""
+    return f"{deployment.runtime}-int8" if deployment.int8 else deployment.runtime
 
 
 def _decode_part(

@@ -23,7 +23,7 @@ from sammo.data.sources import Allowed
 from sammo.data.tokens import load_tokenizer
 from sammo.data.transcripts import transcript
 from sammo.decoding import load_model_for, searcher_for
-from sammo.options import Chunks, ModelSource, Search, Speech, Streams
+from sammo.options import Chunks, Deployment, ModelSource, Search, Speech, Streams
 from sammo.progress import progress
 from sammo.scoring import count_errors
 from sammo.scoring.cer import error_rate, total
@@ -31,6 +31,7 @@ from sammo.search import Searcher
 from sammo.streaming.decoding import cut_audio, part_cuts, settings, state_dtype
 from sammo.streaming.features import make_fbank, num_frames
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
+from sammo.streaming.runtimes import EncoderRuntime, make_runtime
 from sammo.transducer import Transducer
 
 T = TypeVar("T")
@@ -97,6 +98,7 @@ def decode_streaming(
     state_dtype: torch.dtype | None = None,
     order: Sequence[int] | None = None,
     piece: int = PIECE,
+    runtime: EncoderRuntime | None = None,
 ) -> list[Decoded | str]:
     """The same chunk by chunk, up to ``num_streams`` at a time in ``order``; a str is a stream's error."""
     frames: dict[int, list[Tensor]] = {}
@@ -104,7 +106,7 @@ def decode_streaming(
     def keep(stream: Stream, chunk: Tensor) -> None:
         frames.setdefault(stream.key, []).append(chunk)
 
-    recognizer = StreamingRecognizer(model, searcher, chunk_size, left_context_frames, state_dtype, on_frames=keep)
+    recognizer = StreamingRecognizer(model, searcher, chunk_size, left_context_frames, state_dtype, keep, runtime)
     order = range(len(audio)) if order is None else order
     sources = ((index, lambda samples=audio[index]: samples.split(piece)) for index in order)
     decoded: dict[int, Decoded | str] = {}
@@ -126,6 +128,7 @@ def compare(
     half: torch.dtype = torch.float16,
     seed: int = 0,
     metric: str = "CER",
+    runtime: EncoderRuntime | None = None,
 ) -> Parity:
     """Decodes each utterance three ways: simulated; chunk by chunk among ``num_streams`` concurrent streams in
     shuffled order; and the latter with the state kept in ``half`` between chunks.
@@ -143,8 +146,10 @@ def compare(
             simulated += decode_simulated(model, searcher, batch, chunk_size, left_context_frames)
         order = shuffle.sample(range(len(audio)), len(audio))
         setting = (model, searcher, audio, chunk_size, left_context_frames, num_streams)
-        streaming = decode_streaming(*setting, order=order)
-        halved = decode_streaming(*setting, state_dtype=half, order=order)
+        streaming = decode_streaming(*setting, order=order, runtime=runtime)
+        halved = decode_streaming(*setting, state_dtype=half, order=order, runtime=runtime)
+        if runtime is not None and runtime.projects:
+            simulated = [_projected(model, decoded) for decoded in simulated]
         for utterance, a, b, c in zip(group, simulated, streaming, halved):
             if isinstance(b, str) or a.frames.shape != b.frames.shape or a[:2] != b[:2]:
                 different.append(utterance.key)
@@ -156,6 +161,11 @@ def compare(
     count = len(counts[0])
     rates = tuple(error_rate(total(counted)) for counted in counts)
     return Parity(count, count - len(different), deviation, different, rates)
+
+
+@torch.no_grad()
+def _projected(model: Transducer, decoded: Decoded) -> Decoded:
+    return decoded._replace(frames=model.joiner.encoder_proj(decoded.frames))
 
 
 def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -177,6 +187,7 @@ def print_parity(
     speech: Speech,
     parts: Sequence[str],
     max_utterances: int,
+    deployment: Deployment = Deployment(),  # noqa: B008, a frozen dataclass
 ) -> int:
     """Prints the table, a row a part and setting; 1 if any utterance came out differently.
 
@@ -189,7 +200,8 @@ def print_parity(
     metric = corpus.metric
     mode = speech.transcript_mode or info.transcript_mode
     half = state_dtype(streams) or torch.float16
-    print(f"{info.encoder}, {info.checkpoint}; {search.decoding_method}, {streams.num_decode_streams} streams\n")
+    print(f"{info.encoder}, {info.checkpoint}; {search.decoding_method}, {streams.num_decode_streams} streams, "
+          f"{deployment.runtime}{' int8' if deployment.int8 else ''}\n")
     print(
         "| part | chunk | left context | utterances | identical | max deviation "
         f"| {metric} simulated | {metric} chunk by chunk | {metric}, state in {str(half).removeprefix('torch.')} |"
@@ -201,6 +213,7 @@ def print_parity(
         cuts = cuts[: max_utterances or None]
         for chunk_size, left in settings(model, chunks):
             utterances = (Utterance(cut.id, partial(cut_audio, cut), transcript(cut, mode)) for cut in cuts)
+            runtime = make_runtime(model, deployment, chunk_size, left)
             found = compare(
                 model,
                 searcher_for(model, search, tokenizer),
@@ -211,6 +224,7 @@ def print_parity(
                 streams.num_decode_streams,
                 half,
                 metric=metric,
+                runtime=runtime,
             )
             different += len(found.different)
             rates = " | ".join(f"{rate:.2f}" for rate in found.rates)

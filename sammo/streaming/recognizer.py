@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Callable, Hashable, Iterable, Iterator, NamedTuple
+from typing import Any, Callable, Hashable, Iterable, Iterator, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sammo import geometry
 from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
-from sammo.encoder.state import EncoderState, pack_state, unpack_state
+from sammo.encoder.state import pack_state, unpack_state
 from sammo.errors import UserError
 from sammo.options import MOST_STREAMS, check_chunking, check_range
 from sammo.search import Hypothesis, Searcher, SearchState
 from sammo.streaming.audio import check_samples
 from sammo.streaming.features import OnlineFbank, samples_for_frames
+from sammo.streaming.runtimes import EncoderRuntime, TorchRuntime
 from sammo.streaming.states import StateStore
 from sammo.transducer import Transducer
 
@@ -113,6 +114,7 @@ class StreamingRecognizer:
       left_context_frames: embed frames of attention cache; the Sammo encoder takes none.
       state_dtype: the states' type between chunks, e.g. ``torch.float16``; None leaves them in float32.
       on_frames: called with each stream and its encoder outputs (T, C) of each chunk.
+      runtime: who computes the encoder; None: PyTorch.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class StreamingRecognizer:
         left_context_frames: int = 0,
         state_dtype: torch.dtype | None = None,
         on_frames: Callable[[Stream, Tensor], None] | None = None,
+        runtime: EncoderRuntime | None = None,
     ):
         if chunk_size <= 0:
             raise UserError(f"streaming needs a chunk size above 0, got {chunk_size}")
@@ -130,13 +133,14 @@ class StreamingRecognizer:
         self.encoder = model.encoder.eval()
         self.encoder.check_chunk_size(chunk_size, left_context_frames)
         model.eval()
-        self.searcher = searcher
+        self.runtime = runtime or TorchRuntime(self.encoder, chunk_size, left_context_frames)
+        self.searcher = searcher.of_projected() if self.runtime.projects else searcher
         self.chunk_size = chunk_size
         self.left_context_frames = left_context_frames
         self.device = next(model.parameters()).device
         self.window = geometry.window(chunk_size)
         self._on_frames = on_frames
-        self._states = StateStore(self._init_state, state_dtype)
+        self._states = StateStore(self.runtime.init_state, state_dtype)
         self._streams: list[Stream] = []
 
     @property
@@ -148,7 +152,7 @@ class StreamingRecognizer:
         """A new stream, or one resumed from ``snapshot``; it takes part in every ``step`` until it is done."""
         if snapshot is not None:
             stream = dataclasses.replace(_copy(snapshot.stream), key=key)
-            self._states.set(stream, unpack_state(snapshot.state, self._init_state()))
+            self._states.set(stream, self._unpack(snapshot.state))
         else:
             state = self.searcher.start()
             frames = torch.zeros(0, NUM_MEL_BINS, device=self.device)
@@ -159,7 +163,7 @@ class StreamingRecognizer:
     def snapshot(self, stream: Stream) -> Snapshot:
         """What ``open`` needs to resume ``stream`` as it is now."""
         state = self._states.get(stream)
-        return Snapshot(_copy(stream), pack_state(self._init_state() if state is None else state))
+        return Snapshot(_copy(stream), pack_state(self.runtime.init_state() if state is None else state))
 
     def ready(self, stream: Stream) -> bool:
         """Is the stream's next chunk complete (or the last one)?"""
@@ -187,13 +191,7 @@ class StreamingRecognizer:
             row[: frames.size(0)] = frames
             lengths.append(frames.size(0))
         state = self._states.take()
-        output = self.encoder(
-            features,
-            torch.tensor(lengths),
-            state,
-            chunk_size=self.chunk_size,
-            left_context_frames=self.left_context_frames,
-        )
+        output = self.runtime.step(features, torch.tensor(lengths), state)
         self._states.put(output.state)
         # A row whose model has overflowed must not stop the others.
         sound = output.frames.isfinite().flatten(1).all(1).tolist()
@@ -239,8 +237,14 @@ class StreamingRecognizer:
     def _best(self, search_state: SearchState) -> Hypothesis:
         return self.searcher.result(search_state)[0]
 
-    def _init_state(self) -> EncoderState:
-        return self.encoder.init_state(1, self.left_context_frames, device=self.device)
+    def _unpack(self, packed: Tensor) -> Any:
+        like = self.runtime.init_state()
+        size = pack_state(like).shape[1]
+        if packed.shape != (1, size):
+            raise UserError(
+                f"this snapshot is of another model or left context: its state is {tuple(packed.shape)}, not (1, {size})"
+            )
+        return unpack_state(packed, like)
 
 
 def _copy(stream: Stream) -> Stream:

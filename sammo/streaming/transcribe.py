@@ -9,10 +9,11 @@ from typing import Sequence
 from sammo.data.tokens import load_tokenizer
 from sammo.decoding import load_model_for, searcher_for
 from sammo.errors import UserError
-from sammo.options import Chunks, ModelSource, Search, Streams
+from sammo.options import Chunks, Deployment, ModelSource, Search, Streams
 from sammo.streaming.audio import stream_audio
 from sammo.streaming.decoding import settings, state_dtype
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
+from sammo.streaming.runtimes import make_runtime
 
 
 def transcribe(
@@ -25,6 +26,7 @@ def transcribe(
     allow_truncated: bool = False,
     timestamps: bool = False,
     quiet: bool = False,
+    deployment: Deployment = Deployment(),  # noqa: B008, a frozen dataclass
 ) -> int:
     """Prints a line "FILE<tab>TEXT" a file on stdout, partial results and errors on stderr; 1 if any file failed.
 
@@ -33,14 +35,15 @@ def transcribe(
       allow_truncated: transcribe what is there of files that are cut short, with a warning.
       timestamps: print the time of every token, too.
       quiet: no partial results.
+      deployment: who computes the encoder.
     """
     if len(chunks.chunk_size) != 1 or len(chunks.left_context_frames) != 1:
         raise UserError("give one --chunk-size and one --left-context-frames to transcribe with")
     tokenizer = load_tokenizer(source.lang)
     model, _ = load_model_for(source, tokenizer)
     (chunking,) = settings(model, chunks)
-    searcher = searcher_for(model, search, tokenizer)
-    recognizer = StreamingRecognizer(model, searcher, *chunking, state_dtype(streams))
+    searcher, runtime = searcher_for(model, search, tokenizer), make_runtime(model, deployment, *chunking)
+    recognizer = StreamingRecognizer(model, searcher, *chunking, state_dtype(streams), runtime=runtime)
     shown: dict[Stream, str] = {}
 
     def show(stream: Stream) -> None:

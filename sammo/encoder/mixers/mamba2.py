@@ -12,6 +12,7 @@ from sammo.cpu import linear
 from sammo.encoder.mixers.recurrent import GatedRMSNorm, RecurrentMixer, initial_decay
 from sammo.encoder.ssd import SCAN_ENGINES, ssd_scan
 from sammo.errors import UserError
+from sammo.recording import sizes
 
 
 class Mamba2State(NamedTuple):
@@ -109,7 +110,7 @@ class Mamba2(RecurrentMixer):
         return block
 
     def forward(self, x, weights=None, plan=None, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
-        num, frames, _ = x.shape
+        num, frames, _ = sizes(x)
         heads = self.d_inner // self.head_dim
         z, xbc, dt = linear(x, self.in_proj.weight).split([self.d_inner, self.conv1d.in_channels, heads], dim=-1)
         xbc, conv_state = self.convolve(xbc, None if state is None else state.conv)
@@ -125,7 +126,7 @@ class Mamba2(RecurrentMixer):
             None if state is None else state.ssm,
             self.scan_engine,
         )
-        out = self.whiten(linear(self.norm(y.flatten(-2), z), self.out_proj.weight))
+        out = self.whiten(linear(self.norm(y.reshape(num, frames, self.d_inner), z), self.out_proj.weight))
         return out, Mamba2State(conv_state, ssm_state)
 
     def init_state(self, batch: int, left: int | None = None) -> Mamba2State:
