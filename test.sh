@@ -13,6 +13,11 @@ if ! "$PYTHON" -c 'import einops, sys, importlib.util as u; sys.exit(u.find_spec
     echo "mamba-ssm cannot be installed here (see above): the test of its kernels is skipped"
   fi
 fi
+# What runs exported models. It is optional, too.
+if ! "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(None in map(u.find_spec, ("onnx", "onnxruntime", "sherpa_onnx")))' \
+  2> /dev/null && ! "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements-deploy.txt; then
+  echo "requirements-deploy.txt cannot be installed here (see above): the tests of exported models are skipped"
+fi
 # One process a core, one thread each: threads of several processes that wait for each other are slow.
 export OMP_NUM_THREADS=1 PYTHONUTF8=1
 exec "$PYTHON" -m pytest -q -n auto --dist loadfile --durations=10 "$@"

@@ -15,7 +15,7 @@ from sammo.errors import UserError
 from sammo.export.deployed import NAMES, file_name, load_session
 
 CHUNKS = 50  # with the state carried from one to the next
-TOLERANCE = 1e-3  # of any value of encoder output, state or logit
+TOLERANCE = 1e-3  # of encoder output, state and logits, see _deviation
 
 
 @torch.no_grad()
@@ -73,11 +73,11 @@ def _search_deviation(graphs: dict[str, Any], sessions: dict[str, Any], frames: 
     return max(deviation, _deviation(logits, torch.from_numpy(sessions["joiner"].run(None, given)[0])))
 
 
-def _deviation(a: Tensor, b: Tensor) -> float:
-    """Infinite where a value is no number."""
-    if a.shape != b.shape or not bool(a.isfinite().all() and b.isfinite().all()):
+def _deviation(ours: Tensor, theirs: Tensor) -> float:
+    """The largest, as a share of the largest value where that is above 1; infinite where a value is no number."""
+    if ours.shape != theirs.shape or not bool(ours.isfinite().all() and theirs.isfinite().all()):
         return float("inf")
-    return float((a - b).abs().max())
+    return float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1.0))
 
 
 def speechlike(frames: int, seed: int) -> Tensor:
