@@ -104,7 +104,7 @@ class AttentionWeights(nn.Module):
         heads, width = self.num_heads, self.query_head_dim
         with_positions = not self.training or random.random() >= float(self.position_skip_rate)
         bias = self.in_proj.bias
-        if not with_positions:  # every parameter has a gradient, so that DistributedDataParallel need not look for those
+        if not with_positions:  # every parameter has a gradient: DistributedDataParallel need not look for those
             bias = bias + 0.0 * self.linear_pos.weight.sum()
         projected = linear(x, self.in_proj.weight, bias)
         blocks = projected.view(-1, plan.rows, self.in_proj.out_features)

@@ -38,8 +38,8 @@ def check_exportable(model: Transducer, chunk_size: int) -> None:
     config = model.config.encoder
     if config.left_context:
         raise UserError(
-            f"{config.name} keeps a left context: sherpa-onnx runs such models as zipformer2, which is not exported yet; "
-            "models without left context are"
+            f"{config.name} keeps a left context: sherpa-onnx runs such models as zipformer2, which is not exported "
+            "yet; models without left context are"
         )
     if config.mixer == "gated_delta":
         raise UserError("the mixer gated_delta solves triangular systems, an operation that ONNX lacks: no export")

@@ -55,7 +55,7 @@ def verify(graphs: dict[str, Any], directory: Path, int8: bool = False) -> float
     worst = max(worst, _search_deviation(graphs, sessions, torch.cat(frames)[:200]))
     if not worst <= (float("inf") if int8 else TOLERANCE):
         which = "the int8 files give" if int8 else "the exported model gives"
-        raise UserError(f"{which} other values than PyTorch, by up to {worst:.2g} (allowed: {TOLERANCE:g}); nothing kept")
+        raise UserError(f"{which} other values than PyTorch, by up to {worst:.2g} (at most {TOLERANCE:g}); nothing kept")
     return worst
 
 

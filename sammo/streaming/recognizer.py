@@ -242,7 +242,8 @@ class StreamingRecognizer:
         size = pack_state(like).shape[1]
         if packed.shape != (1, size):
             raise UserError(
-                f"this snapshot is of another model or left context: its state is {tuple(packed.shape)}, not (1, {size})"
+                "this snapshot is of another model or left context: "
+                f"its state is {tuple(packed.shape)}, not (1, {size})"
             )
         return unpack_state(packed, like)
 
