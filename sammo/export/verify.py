@@ -44,7 +44,7 @@ def verify(graphs: dict[str, Any], directory: Path, int8: bool = False) -> float
         if chunk == CHUNKS - 1:
             x_lens = torch.tensor([x.shape[1], x.shape[1] // 2])
         out, *ours = encoder(x, *ours, x_lens)
-        feed = {name: value.numpy() for name, value in zip(encoder.inputs, (x, *theirs, x_lens))}
+        feed = {name: value.contiguous().numpy() for name, value in zip(encoder.inputs, (x, *theirs, x_lens))}
         if chunk < CHUNKS - 1:
             del feed["x_lens"]  # what sherpa-onnx does
         found, *theirs = (torch.from_numpy(value) for value in sessions["encoder"].run(None, feed))
@@ -55,7 +55,7 @@ def verify(graphs: dict[str, Any], directory: Path, int8: bool = False) -> float
     worst = max(worst, _search_deviation(graphs, sessions, torch.cat(frames)[:200]))
     if not worst <= (float("inf") if int8 else TOLERANCE):
         which = "the int8 files give" if int8 else "the exported model gives"
-        raise UserError(f"{which} other values than PyTorch, by up to {worst:.2g} (at most {TOLERANCE:g}); nothing kept")
+        raise UserError(f"{which} other values than PyTorch, by up to {worst:.2g} (limit {TOLERANCE:g}); nothing kept")
     return worst
 
 
