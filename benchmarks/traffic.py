@@ -73,7 +73,7 @@ def count(func: Any, inputs: Any, outputs: Any) -> tuple[int, int]:
         return 0, 0
     args, kwargs = inputs
     reads = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    changed = [leaf for leaf in tree_leaves(_changed(schema, args, kwargs)) if isinstance(leaf, Tensor)]
+    changed = [leaf for leaf in tree_leaves(list(_changed(schema, args, kwargs))) if isinstance(leaf, Tensor)]
     writes = changed or [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
     if not any(tensor.is_cuda for tensor in (*reads, *writes)):
         return 0, 0
@@ -97,8 +97,9 @@ def count(func: Any, inputs: Any, outputs: Any) -> tuple[int, int]:
 
 
 def _changed(schema: Any, args: Any, kwargs: dict[str, Any]) -> Iterator[Any]:
+    in_place = schema.name.endswith("_")  # a list's alias information is not that of its tensors
     for index, argument in enumerate(schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
+        if (argument.alias_info is not None and argument.alias_info.is_write) or (in_place and index == 0):
             yield args[index] if index < len(args) else kwargs.get(argument.name)
 
 

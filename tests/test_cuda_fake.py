@@ -53,6 +53,8 @@ def test_encoder(name, preset, training, bf16, chunk, kernels):
     config = encoder_config(name, preset)
     with kernel_engine(kernels), fake_cuda() as trace, CUDA:
         encoder = build_encoder(config).train(bool(training))
+        if kernels == "torch" and name == "sammo":
+            encoder.set_engines(conv="torch")
         set_batch_count(encoder, 100 if chunk > 0 else 5000)  # without and with positions
         features = torch.randn(3, 307, 80)
         trace.waits.clear()  # of building the model

@@ -73,7 +73,7 @@ def pack_state(state: Any) -> Tensor:
     """(N, S) with all leaves flattened side by side, counters as floats (exact: they are small)."""
     leaves = state_leaves(state)
     dtype = leaves[0].dtype
-    return torch.cat([leaf.flatten(1).to(dtype) for leaf in leaves], dim=1)
+    return torch.cat([(leaf.flatten(1) if leaf.ndim > 1 else leaf[:, None]).to(dtype) for leaf in leaves], dim=1)
 
 
 def unpack_state(flat: Tensor, like: Any) -> Any:
