@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, measures, prints the table and writes it; 0, or 130 after Ctrl-C."""
-    probe, model, training = (from_args(schema, args) for schema in (ProbeConfig, ModelOptions, TrainConfig))
+    probe, model, training = from_args(ProbeConfig, args), from_args(ModelOptions, args), from_args(TrainConfig, args)
     from sammo.probe.run import run_probe
 
     return run_probe(probe, model, training)
