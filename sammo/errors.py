@@ -17,6 +17,9 @@ LONGEST_LINE = 2000  # characters of an error
 class UserError(Exception):
     """What is wrong, where, and what to do, in one line; scripts print it and exit 1."""
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())  # names of files and what a file says may hold line breaks
+
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a script's ``main`` and exit: 0 or its own code, 1 on :class:`UserError`, 130 on Ctrl-C.
@@ -46,7 +49,6 @@ def run_main(main: Callable[[], int | None]) -> None:
 
 
 def _fail(line: str) -> int:
-    line = " ".join(line.split())
     print(f"error: {line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + '...'}", file=sys.stderr)
     return 1
 

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import torch
 from lhotse import CutSet, Fbank, FbankConfig
+from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
 from lhotse.cut import Cut
 
 from sammo.data.frames import NUM_MEL_BINS, SAMPLING_RATE, num_frames
@@ -14,6 +15,9 @@ from sammo.data.problems import brief, wrong_rate
 from sammo.data.whole import shortfall
 from sammo.errors import UserError
 from sammo.geometry import PADDING_VALUE
+
+# By default lhotse tries one reader after the other on a file that libsndfile cannot read, some of which start programs.
+set_current_audio_backend(LibsndfileBackend())
 
 
 def make_extractor() -> Fbank:

@@ -46,7 +46,7 @@ def _shortfall(path: str, size: int, _mtime: int) -> Shortfall | None:
                 file.seek(0)
                 try:
                     return check(file, size)
-                except (struct.error, ValueError):  # no header of its kind, which the decoder will say
+                except (struct.error, ValueError, OSError):  # no header of its kind, which the decoder will say
                     return None
     return None
 

@@ -279,7 +279,7 @@ def read_result(path: Path) -> PartResult:
         if setting.experiment:
             setting = dataclasses.replace(setting, experiment=str((path.parent / setting.experiment).resolve()))
         return PartResult(setting, part, list(utterances), counts, extra, path, corpus, failed)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a result file of decode.py ({reason}); delete it and decode again") from error
 
