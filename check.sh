@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint: ./check.sh [files or folders]; `ruff check --fix` and `ruff format` put most findings right. Types: ./check.sh --types.
+# Lint and format: ./check.sh [files or folders]; `ruff check --fix` and `ruff format` put most findings right. Types: ./check.sh --types.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 
@@ -15,4 +15,5 @@ if $types; then  # not clean yet, and so no part of continuous integration
   exec "$PYTHON" -m basedpyright "$@"
 fi
 have ruff $ruff || install ruff $ruff
-exec "$PYTHON" -m ruff check "${@:-.}"
+"$PYTHON" -m ruff check "${@:-.}"
+exec "$PYTHON" -m ruff format --check "${@:-.}"

@@ -36,7 +36,16 @@ from sammo.transducer import Transducer, model_config  # noqa: E402
 
 PHASES = ("forward", "loss", "backward", "optimizer")
 # Nothing runs, or only the host does.
-FREE = {"empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "_unsafe_view", "lift_fresh", "detach"}
+FREE = {
+    "empty",
+    "new_empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty_strided",
+    "_unsafe_view",
+    "lift_fresh",
+    "detach",
+}
 # Read what they pick out of their first argument, not all of it.
 PICKS = {"embedding", "index_select", "gather", "index"}
 # Read and write what they change in their first argument, not all of it.
@@ -45,7 +54,14 @@ PUTS = {"scatter_add_", "index_add_", "index_put_", "_index_put_impl_", "scatter
 SHAPED = {"zeros_like", "ones_like", "full_like", "rand_like", "new_zeros", "new_ones", "new_full"}
 # Arguments that a kernel of this project reads in rare cases only.
 RARELY_READ = {"_normalizer_kernel": ("lm_ptr", "am_ptr")}
-RARELY_READ["_lost_gradient_kernel"] = ("weight_ptr", "normalizer_ptr", "lm_ptr", "am_ptr", "grad_lm_ptr", "grad_am_ptr")
+RARELY_READ["_lost_gradient_kernel"] = (
+    "weight_ptr",
+    "normalizer_ptr",
+    "lm_ptr",
+    "am_ptr",
+    "grad_lm_ptr",
+    "grad_am_ptr",
+)
 FOREACH_TENSORS = (110, 64, 48, 36, 30)  # of a launch, by the number of lists
 FOREACH_BLOCKS, FOREACH_CHUNK = 320, 65536
 

@@ -52,7 +52,9 @@ class System:
         self.audio = 0.0
         self.peak = 0
 
-    def step(self, features: torch.Tensor, lengths: torch.Tensor, tokens: list[list[int]], chunk: int, count: bool) -> None:
+    def step(
+        self, features: torch.Tensor, lengths: torch.Tensor, tokens: list[list[int]], chunk: int, count: bool
+    ) -> None:
         """One step; added to the numbers if ``count``."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)

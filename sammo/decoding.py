@@ -43,9 +43,7 @@ class Decoded(NamedTuple):
     times: list[float]
 
 
-def with_tails(
-    features: Tensor, lengths: Tensor, frames: int = geometry.TAIL_PADDING
-) -> tuple[Tensor, Tensor]:
+def with_tails(features: Tensor, lengths: Tensor, frames: int = geometry.TAIL_PADDING) -> tuple[Tensor, Tensor]:
     """Utterances followed by ``frames`` of silence, counted in the lengths; as many as by default when streamed.
 
     features (N, T, 80), lengths (N,) -> (N, T + frames, 80), (N,).

@@ -8,7 +8,7 @@ from sammo.errors import UserError
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """"auto", "cpu" or "cuda" -> the device of this process; UserError where there is no such GPU."""
+    """The device of this process for "auto", "cpu" or "cuda"; UserError where there is no such GPU."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():

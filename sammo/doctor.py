@@ -17,7 +17,17 @@ from sammo.encoder.ssd import SCAN_ENGINES, ssd_scan
 from sammo.kernels import KERNEL_ENGINES, kernel_engine
 from sammo.transducer import LOSS_ENGINES, Transducer, full_loss, model_config
 
-PACKAGES = ("torch", "torchaudio", "lhotse", "k2", "mamba-ssm", "causal-conv1d", "fla-core", "sherpa-onnx", "onnxruntime")
+PACKAGES = (
+    "torch",
+    "torchaudio",
+    "lhotse",
+    "k2",
+    "mamba-ssm",
+    "causal-conv1d",
+    "fla-core",
+    "sherpa-onnx",
+    "onnxruntime",
+)
 # Largest deviation from the reference engine, relative to its largest value. The Triton scan
 # multiplies in TF32 on the GPUs that have it.
 TOLERANCE = {"torch": 1e-5, "native": 1e-5, "causal-conv1d": 1e-5, "k2": 1e-4, "triton": 5e-3, "fla": 3e-2}

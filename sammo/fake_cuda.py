@@ -77,7 +77,9 @@ class Trace(TorchDispatchMode):
             return True if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 1
         if func is aten.nonzero.default:
             self._wait(args[0])
-            return torch.empty(args[0].numel() * self.nonzero_finds, args[0].ndim, dtype=torch.int64, device=args[0].device)
+            return torch.empty(
+                args[0].numel() * self.nonzero_finds, args[0].ndim, dtype=torch.int64, device=args[0].device
+            )
         for tensor in tensors:
             if isinstance(tensor, FakeTensor):
                 tensor.constant = None  # PyTorch would compute with it on the real GPU

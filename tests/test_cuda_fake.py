@@ -68,7 +68,9 @@ def test_encoder(name, preset, training, bf16, chunk, kernels):
                 assert parameter.grad is not None, parameter_name  # or DistributedDataParallel would wait for it
                 if parameter.numel() > 2**14:
                     layouts = [[s for s, n in zip(x.stride(), x.shape) if n > 1] for x in (parameter, parameter.grad)]
-                    assert layouts[0] == layouts[1] or "linear_pos" in parameter_name, parameter_name  # else it is copied
+                    assert layouts[0] == layouts[1] or "linear_pos" in parameter_name, (
+                        parameter_name
+                    )  # else it is copied
     assert not trace.waits, trace.waits
     own = [launch for launch in trace.launches if launch.kernel.fn.__module__.startswith("sammo.kernels")]
     assert bool(own) == (kernels == "auto")
@@ -149,7 +151,9 @@ def test_streaming(name):
         with CUDA:
             model = Transducer(model_config(name, "tiny", 500))
         searcher = make_searcher(model, "greedy_search")
-        recognizer = StreamingRecognizer(model, searcher, 32, **({} if name == "sammo" else {"left_context_frames": 64}))
+        recognizer = StreamingRecognizer(
+            model, searcher, 32, **({} if name == "sammo" else {"left_context_frames": 64})
+        )
         streams = [recognizer.open(key) for key in range(2)]
         for stream in streams:
             stream.accept_audio(torch.randn(32000) * 0.1)

@@ -49,7 +49,10 @@ def data_config(*words):
         (lambda model: TrainConfig(world_size=10**6), "--world-size must be 0 to 1024"),
         (lambda model: data_config("--num-workers", "100000"), "--num-workers must be 0 to 1024"),
         (lambda model: data_config("--max-duration", "nan"), "--max-duration must be above 0"),
-        (lambda model: chunkings(model, [100_000_000], [64]), "--chunk-size must be 1 to 30000, got 100000000: a chunk"),
+        (
+            lambda model: chunkings(model, [100_000_000], [64]),
+            "--chunk-size must be 1 to 30000, got 100000000: a chunk",
+        ),
         (lambda model: chunkings(make_model("zipformer"), [32], [10**9]), "--left-context-frames must be 0 to 30000"),
         (lambda model: StreamingRecognizer(model, None, 100_000_000), "--chunk-size must be 1 to 30000"),
         (lambda model: list(recognize(None, [], 10**9)), "number of streams must be 1 to 100000"),

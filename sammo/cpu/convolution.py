@@ -45,9 +45,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int 
 
 def _channels_last_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     image = x.unsqueeze(1).permute(0, 3, 1, 2)  # (N, C, 1, T), channels last
-    out = F.conv2d(
-        image, weight.unsqueeze(2), bias, padding=(0, padding), groups=weight.shape[0]
-    )
+    out = F.conv2d(image, weight.unsqueeze(2), bias, padding=(0, padding), groups=weight.shape[0])
     return out.permute(0, 2, 3, 1).squeeze(1)
 
 
@@ -73,8 +71,7 @@ class _DepthwiseConv(torch.autograd.Function):
         frames = grad.shape[1]
         product = torch.empty_like(grad)
         rows = [
-            torch.mul(padded[:, tap : tap + frames], grad, out=product).flatten(0, 1).sum(dim=0)
-            for tap in range(taps)
+            torch.mul(padded[:, tap : tap + frames], grad, out=product).flatten(0, 1).sum(dim=0) for tap in range(taps)
         ]
         weight_grad = torch.stack(rows, dim=-1).unsqueeze(1)
         bias_grad = grad.flatten(0, 1).sum(dim=0) if ctx.needs_input_grad[2] else None

@@ -134,9 +134,7 @@ class CsjDataModule:
         if self.config.shar_dir is not None:
             return shar_manifests(self.config.shar_dir, self.config.speed_perturb)
         suffixes = ["", "_sp0.9", "_sp1.1"] if self.config.speed_perturb else [""]
-        return [
-            self.corpus.manifest_path(self.config.manifest_dir, self.corpus.train + suffix) for suffix in suffixes
-        ]
+        return [self.corpus.manifest_path(self.config.manifest_dir, self.corpus.train + suffix) for suffix in suffixes]
 
     def _noise_cuts(self) -> CutSet:
         if self._noise is None:

@@ -91,9 +91,9 @@ def check_recording(recording: Any, allowed: Allowed = FILES) -> str | None:
     for name, most in (("duration", LONGEST), ("sampling_rate", 768_000), ("num_samples", 1e12)):
         if not _in_range(recording.get(name), 0, most) or not recording[name]:
             return f"the {name} of its recording is {_short(recording.get(name))}"
-    return next(
-        filter(None, (_source(source, allowed) for source in sources)), None
-    ) or _transforms(recording.get("transforms", []))
+    return next(filter(None, (_source(source, allowed) for source in sources)), None) or _transforms(
+        recording.get("transforms", [])
+    )
 
 
 def check_features(features: Any, allowed: Allowed = FILES) -> str | None:

@@ -134,7 +134,10 @@ def load_tokenizer(lang_dir: str | Path) -> Tokenizer:
         return CharTokenizer(read_token_table(path))
     checksum = lang_dir / CHECKSUM
     # Its pieces and scores are in the fingerprint; its normalization, which decides as much, is only in the checksum.
-    if checksum.is_file() and checksum.read_text("utf-8", "replace").strip() != hashlib.sha256(path.read_bytes()).hexdigest():
+    if (
+        checksum.is_file()
+        and checksum.read_text("utf-8", "replace").strip() != hashlib.sha256(path.read_bytes()).hexdigest()
+    ):
         raise UserError(f"{path} is damaged: its checksum is not that in {CHECKSUM}; make it again with prepare.sh")
     return BpeTokenizer(path)
 

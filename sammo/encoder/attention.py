@@ -66,9 +66,7 @@ class AttentionWeights(nn.Module):
       pos_dim: width of the positional encoding.
     """
 
-    def __init__(
-        self, dim: int, num_heads: int, query_head_dim: int, pos_head_dim: int, pos_dim: int
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, query_head_dim: int, pos_head_dim: int, pos_dim: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.query_head_dim = query_head_dim
@@ -79,9 +77,7 @@ class AttentionWeights(nn.Module):
             (2 * query_head_dim + pos_head_dim) * num_heads,
             initial_scale=query_head_dim**-0.25,
         )
-        self.linear_pos = scaled_linear(
-            pos_dim, num_heads * pos_head_dim, bias=False, initial_scale=0.05
-        )
+        self.linear_pos = scaled_linear(pos_dim, num_heads * pos_head_dim, bias=False, initial_scale=0.05)
         self.whiten_keys = Whiten(num_heads, whitening_schedule(3.0), grad_scale=0.025)
         # The weights do not depend on the mean of the keys, so that nothing but rounding noise
         # drives their bias: keep it from wandering.

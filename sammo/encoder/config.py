@@ -84,8 +84,7 @@ class EncoderConfig:
             values = getattr(self, field)
             if len(values) != stacks or any(value < 1 for value in values):
                 raise UserError(
-                    f"encoder option {field} is {values}: give {stacks} positive numbers, "
-                    "as many as downsampling has"
+                    f"encoder option {field} is {values}: give {stacks} positive numbers, as many as downsampling has"
                 )
         for dim, unmasked in zip(self.encoder_dim, self.unmasked_dim):
             if unmasked > dim:

@@ -39,17 +39,11 @@ class ConvNeXt(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = channels * HIDDEN_RATIO
-        self.depthwise = nn.Conv2d(
-            channels, channels, CONVNEXT_KERNEL, padding=LOOKAHEAD, groups=channels
-        )
+        self.depthwise = nn.Conv2d(channels, channels, CONVNEXT_KERNEL, padding=LOOKAHEAD, groups=channels)
         self.in_proj = nn.Linear(channels, hidden)
-        self.balancer1 = Balancer(
-            hidden, min_positive=0.3, max_positive=1.0, min_abs=0.75, max_abs=5.0
-        )
+        self.balancer1 = Balancer(hidden, min_positive=0.3, max_positive=1.0, min_abs=0.75, max_abs=5.0)
         self.out_proj = ActivationDropoutLinear(hidden, channels, "SwooshL", initial_scale=0.01)
-        self.balancer2 = Balancer(
-            channels, min_positive=0.4, max_positive=0.6, min_abs=1.0, max_abs=6.0
-        )
+        self.balancer2 = Balancer(channels, min_positive=0.4, max_positive=0.6, min_abs=1.0, max_abs=6.0)
         self.whiten = Whiten(1, 5.0)
         self.skip_rate = ScheduledFloat((0.0, 0.2), (20000.0, 0.015))
         self._swoosh = FoldedSwoosh()
@@ -91,9 +85,7 @@ class Frontend(nn.Module):
         cannot reach valid frames through the ConvNeXt block.
     """
 
-    def __init__(
-        self, feature_dim: int, channels: tuple[int, int, int], out_dim: int, mask_padding: bool
-    ) -> None:
+    def __init__(self, feature_dim: int, channels: tuple[int, int, int], out_dim: int, mask_padding: bool) -> None:
         super().__init__()
         self.mask_padding = mask_padding
         first, second, third = channels
@@ -106,9 +98,7 @@ class Frontend(nn.Module):
         self.convnext = ConvNeXt(third)
         self.out_width = ((feature_dim - 1) // 2 - 1) // 2
         self.out = nn.Linear(self.out_width * third, out_dim)  # inputs ordered (F, C)
-        self.whiten = Whiten(
-            1, ScheduledFloat((0.0, 4.0), (20000.0, 8.0), default=4.0), grad_scale=0.02
-        )
+        self.whiten = Whiten(1, ScheduledFloat((0.0, 4.0), (20000.0, 8.0), default=4.0), grad_scale=0.02)
         self.norm = BiasNorm(out_dim)
         self.dropout = SharedDropout(ScheduledFloat((0.0, 0.3), (20000.0, 0.1)), shared_dim=1)
 

@@ -164,8 +164,7 @@ def describe(model: nn.Module, preset: str) -> dict[str, Any]:
         "vocab_size": model.config.vocab_size,
         "parameters": {
             **parts,
-            "encoder without front-end": sum(p.numel() for p in encoder.parameters())
-            - parts["front-end"],
+            "encoder without front-end": sum(p.numel() for p in encoder.parameters()) - parts["front-end"],
             "total": total,
         },
         "paper": paper_relation(encoder.config, preset, model.config.vocab_size, total),

@@ -17,9 +17,7 @@ POSITION_DROPOUT = 0.15  # in training
 
 
 @constant
-def relative_positions(
-    frames: int, left: int, dim: int, device: torch.device, dtype: torch.dtype
-) -> Tensor:
+def relative_positions(frames: int, left: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Encodings of the offsets (source - target) from -(left + frames - 1) to frames - 1.
 
     Returns:

@@ -110,18 +110,14 @@ def _scan_torch(
         run = BLOCK * BLOCKS_PER_RUN
         for start in range(0, frames, run):
             window = slice(start, start + run)
-            y, state = _run_of_blocks(
-                x[:, window], dt[:, window], A, B[:, window], C[:, window], state
-            )
+            y, state = _run_of_blocks(x[:, window], dt[:, window], A, B[:, window], C[:, window], state)
             pieces.append(y)
         y = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
     y = torch.addcmul(y, x, D[:, None])
     return y.to(out_dtype), state
 
 
-def _one_block(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
+def _one_block(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """The scan over so few frames that they are one block: the path of real streaming."""
     num, frames, heads, width = sizes(x)
     groups, size = sizes(B)[2:]
@@ -144,9 +140,7 @@ def _one_block(
     return y.transpose(1, 2), state
 
 
-def _run_of_blocks(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
+def _run_of_blocks(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """The scan over a run of blocks, whose states are combined by one small matrix product."""
     num, frames, heads, width = sizes(x)
     groups, size = sizes(B)[2:]

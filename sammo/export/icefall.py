@@ -265,9 +265,7 @@ def import_checkpoint(
         tokenizer = load_tokenizer(lang)
         fingerprint = tokenizer.fingerprint
         if tokenizer.vocab_size != model.config.vocab_size:
-            raise UserError(
-                f"{lang} has {tokenizer.vocab_size} units but the checkpoint {model.config.vocab_size}"
-            )
+            raise UserError(f"{lang} has {tokenizer.vocab_size} units but the checkpoint {model.config.vocab_size}")
     else:
         logging.warning("no --lang: the checkpoint can only be decoded once its units are known")
     weights = dict(model.state_dict())

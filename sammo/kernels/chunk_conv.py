@@ -148,7 +148,18 @@ class ChunkConv(torch.autograd.Function):
         ctx.chunk = chunk
         grid = (num, triton.cdiv(frames, BLOCK_T), triton.cdiv(channels, BLOCK_C))
         _forward_kernel[grid](
-            x, causal, causal_bias, within, within_bias, edge, ends, y, frames, channels, chunk, **_options(within, ends)
+            x,
+            causal,
+            causal_bias,
+            within,
+            within_bias,
+            edge,
+            ends,
+            y,
+            frames,
+            channels,
+            chunk,
+            **_options(within, ends),
         )
         return y
 

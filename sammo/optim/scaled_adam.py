@@ -169,9 +169,7 @@ class ScaledAdam(Optimizer):
         if size_step:
             group.param_rms.copy_((param_sq / group.numel).sqrt())
         scalar_lr = options["lr"] * options["scalar_lr_scale"]
-        sizes = torch.where(
-            group.is_plain, group.plain_scale, group.param_rms.clamp(min=options["param_min_rms"])
-        )
+        sizes = torch.where(group.is_plain, group.plain_scale, group.param_rms.clamp(min=options["param_min_rms"]))
         factor = sizes * options["lr"]
         scale_step = self._scale_step(group, options, scalar_lr) if size_step and group.step > 0 else None
         group.update(clip, factor, scale_step, options)
@@ -190,9 +188,7 @@ class ScaledAdam(Optimizer):
         growth = torch.minimum(growth, (options["param_max_rms"] - group.param_rms) / group.param_rms)
         return growth.masked_fill_(group.is_plain, 0.0)
 
-    def _clip(
-        self, group: GroupState, options: dict[str, Any], norm: float, grad_sq: Tensor, sumsq: Tensor
-    ) -> float:
+    def _clip(self, group: GroupState, options: dict[str, Any], norm: float, grad_sq: Tensor, sumsq: Tensor) -> float:
         """The factor, at most 1, to scale this step's gradients with; keeps the statistics."""
         quartiles = group.stats.quartiles
         if group.step > 0:

@@ -139,14 +139,10 @@ class ActivationDropoutLinear(nn.Module):
         mask = None
         if self.training:
             mask = shared_dropout_mask(x, float(self.dropout), 1)
-        return _ActivationDropoutLinear.apply(
-            x, self.linear.weight, self.linear.bias, mask, *self.constants
-        )
+        return _ActivationDropoutLinear.apply(x, self.linear.weight, self.linear.bias, mask, *self.constants)
 
 
-def scaled_linear(
-    in_features: int, out_features: int, bias: bool = True, initial_scale: float = 1.0
-) -> nn.Linear:
+def scaled_linear(in_features: int, out_features: int, bias: bool = True, initial_scale: float = 1.0) -> nn.Linear:
     """A linear layer that starts ``initial_scale`` times as large as PyTorch's."""
     linear = nn.Linear(in_features, out_features, bias=bias)
     with torch.no_grad():

@@ -125,9 +125,7 @@ class FastBeamSearch(Searcher):
     @_with_normal_tensors
     def advance(self, frames: Tensor, lengths: Tensor, states: list[FastBeamState]) -> list[FastBeamState]:
         walk = self.prepare(frames.clone(), lengths, states)
-        following = [
-            replace(state, frames=state.frames + length) for state, length in zip(states, lengths.tolist())
-        ]
+        following = [replace(state, frames=state.frames + length) for state, length in zip(states, lengths.tolist())]
         for row, n in enumerate(walk.order):
             searched = [states[n].frames + t for t in walk.positions[row]]
             following[n].positions = states[n].positions + searched + [SILENT]

@@ -48,12 +48,16 @@ def stream_audio(
         # As bytes: a name need not be UTF-8. A TypeError is libsndfile's way to say that RAW has no header.
         file = soundfile.SoundFile(os.fsencode(path))
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-        raise UserError(f"{path} is not audio that can be read ({_reason(error)}); convert it to WAV or FLAC") from error
+        raise UserError(
+            f"{path} is not audio that can be read ({_reason(error)}); convert it to WAV or FLAC"
+        ) from error
     with file:
         if not MIN_RATE <= file.samplerate <= MAX_RATE:
             raise UserError(f"{path} claims a sampling rate of {file.samplerate} Hz; its header is damaged")
         if channel is not None and not 0 <= channel < file.channels:
-            raise UserError(f"{path} has {file.channels} channel(s), so there is no channel {channel} (they count from 0)")
+            raise UserError(
+                f"{path} has {file.channels} channel(s), so there is no channel {channel} (they count from 0)"
+            )
         if file.format not in FORMATS:
             raise UserError(f"{path} is {file.format}, which cannot tell if it is whole; convert it to WAV or FLAC")
         lacking = shortfall(path)

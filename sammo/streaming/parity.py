@@ -200,8 +200,10 @@ def print_parity(
     metric = corpus.metric
     mode = speech.transcript_mode or info.transcript_mode
     half = state_dtype(streams) or torch.float16
-    print(f"{info.encoder}, {info.checkpoint}; {search.decoding_method}, {streams.num_decode_streams} streams, "
-          f"{deployment.runtime}{' int8' if deployment.int8 else ''}\n")
+    print(
+        f"{info.encoder}, {info.checkpoint}; {search.decoding_method}, {streams.num_decode_streams} streams, "
+        f"{deployment.runtime}{' int8' if deployment.int8 else ''}\n"
+    )
     print(
         "| part | chunk | left context | utterances | identical | max deviation "
         f"| {metric} simulated | {metric} chunk by chunk | {metric}, state in {str(half).removeprefix('torch.')} |"

@@ -79,9 +79,7 @@ def validate(
         )
         sums[:-2] += torch.stack([part.sum() for part in loss]).double()
         if index < config.valid_cer_batches:
-            for cut, text, (best, *_) in zip(
-                batch["cuts"], batch["texts"], searcher(encoded.frames, encoded.lengths)
-            ):
+            for cut, text, (best, *_) in zip(batch["cuts"], batch["texts"], searcher(encoded.frames, encoded.lengths)):
                 hypothesis = tokenizer.decode(best.tokens)
                 counts = count_errors(text, hypothesis)
                 sums[-2] += counts.errors

@@ -29,9 +29,7 @@ class ModelConfig:
                 raise UserError(f"model option {name} is {value!r}: give a positive whole number")
         check_sizes(self)
         if not 0 <= self.blank_id < self.vocab_size:
-            raise UserError(
-                f"blank_id {self.blank_id} is not among the symbols 0 to {self.vocab_size - 1}"
-            )
+            raise UserError(f"blank_id {self.blank_id} is not among the symbols 0 to {self.vocab_size - 1}")
         if self.context_size > 1 and self.predictor_dim % 4:
             raise UserError(
                 f"predictor_dim {self.predictor_dim} is not a multiple of 4, the group size of its convolution"

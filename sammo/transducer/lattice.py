@@ -172,9 +172,7 @@ def _paths(boundary: Tensor, symbols: int, frames: int) -> tuple[tuple[Tensor, T
 def _recursion_k2(px: Tensor, py: Tensor, boundary: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     import k2
 
-    scores, (grad_x, grad_y) = k2.mutual_information_recursion(
-        px.detach(), py.detach(), boundary, return_grad=True
-    )
+    scores, (grad_x, grad_y) = k2.mutual_information_recursion(px.detach(), py.detach(), boundary, return_grad=True)
     return scores, grad_x, grad_y
 
 

@@ -149,9 +149,7 @@ def prune_ranges(
     size = min(max(prune_range, least), symbols + 1)
     # Overlapping windows over s as a view, summed in the order of k2 so that ties fall alike.
     stride_n, stride_s, stride_t = py_grad.stride()
-    windows = py_grad.as_strided(
-        (batch, symbols + 2 - size, size, frames), (stride_n, stride_s, stride_s, stride_t)
-    )
+    windows = py_grad.as_strided((batch, symbols + 2 - size, size, frames), (stride_n, stride_s, stride_s, stride_t))
     # A path that enters a window by a symbol in this very frame was not there when it began.
     entered = torch.cat([px_grad.new_zeros(batch, 1, frames), px_grad[:, : symbols + 1 - size, :frames]], 1)
     begin = (windows.sum(dim=2) - entered).argmax(dim=1)

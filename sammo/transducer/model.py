@@ -73,9 +73,7 @@ class Transducer(nn.Module):
         """
         if len(tokens) != features.shape[0]:
             raise UserError(f"{len(tokens)} token lists for a batch of {features.shape[0]} utterances")
-        encoded = self.encoder(
-            features, lengths, chunk_size=chunk_size, left_context_frames=left_context_frames
-        )
+        encoded = self.encoder(features, lengths, chunk_size=chunk_size, left_context_frames=left_context_frames)
         return self.loss(encoded.frames, encoded.lengths, tokens, prune_range, am_scale, lm_scale, loss_engine)
 
     def loss(
@@ -110,9 +108,7 @@ class Transducer(nn.Module):
         enc, pred = prune(self.joiner.encoder_proj(frames), self.joiner.predictor_proj(predicted), ranges)
         logits = self.joiner(enc, pred, project=False)
         # Nothing else reads these logits, so that their gradient may take their place.
-        pruned = pruned_loss(
-            logits, symbols, ranges, boundary, blank_id=blank, engine=engine, overwrite_logits=True
-        )
+        pruned = pruned_loss(logits, symbols, ranges, boundary, blank_id=blank, engine=engine, overwrite_logits=True)
         ctc = self._ctc(frames, lengths, symbols, counts) if self.config.use_ctc else torch.zeros_like(pruned)
         return TransducerLoss(simple, pruned, ctc, boundary[:, 3])
 
@@ -120,13 +116,17 @@ class Transducer(nn.Module):
         """(N,) CTC loss (Graves et al., ICML 2006); 0 for an utterance with too few frames for its repeated symbols."""
         log_probs = self.ctc_output(frames).transpose(0, 1).log_softmax(dim=-1, dtype=torch.float32)
         return F.ctc_loss(
-            log_probs, symbols, lengths, torch.tensor(counts), self.config.blank_id, reduction="none", zero_infinity=True
+            log_probs,
+            symbols,
+            lengths,
+            torch.tensor(counts),
+            self.config.blank_id,
+            reduction="none",
+            zero_infinity=True,
         )
 
 
-def _targets(
-    tokens: list[list[int]], lengths: Tensor, blank_id: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _targets(tokens: list[list[int]], lengths: Tensor, blank_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Symbols (N, S), padded with blank, and the boundary (N, 4) of each utterance's lattice."""
     counts = [len(utterance) for utterance in tokens]
     width = max(counts, default=0)

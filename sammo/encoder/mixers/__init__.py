@@ -1,9 +1,9 @@
 """Mixers by name: a mixer is one file here and one line of the table.
 
-    nla           Zipformer's non-linear attention
-    mamba2        Sammo's: a selective state space block (Mamba-2)
-    gated_delta   a Gated DeltaNet block
-    none          nothing: what attention and convolutions reach without any
+nla           Zipformer's non-linear attention
+mamba2        Sammo's: a selective state space block (Mamba-2)
+gated_delta   a Gated DeltaNet block
+none          nothing: what attention and convolutions reach without any
 """
 
 from __future__ import annotations
