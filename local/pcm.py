@@ -53,8 +53,8 @@ def byte_order(files: Sequence[Path]) -> str:
     middle = float(np.median(telling)) if telling else 0.0
     if abs(middle) < CLEAR:
         raise UserError(
-            f"the byte order of {len(files)} files such as {files[0]} cannot be told by their samples: too short or silent; "
-            "pass --byte-order big or little"
+            f"the byte order of {len(files)} files such as {files[0]} cannot be told by their samples: "
+            "too short or silent; pass --byte-order big or little"
         )
     other = [path for path, value in zip(files, evidence) if value * middle < 0 and abs(value) > CLEAR]
     if other:
