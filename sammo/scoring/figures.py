@@ -133,7 +133,8 @@ def _label_ends(ax, ends: list[tuple[float, float, str, str]]) -> None:
     """Names beside the lines' right ends, pushed apart where they would overlap."""
     if not ends:
         return
-    ax.set_xlim(right=max(x for _, x, _, _ in ends) * 1.06)
+    right = max(x for _, x, _, _ in ends)
+    ax.set_xlim(right=right * 1.06)
     step = 0.055 * (ax.get_ylim()[1] - ax.get_ylim()[0])
     last = None
     for y, x, name, color in sorted(ends):
@@ -142,7 +143,7 @@ def _label_ends(ax, ends: list[tuple[float, float, str, str]]) -> None:
         ax.annotate(
             name,
             (x, y),
-            xytext=(x * 1.12, place),
+            xytext=(right * 1.14, place),
             color=color,
             fontsize=9,
             va="center",
