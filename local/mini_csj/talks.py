@@ -24,7 +24,6 @@ EXCLUDED = "S05M0613 R00M0187 D01M0019 D04M0056 D02M0028 D03M0017"
 
 TALK_SECONDS = 100.0  # speech in a training talk; every talk has a speaker of its own
 EXCLUDED_SECONDS = 3.0
-DEFAULT_EVAL_MINUTES = 7.0
 
 
 class Talk(NamedTuple):

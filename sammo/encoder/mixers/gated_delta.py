@@ -179,20 +179,9 @@ class GatedDelta(RecurrentMixer):
                     f"multiple of {KEY_SHARE} x delta_heads {config.delta_heads}"
                 )
 
-    @classmethod
-    def from_config(cls, config, stack):
-        dim = config.encoder_dim[stack]
-        block = cls(
-            dim,
-            cls.inner_dim(config, dim),
-            config.delta_heads,
-            config.mamba_conv_kernel,
-            config.time_constants_in_frames(stack),
-            config.mamba_conv_bias,
-        )
-        with torch.no_grad():
-            block.out_proj.weight.mul_(config.mamba_output_scale)
-        return block
+    @staticmethod
+    def sizes(config) -> dict[str, int]:
+        return {"heads": config.delta_heads}
 
     def forward(self, x, weights=None, plan=None, state: GatedDeltaState | None = None):
         heads = self.heads

@@ -92,22 +92,9 @@ class Mamba2(RecurrentMixer):
             if (inner // head_dim) % groups:
                 raise UserError(f"{inner // head_dim} Mamba heads do not divide into mamba_groups {groups}")
 
-    @classmethod
-    def from_config(cls, config, stack):
-        dim = config.encoder_dim[stack]
-        block = cls(
-            dim,
-            cls.inner_dim(config, dim),
-            config.d_state,
-            config.mamba_head_dim,
-            config.mamba_conv_kernel,
-            config.mamba_groups,
-            config.time_constants_in_frames(stack),
-            config.mamba_conv_bias,
-        )
-        with torch.no_grad():
-            block.out_proj.weight.mul_(config.mamba_output_scale)
-        return block
+    @staticmethod
+    def sizes(config) -> dict[str, int]:
+        return {"d_state": config.d_state, "head_dim": config.mamba_head_dim, "groups": config.mamba_groups}
 
     def forward(self, x, weights=None, plan=None, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
         num, frames, _ = sizes(x)

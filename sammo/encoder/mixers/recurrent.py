@@ -28,7 +28,7 @@ NORM_EPS = 1e-5
 class RecurrentMixer(Mixer):
     """A mixer of which each head's state decays by exp(-softplus(dt + dt_bias) exp(A_log)) a frame, dt from the input.
 
-    A subclass makes ``conv1d`` (depthwise), ``dt_bias`` and ``A_log``. ``conv_engine`` chooses who computes the
+    A subclass makes ``conv1d`` (depthwise), ``dt_bias``, ``A_log`` and ``out_proj``. ``conv_engine`` chooses who computes the
     convolution, see :func:`sammo.encoder.causal_conv.causal_conv`.
     """
 
@@ -37,6 +37,7 @@ class RecurrentMixer(Mixer):
     dynamics = ("A_log", "dt_bias")
     conv_engine = "auto"
     conv1d: nn.Conv1d
+    out_proj: nn.Linear
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,6 +50,26 @@ class RecurrentMixer(Mixer):
         times = config.mamba_time_constants
         if times and not (len(times) == 2 and 0 < times[0] <= times[1]):
             raise UserError(f"mamba_time_constants {times}: give the shortest and the longest in seconds, or neither")
+
+    @staticmethod
+    def sizes(config) -> dict[str, int]:
+        """The arguments of the class that are its own."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config, stack):
+        dim = config.encoder_dim[stack]
+        block = cls(
+            dim,
+            cls.inner_dim(config, dim),
+            conv_kernel=config.mamba_conv_kernel,
+            time_constants=config.time_constants_in_frames(stack),
+            conv_bias=config.mamba_conv_bias,
+            **cls.sizes(config),
+        )
+        with torch.no_grad():
+            block.out_proj.weight.mul_(config.mamba_output_scale)
+        return block
 
     @staticmethod
     def inner_dim(config, dim: int) -> int:
