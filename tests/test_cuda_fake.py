@@ -10,7 +10,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from training_fixtures import Letters, ListData, make_batch
+from fixtures.training import Letters, ListData, make_batch
 
 from sammo.encoder import build_encoder, encoder_config
 from sammo.encoder.state import state_leaves

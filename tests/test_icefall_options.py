@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 import pytest
+from fixtures.paths import ROOT
 
 from sammo import icefall_options
 from sammo.commands import decode, streaming_decode, train
@@ -73,7 +74,7 @@ def test_refusals(command, words, message):
 
 
 def test_all_are_in_the_documentation():
-    page = (Path(__file__).parents[1] / "docs/differences.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/differences.md").read_text(encoding="utf-8")
     tables = (icefall_options.COMMON, icefall_options.DATA, icefall_options.TRAIN, icefall_options.DECODE)
     names = [name for table in tables for entry in table for name in entry.names]
     assert [name for name in names if f"`--{name}" not in page] == []

@@ -8,14 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from fixtures.paths import ROOT
 
 from sammo.errors import UserError
 from sammo.lock import NAME, locked
 
-ROOT = Path(__file__).resolve().parent.parent
 HOLD = """
 import sys
 from sammo.lock import locked

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fixtures.paths import ROOT
 
 from sammo.options import add_options, from_args, option
-
-ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)

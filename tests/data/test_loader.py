@@ -1,0 +1,333 @@
+"""Batches: the same however they are made, resumable, shared between ranks, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import multiprocessing
+import os
+import random
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fixtures.data import make_corpus
+from lhotse import CutSet
+
+from sammo.data.config import DataConfig
+from sammo.data.datamodule import CsjDataModule
+from sammo.data.dataset import WaitTimer
+from sammo.data.features import make_extractor
+from sammo.data.tokens import load_tokenizer
+from sammo.errors import UserError
+from sammo.options import add_options, from_args
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus):
+    return load_tokenizer(corpus.parent / "lang_char")
+
+
+@pytest.fixture
+def module(corpus, tokenizer):
+    def make(**options) -> CsjDataModule:
+        defaults = {"manifest_dir": corpus, "max_duration": 12.0, "num_workers": 0, "drop_last": False}
+        return CsjDataModule(DataConfig(**{**defaults, **options}), tokenizer)
+
+    return make
+
+
+def same(left: list[dict], right: list[dict]) -> bool:
+    return len(left) == len(right) and all(
+        torch.equal(a["features"], b["features"])
+        and torch.equal(a["lengths"], b["lengths"])
+        and a["tokens"] == b["tokens"]
+        and [cut.id for cut in a["cuts"]] == [cut.id for cut in b["cuts"]]
+        for a, b in zip(left, right)
+    )
+
+
+def test_batch_contents(module, tokenizer):
+    batches = list(module().train_dataloader(1))
+    ids = [cut.id for batch in batches for cut in batch["cuts"]]
+    assert sorted(ids) == [f"train-{index:03d}" for index in range(40)]
+    for batch in batches:
+        assert batch["features"].shape == (len(batch["cuts"]), batch["lengths"].max(), 80)
+        assert batch["features"].dtype == torch.float32 and batch["lengths"].dtype == torch.int64
+        assert batch["tokens"] == [tokenizer.encode(text) for text in batch["texts"]]
+        assert batch["texts"] == [cut.supervisions[0].custom["fluent"] for cut in batch["cuts"]]
+        assert sum(cut.duration for cut in batch["cuts"]) <= 12.0
+
+
+def test_without_augmentation_features_are_the_stored_ones(module):
+    for batch in module(enable_musan=False, enable_spec_aug=False).train_dataloader(1):
+        for features, length, cut in zip(batch["features"], batch["lengths"], batch["cuts"]):
+            assert np.array_equal(features[:length].numpy(), cut.load_features())
+            assert (features[length:] < -23.0).all()
+
+
+def test_on_the_fly_features_are_close_to_the_stored_ones(module):
+    options = {"enable_musan": False, "enable_spec_aug": False}
+    stored = list(module(**options).train_dataloader(1))
+    computed = list(module(**options, on_the_fly_feats=True).train_dataloader(1))
+    for left, right in zip(stored, computed):
+        # lilcom keeps multiples of 1/32
+        assert torch.allclose(left["features"], right["features"], atol=0.05)
+
+
+@pytest.mark.parametrize("on_the_fly", [False, True])
+def test_a_batch_does_not_depend_on_who_makes_it(module, on_the_fly):
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    here = list(module(on_the_fly_feats=on_the_fly).train_dataloader(1))
+    random.seed(2), np.random.seed(2), torch.manual_seed(2)
+    there = list(module(on_the_fly_feats=on_the_fly, num_workers=2).train_dataloader(1))
+    assert same(here, there)
+
+
+def test_making_batches_leaves_the_random_states_alone(module):
+    torch.manual_seed(5), random.seed(5), np.random.seed(5)
+    expected = torch.rand(3), random.random(), np.random.rand()
+    torch.manual_seed(5), random.seed(5), np.random.seed(5)
+    loader = iter(module().train_dataloader(1))
+    next(loader), next(loader)
+    assert torch.equal(torch.rand(3), expected[0]) and (random.random(), np.random.rand()) == expected[1:]
+
+
+def test_epochs_and_seeds_differ(module):
+    first, second = list(module().train_dataloader(1)), list(module().train_dataloader(2))
+    assert not same(first, second)
+    assert not same(first, list(module(data_seed=1).train_dataloader(1)))
+    assert same(first, list(module().train_dataloader(1)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_inside_an_epoch(module, workers):
+    whole = list(module().train_dataloader(3))
+    loader = module(num_workers=workers).train_dataloader(3)
+    taken = []
+    for batch in loader:
+        taken.append(batch)
+        if len(taken) == 4:
+            state = loader.sampler.state_dict()
+            break
+    assert state["batches"] == 4  # not the number that the workers have asked for
+    resumed = module(num_workers=workers).train_dataloader(3, sampler_state=state)
+    assert same(whole, taken + list(resumed))
+    assert resumed.sampler.state_dict()["batches"] == len(whole)
+
+
+def test_workers_leave_signals_to_training(module):
+    """Slurm sends its warning to the loader's processes, too; the batch that training is waiting for still comes."""
+    wanted = module().train_dataloader(1)
+    loader = iter(module(num_workers=2).train_dataloader(1))
+    batches = [next(loader)]
+    for child in multiprocessing.active_children():
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(child.pid, number)
+    assert same(list(wanted), batches + list(loader))
+
+
+def test_curriculum(module, corpus):
+    """The first epochs see short cuts alone, the next ones longer ones, too, the rest everything."""
+    durations = [cut.duration for batch in module().train_dataloader(1) for cut in batch["cuts"]]
+    short, long = sorted(durations)[len(durations) // 3], sorted(durations)[2 * len(durations) // 3]
+    data = module(curriculum=f"1:{short},2:{long}")
+    limits = [short, long, long, None, None]
+    assert [data.config.longest(epoch) for epoch in range(1, 6)] == limits
+    for epoch, limit in enumerate(limits, start=1):
+        wanted = sorted(d for d in durations if limit is None or d <= limit)
+        found = sorted(cut.duration for batch in data.train_dataloader(epoch) for cut in batch["cuts"])
+        assert found == wanted and data.audio_seconds(epoch) == pytest.approx(sum(wanted))
+    state = data.train_dataloader(1).sampler.state_dict()
+    with pytest.raises(UserError, match="other training cuts"):
+        module().train_dataloader(1, sampler_state=state)
+
+
+def test_cuts_out_of_bounds_are_not_trained_on(module, caplog):
+    """Bounds are for training: what is decoded or validated stays whole. Without options they are the original's."""
+    assert (DataConfig().min_duration, DataConfig().max_cut_duration) == (1.0, 20.0)
+    durations = [cut.duration for batch in module().train_dataloader(1) for cut in batch["cuts"]]
+    caplog.set_level("INFO")
+    data = module(min_duration=2.0, max_cut_duration=3.0)
+    found = [cut.duration for batch in data.train_dataloader(1) for cut in batch["cuts"]]
+    assert sorted(found) == sorted(d for d in durations if 2.0 <= d <= 3.0) and found
+    below, above = sum(d < 2.0 for d in durations), sum(d > 3.0 for d in durations)
+    assert f"{below} with fewer seconds than --min-duration" in caplog.text
+    assert f"{above} with more seconds than --max-cut-duration" in caplog.text
+    for loader in (data.valid_dataloader(), data.test_dataloader("eval1")):
+        assert any(cut.duration < 2.0 or cut.duration > 3.0 for batch in loader for cut in batch["cuts"])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"min_duration": -1.0}, "--min-duration must be seconds, 0 for no bound, got -1"),
+        ({"max_cut_duration": float("nan")}, "--max-cut-duration must be seconds"),
+        ({"min_duration": 3.0, "max_cut_duration": 2.0}, "--min-duration 3 is above --max-cut-duration 2"),
+    ],
+)
+def test_bad_bounds(options, message):
+    with pytest.raises(UserError, match=message):
+        DataConfig(**options)
+
+
+@pytest.mark.parametrize("text", ["2", "0:2", "1:-1", "a:2", "1:2;2:3"])
+def test_bad_curriculum(text):
+    with pytest.raises(UserError, match="--curriculum is EPOCHS:SECONDS"):
+        DataConfig(curriculum=text).longest(1)
+
+
+def test_resuming_with_other_options_is_refused(module, corpus):
+    state = module().train_dataloader(1).sampler.state_dict()
+    with pytest.raises(UserError, match="max_duration 12.0, now it is 20.0"):
+        module(max_duration=20.0).train_dataloader(1, sampler_state=state)
+    with pytest.raises(UserError, match="other training cuts"):
+        module(transcript_mode="disfluent").train_dataloader(1, sampler_state={**state, "cuts": "x"})
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_get_as_many_batches_and_share_the_cuts(module, world_size, drop_last):
+    shares = [
+        list(module(drop_last=drop_last).train_dataloader(1, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    ids = [cut.id for share in shares for batch in share for cut in batch["cuts"]]
+    originals = [name for name in ids if "_dup" not in name]
+    assert len(originals) == len(set(originals))
+    assert len(originals) == 40 if not drop_last else 20 < len(originals) <= 40
+
+
+def test_valid_and_test_are_fixed_and_whole(module):
+    valid = list(module().valid_dataloader())
+    assert same(valid, list(module().valid_dataloader()))
+    ids = [cut.id for rank in range(2) for batch in module().valid_dataloader(rank, 2) for cut in batch["cuts"]]
+    assert sorted(ids) == [f"valid-{index:03d}" for index in range(6)]
+    durations = [cut.duration for batch in module().test_dataloader("eval1") for cut in batch["cuts"]]
+    assert durations == sorted(durations, reverse=True) and len(durations) == 6
+
+
+def damaged(corpus: Path, directory: Path, change) -> Path:
+    """A manifest directory whose training cuts went through ``change``."""
+    cuts = CutSet.from_file(corpus / "csj_cuts_train.jsonl.gz")
+    CutSet([change(cut) for cut in cuts]).to_file(directory / "csj_cuts_train.jsonl.gz")
+    return directory
+
+
+def test_unusable_cuts_are_left_out_and_counted(module, corpus, tmp_path, caplog):
+    def change(cut):
+        custom = cut.supervisions[0].custom
+        number = int(cut.id[-3:])
+        custom["fluent"] = "" if number < 2 else "あ" * 200 if number < 5 else custom["fluent"]
+        return cut
+
+    options = {"manifest_dir": damaged(corpus, tmp_path, change), "musan_dir": corpus}
+    with caplog.at_level("INFO"):
+        loader = module(**options).train_dataloader(1)
+    assert "left out 2 with no text, 3 with more symbols than encoder frames" in caplog.text
+    ids = {cut.id for batch in loader for cut in batch["cuts"]}
+    assert ids == {f"train-{index:03d}" for index in range(5, 40)}
+    # A test part keeps its hard cuts.
+    (tmp_path / "csj_cuts_eval1.jsonl.gz").write_bytes((tmp_path / "csj_cuts_train.jsonl.gz").read_bytes())
+    tested = {cut.id for batch in module(**options).test_dataloader("eval1") for cut in batch["cuts"]}
+    assert tested == {f"train-{index:03d}" for index in range(2, 40)}
+
+
+def test_empty_missing_and_damaged_manifests(module, corpus, tmp_path):
+    def silence(cut):
+        cut.supervisions[0].custom["fluent"] = ""
+        return cut
+
+    with pytest.raises(UserError, match="part train is empty .*40 with no text"):
+        module(manifest_dir=damaged(corpus, tmp_path, silence)).train_dataloader(1)
+    with pytest.raises(UserError, match="no .*csj_cuts_eval7.jsonl.gz"):
+        module().test_dataloader("eval7")
+    content = (corpus / "csj_cuts_train.jsonl.gz").read_bytes()
+    (tmp_path / "csj_cuts_train.jsonl.gz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="is damaged after line"):
+        module(manifest_dir=tmp_path).train_dataloader(1)
+    with gzip.open(tmp_path / "csj_cuts_train.jsonl.gz", "wt") as file:
+        file.write("not json\n")
+    with pytest.raises(UserError, match="is damaged after line 1"):
+        module(manifest_dir=tmp_path).train_dataloader(1)
+    with pytest.raises(UserError, match="no transcript in mode 'reading'.*disfluent, fluent, number"):
+        module(transcript_mode="reading").train_dataloader(1)
+    with pytest.raises(UserError, match="musan_cuts.jsonl.gz for noise mixing"):
+        module(musan_dir=tmp_path).train_dataloader(1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_missing_features_name_cut_and_file(module, corpus, tmp_path, workers):
+    def move(cut):
+        cut.features.storage_path = str(tmp_path / "gone.lca")
+        return cut
+
+    loader = module(manifest_dir=damaged(corpus, tmp_path, move), musan_dir=corpus, num_workers=workers)
+    with pytest.raises(UserError, match=r"the features of cut train-\d+ cannot be read from .*gone.lca") as error:
+        list(loader.train_dataloader(1))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_audio_names_cut_and_file(module, corpus, tmp_path):
+    def move(cut):
+        cut.recording.sources[0].source = str(tmp_path / "gone.wav")
+        return cut
+
+    loader = module(manifest_dir=damaged(corpus, tmp_path, move), musan_dir=corpus, on_the_fly_feats=True)
+    with pytest.raises(UserError, match=r"the audio of cut train-\d+ cannot be read from .*gone.wav"):
+        list(loader.train_dataloader(1))
+
+
+def test_too_little_data_for_one_batch(module):
+    with pytest.raises(UserError, match="do not fill one batch"):
+        list(module(drop_last=True, max_duration=1000.0).train_dataloader(1))
+
+
+def test_speed_copies_take_turns(module, corpus, tmp_path):
+    cuts = CutSet.from_file(corpus / "csj_cuts_train.jsonl.gz").subset(first=10).to_eager()
+    cuts.to_file(tmp_path / "csj_cuts_train.jsonl.gz")
+    for speed in (0.9, 1.1):
+        copies = CutSet([cut.drop_features().perturb_speed(speed) for cut in cuts]).compute_and_store_features(
+            make_extractor(), str(tmp_path / f"feats{speed}"), progress_bar=False
+        )
+        copies.to_file(tmp_path / f"csj_cuts_train_sp{speed}.jsonl.gz")
+    options = {"speed_perturb": True, "min_duration": 0.0}  # a copy of a cut of 1 s is shorter than that
+    batches = module(manifest_dir=tmp_path, musan_dir=corpus, **options).train_dataloader(1)
+    ids = [cut.id for batch in batches for cut in batch["cuts"]]
+    assert len(ids) == 30 and sum("_sp0.9" in name for name in ids) == 10
+
+
+def test_wait_timer_tells_waiting_from_working(monkeypatch):
+    clock = [5.0]
+    monkeypatch.setattr("sammo.data.dataset.time.perf_counter", lambda: clock[0])
+
+    def slow():
+        for _ in range(3):
+            clock[0] += 0.5
+            yield {"lengths": torch.tensor([100, 50])}
+
+    timer = WaitTimer(slow())
+    for _ in timer:
+        clock[0] += 0.25
+    assert (timer.batches, timer.audio_seconds) == (3, pytest.approx(4.5))
+    assert (timer.waited, timer.worked, timer.share) == (1.5, 0.75, pytest.approx(2 / 3))
+    assert timer.report().startswith("waited 1.5 s for data (66.7 % of the time), 3 batches")
+
+
+def test_options_round_trip(tmp_path):
+    parser = argparse.ArgumentParser()
+    add_options(parser, DataConfig)
+    assert from_args(DataConfig, parser.parse_args([])) == DataConfig()
+    given = ["--manifest-dir", "x", "--max-duration", "650", "--enable-musan", "false", "--transcript-mode", "number"]
+    config = from_args(DataConfig, parser.parse_args(given))
+    assert (config.manifest_dir, config.max_duration, config.enable_musan) == (Path("x"), 650.0, False)
+    with pytest.raises(UserError, match="--max-duration"):
+        from_args(DataConfig, parser.parse_args(["--max-duration", "0"]))

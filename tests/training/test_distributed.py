@@ -1,0 +1,87 @@
+"""Two processes train as one would, end together, and never wait for one that is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+from fixtures.training import differences, make_trainer, start
+from fixtures.training_parallel import data, record, without_randomness
+
+from sammo.checkpoint import read_checkpoint
+from sammo.device import choose_device
+from sammo.errors import UserError
+from sammo.training.distributed import World
+
+
+def test_two_processes_train_as_one(tmp_path):
+    run = start("tests/fixtures/training_parallel.py", tmp_path, 2, "curve")
+    single = without_randomness(make_trainer(tmp_path / "one", data()))
+    losses = record(single)
+    single.run()
+    output, _ = run.communicate(timeout=600)
+    assert run.returncode == 0, output
+    ranks = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
+    assert differences(ranks[0], ranks[1]) == []
+    # 4 batches an epoch, though the second process had a fifth.
+    assert len(losses) == len(ranks[0]["losses"]) == 8
+    assert losses[-1] < losses[0]
+    assert ranks[0]["losses"] == pytest.approx(losses, rel=1e-3)
+    checkpoint = read_checkpoint(tmp_path / "epoch-2.pt")
+    assert len(checkpoint.training.random) == 2 and checkpoint.batch_idx_train == 8
+    assert differences(checkpoint.model, ranks[0]["model"]) == []
+
+
+def test_a_process_that_dies_stops_the_others(tmp_path):
+    begin = time.monotonic()
+    run = start("tests/fixtures/training_parallel.py", tmp_path, 2, "die")
+    output, _ = run.communicate(timeout=600)
+    assert time.monotonic() - begin < 300
+    assert run.returncode == 1
+    assert "rank 1 was killed by signal 9: the others are stopped" in output
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "rank 0 stops: another process is gone" in errors[0], output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_signals_reach_all_processes(tmp_path, number, code):
+    run = start("tests/fixtures/training_parallel.py", tmp_path, 2, "orphan")
+    lines = [run.stdout.readline() for _ in range(2)]
+    assert all(" is " in line for line in lines), lines
+    run.send_signal(number)
+    output, _ = run.communicate(timeout=300)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("stopped-*"))) < 2:  # after SIGKILL the kernel tells them that their launcher is gone
+        assert time.monotonic() < deadline, output
+        time.sleep(0.05)
+    assert run.returncode == code and "Traceback" not in output, output
+
+
+def test_one_process_needs_no_others():
+    world = World()
+    assert world.all(True) and not world.any(False) and world.is_main
+    assert world.gather({"a": 1}) == [{"a": 1}] and world.from_main("x") == "x"
+
+
+def test_devices(monkeypatch):
+    assert choose_device("cpu").type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto").type == "cpu"
+    with pytest.raises(UserError, match="PyTorch sees no GPU"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="process 1 of this machine has no GPU: there are 1"):
+        choose_device("auto", 1)
+
+
+def test_bad_environment(monkeypatch):
+    from sammo.training.config import TrainConfig
+
+    monkeypatch.setitem(os.environ, "RANK", "first")
+    with pytest.raises(UserError, match="RANK is 'first', not a number"):
+        World.start(TrainConfig(device="cpu"))

@@ -1,0 +1,304 @@
+"""The loop: what it learns, skips, saves and refuses."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+
+import pytest
+import torch
+from fixtures.training import Letters, ListData, differences, make_trainer, random_batch, small_config
+
+from sammo.checkpoint import read_checkpoint
+from sammo.errors import UserError
+from sammo.model_options import ModelOptions
+from sammo.options import add_options, from_args
+from sammo.regularize import ScheduledFloat, load_regularizer_state, regularizer_state
+from sammo.training.config import TrainConfig
+from sammo.training.diagnostics import diagnose
+from sammo.training.guard import first_overflow, watch
+from sammo.training.largest_batches import largest_batches, try_largest_batches
+from sammo.training.randomness import draw_chunk, random_state
+
+
+@pytest.fixture
+def data():
+    return ListData([random_batch(seed) for seed in range(4)])
+
+
+@pytest.mark.parametrize("name", ["sammo", "zipformer"])
+def test_learns(tmp_path, data, name):
+    trainer = make_trainer(tmp_path, data, model=small_config(name), num_epochs=10, warm_step=10)
+    before = trainer.loss(trainer.model, data.batches[0])[0].item()
+    trainer.run()
+    assert trainer.loss(trainer.model, data.batches[0])[0].item() < 0.6 * before
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == sorted(
+        ["best-valid.pt", *(f"epoch-{epoch}.pt" for epoch in range(1, 11))]
+    )
+
+
+def test_averaged_model_is_the_mean_over_batches(tmp_path, data):
+    trainer = make_trainer(tmp_path, data, average_period=1)
+    states = []
+    step = trainer._step
+
+    def recorded(batch):
+        result = step(batch)
+        states.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+        return result
+
+    trainer._step = recorded
+    trainer.run()
+    assert len(states) == 8
+    for name, average in trainer.averaged.state.items():
+        assert average.dtype == torch.float64
+        expected = torch.stack([state[name].double() for state in states]).mean(0)
+        torch.testing.assert_close(average, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_schedules_count_reference_batches(tmp_path, data):
+    trainer = make_trainer(tmp_path, data, num_epochs=6, ref_duration=200.0)  # batches of 600 s: three each
+    trainer.run()
+    value = next(m for m in trainer.model.modules() if isinstance(m, ScheduledFloat) and len(m.schedule.xs) == 2)
+    assert trainer.batch == 24
+    assert value.value == value.schedule(20 * 3)
+    assert trainer.optimization.scheduler.batch == 24 and trainer.optimization.scheduler.epoch == 5
+
+
+def test_ctc_loss(tmp_path, data, caplog):
+    caplog.set_level("INFO")
+    trainer = make_trainer(tmp_path, data, model=small_config(use_ctc=True), ctc_loss_scale=0.5, log_interval=1)
+    loss, (simple, pruned, ctc, _) = trainer.loss(trainer.model, data.batches[0])
+    assert ctc > 0 and loss == simple + 0.1 * pruned + 0.5 * ctc
+    trainer.run()
+    assert ", ctc " in caplog.text and "ctc_output.weight" in trainer.model.state_dict()
+
+
+def test_loss_scales():
+    config = TrainConfig(warm_step=2000, simple_loss_scale=0.5)
+    assert config.loss_scales(0) == (1.0, 0.1, 0.0)
+    assert config.loss_scales(1000) == (0.75, pytest.approx(0.55), 0.0)
+    assert config.loss_scales(2000) == config.loss_scales(9000) == (0.5, 1.0, 0.0)
+    assert TrainConfig(warm_step=0).loss_scales(0) == (0.5, 1.0, 0.0)
+
+
+def test_chunks_depend_on_the_batch_alone():
+    config = small_config("zipformer").encoder
+    drawn = set()
+    for batch in range(100):
+        assert draw_chunk(config, 42, batch) == draw_chunk(config, 42, batch)
+        drawn.add(draw_chunk(config, 42, batch))
+    assert {chunk for chunk, _ in drawn} == {16, 32, 64, -1}
+    assert {left for chunk, left in drawn if chunk == -1} == {-1}
+    assert {left for _, left in drawn} == {64, 128, 256, -1}
+
+
+# ------------------------------------------------------------------------------------ ends
+
+
+@pytest.mark.parametrize("name", ["sammo", "zipformer"])
+def test_max_steps_and_going_on(tmp_path, data, name):
+    model = small_config(name)
+    whole = make_trainer(tmp_path / "whole", data, model=model)
+    whole.run()
+    first = make_trainer(tmp_path / "parts", data, model=model, max_steps=6)
+    first.run()
+    assert first.batch == 6 and "--max-steps" in first.reason_to_stop()
+    checkpoint = read_checkpoint(tmp_path / "parts/epoch-2.pt")
+    assert not checkpoint.epoch_done
+    second = make_trainer(tmp_path / "parts", data, model=model)
+    second.load(checkpoint)
+    second.run()
+    ends = [read_checkpoint(tmp_path / name / "epoch-2.pt") for name in ("whole", "parts")]
+    # The stop validated once more, all else is the same to the last bit.
+    same = {"wall_seconds": 0.0, "options": {}, "best_valid": 0.0}
+    ends = [dataclasses.replace(end, training=dataclasses.replace(end.training, **same)) for end in ends]
+    assert differences(*ends) == []
+
+
+def test_time_budget(tmp_path, data):
+    trainer = make_trainer(tmp_path, data, num_epochs=10000, time_budget_minutes=0.02)
+    trainer.run()
+    assert "time-budget" in trainer.reason_to_stop()
+    last = max(tmp_path.glob("epoch-*.pt"), key=lambda path: int(path.stem.split("-")[1]))
+    checkpoint = read_checkpoint(last)
+    assert checkpoint.training.wall_seconds >= 1.2
+    again = make_trainer(tmp_path, data, num_epochs=10000, time_budget_minutes=0.02)
+    again.load(checkpoint)
+    assert again.reason_to_stop()
+
+
+def test_signal_saves_and_stops(tmp_path, data):
+    trainer = make_trainer(tmp_path, data)
+    step = trainer._step
+
+    def interrupted(batch):
+        if trainer.batch == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return step(batch)
+
+    trainer._step = interrupted
+    with trainer.stop as stop:
+        trainer.run()
+    assert stop.received == signal.SIGTERM and stop.exit_code == 0
+    checkpoint = read_checkpoint(tmp_path / "checkpoint-5.pt")
+    assert checkpoint.batch_idx_train == 5 and checkpoint.epoch == 2 and checkpoint.training.sampler["batches"] == 1
+
+
+def test_keeps_the_last(tmp_path, data):
+    make_trainer(tmp_path, data, save_every_n=1, keep_last_k=2).run()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*.pt")) == ["checkpoint-7.pt", "checkpoint-8.pt"]
+
+
+# ------------------------------------------------------------------------------------ not finite
+
+
+def test_skips_what_is_not_finite(tmp_path, data, caplog):
+    bad = random_batch(9)
+    bad["features"][1, 3, 5] = float("nan")
+    trainer = make_trainer(tmp_path, ListData([*data.batches, bad]), num_epochs=1)
+    step = trainer._step
+    unchanged = []
+
+    def checked(batch):
+        before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        result = step(batch)
+        unchanged.append(differences(before, trainer.model.state_dict()) == [])
+        return result
+
+    trainer._step = checked
+    trainer.run()
+    assert unchanged == [False] * 4 + [True]
+    assert trainer.guard.skipped == 1 and all(p.isfinite().all() for p in trainer.model.parameters())
+    kept = torch.load(tmp_path / "bad-batch-5-rank-0.pt", weights_only=True)
+    assert kept["cut_ids"] == [cut.id for cut in bad["cuts"]]
+    assert torch.equal(kept["features"].isnan(), bad["features"].isnan())
+    assert "the features of cut cut-9-1" in caplog.text
+
+
+def test_stops_after_too_many_and_names_the_module(tmp_path, data):
+    trainer = make_trainer(tmp_path, data, max_nonfinite=2)
+    layer = trainer.model.encoder.stacks[1].layers[0].feedforward2
+    layer.register_forward_hook(lambda module, inputs, output: output * float("inf"))
+    message = r"3 batches of epoch 1 .* --max-nonfinite allows 2; .*encoder\.stacks\.1\.layers\.0\.feedforward2"
+    with pytest.raises(UserError, match=message):
+        trainer.run()
+    assert trainer.guard.skipped == 3
+
+
+def test_finds_overflow_of_a_gradient(tmp_path, data):
+    trainer = make_trainer(tmp_path, data)
+    model, batch = trainer.model, data.batches[0]
+
+    def explode(module, inputs, output):
+        output.register_hook(lambda gradient: gradient * float("inf"))
+
+    model.joiner.encoder_proj.register_forward_hook(explode)
+    where = first_overflow(model, batch, lambda: trainer.loss(model, batch)[0])
+    assert where == "the gradient at the output of joiner.encoder_proj (Linear)"
+    with torch.no_grad():
+        model.joiner.output_linear.bias[0] = float("nan")
+    assert first_overflow(model, batch, lambda: None) == "parameter joiner.output_linear.bias"
+
+
+def test_diagnosis_leaves_no_trace(tmp_path, data):
+    trainer = make_trainer(tmp_path, data)
+    trainer.model.train()
+    before = torch.get_rng_state()
+    state = random_state(torch.device("cpu"))
+    trainer._find_overflow(data.batches[0], state)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(p.grad is None for p in trainer.model.parameters())
+
+
+def test_inf_check(tmp_path, data):
+    trainer = make_trainer(tmp_path, data, inf_check=True)
+    trainer.model.predictor.register_forward_hook(lambda module, inputs, output: output / 0)
+    with pytest.raises(UserError, match="not finite: the output of predictor"):
+        trainer.run()
+
+
+def test_watch_is_silent_on_a_sound_model(tmp_path, data):
+    trainer = make_trainer(tmp_path, data)
+    with watch(trainer.model, at_once=True) as finding:
+        trainer.loss(trainer.model, data.batches[0])[0].backward()
+    assert finding.where == ""
+
+
+def test_half_precision(tmp_path, data):
+    trainer = make_trainer(tmp_path, data, precision="bf16", num_epochs=3)
+    trainer.run()
+    assert trainer.guard.skipped == 0
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+# ------------------------------------------------------------------------------------ the rest
+
+
+def test_diagnostics(tmp_path, data):
+    trainer = make_trainer(tmp_path, data)
+    with diagnose(trainer.model) as found:
+        trainer.loss(trainer.model, data.batches[0])[0].backward()
+    text = "\n".join(found.lines())
+    assert "predictor: output" in text and "predictor: gradient of output" in text
+    assert "joiner.output_linear.weight: value" in text
+
+
+def test_largest_batches_are_tried(tmp_path, data):
+    import numpy as np
+
+    durations = np.array([1.0, 2.0, 4.0])
+    batches = list(largest_batches(durations, 8.0, 12))
+    assert batches[0]["features"].shape == (2, 400, 80) and batches[-1]["features"].shape == (8, 100, 80)
+    trainer = make_trainer(tmp_path, data)
+    before = dict.fromkeys(regularizer_state(trainer.model), False)
+    load_regularizer_state(trainer.model, before)
+    try_largest_batches(trainer, durations, 8.0)
+    assert regularizer_state(trainer.model) == before
+
+    def too_large(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    trainer.loss = too_large
+    with pytest.raises(UserError, match="before training, out of GPU memory .* 2 utterances x 4.0 s: lower --max-dur"):
+        try_largest_batches(trainer, durations, 8.0)
+
+
+def test_other_model_or_units(tmp_path, data):
+    trainer = make_trainer(tmp_path, data, num_epochs=1)
+    trainer.run()
+    checkpoint = read_checkpoint(tmp_path / "epoch-1.pt")
+    other = make_trainer(tmp_path, data, model=small_config(d_state=64))
+    with pytest.raises(UserError, match="another model: d_state is 32 there and 64 here; use another --exp-dir"):
+        other.load(checkpoint)
+    other = make_trainer(tmp_path, data)
+    other.tokenizer = Letters(fingerprint="others")
+    with pytest.raises(UserError, match="other output units"):
+        other.load(checkpoint)
+
+
+def parse(*words):
+    parser = argparse.ArgumentParser()
+    add_options(parser, TrainConfig)
+    add_options(parser, ModelOptions)
+    return parser.parse_args(list(words))
+
+
+def test_options():
+    config = from_args(TrainConfig, parse("--use-fp16", "true", "--exp-dir", "x", "--base-lr", "0.01"))
+    assert config.precision == "fp16" and config.base_lr == 0.01 and str(config.exp_dir) == "x"
+    args = parse("--encoder", "zipformer", "--chunk-size", "16,-1", "--joiner-dim", "64", "--preset", "tiny")
+    model = from_args(ModelOptions, args).to_config(30)
+    assert model.encoder.name == "zipformer" and model.encoder.chunk_sizes == (16, -1) and model.joiner_dim == 64
+    assert model.predictor_dim == 128
+    for words, message in (
+        (["--base-lr", "0"], "--base-lr must be above 0"),
+        (["--use-fp16", "true", "--use-bf16", "true"], "choose one precision, not bf16 and fp16"),
+        (["--prune-range", "1"], "--prune-range"),
+        (["--max-steps", "-1"], "--max-steps"),
+    ):
+        with pytest.raises(UserError, match=message):
+            from_args(TrainConfig, parse(*words))
+    with pytest.raises(SystemExit):
+        parse("--chunk-size", "16,x")

@@ -1,0 +1,106 @@
+"""The job script with stand-ins for Slurm's commands: it saves and requeues on the time limit, and only then."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from fixtures.training import ROOT
+
+SCRIPT = ROOT / "egs/csj/ASR/sammo/slurm/train.sbatch"
+
+# srun starts the processes of one node and fails with the first that fails.
+COMMANDS = {
+    "srun": r"""
+shift 4
+pids=()
+for rank in 0 1; do
+  SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & pids+=($!)
+done
+echo "${pids[@]}" > pids
+trap : USR1
+code=0
+for pid in "${pids[@]}"; do
+  while kill -0 "$pid" 2>/dev/null; do wait "$pid" && true; last=$?; done
+  [ "${last:-0}" -eq 0 ] || code=$last
+done
+exit $code
+""",
+    "scancel": 'echo "$@" >> calls; kill -USR1 $(cat pids)',
+    "scontrol": 'if [ "$1" = show ]; then echo localhost; else echo "$@" >> calls; fi',
+}
+
+# Stands for train.py: waits to be asked to stop; "fail" among its options makes it fail.
+TRAIN = """
+import os, signal, sys, time
+if "fail" in sys.argv:
+    sys.exit(1)
+stop = []
+signal.signal(signal.SIGUSR1, lambda *_: stop.append(1))
+open("gpu-" + os.environ["RANK"], "w").write(os.environ["LOCAL_RANK"] + " " + os.environ["CUDA_VISIBLE_DEVICES"])
+open("rank-" + os.environ["RANK"], "w").write(os.environ["WORLD_SIZE"] + " " + " ".join(sys.argv[1:]))
+deadline = time.monotonic() + 60
+while not stop and "finish" not in sys.argv and time.monotonic() < deadline:
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    if shutil.which("bash") is None:
+        pytest.skip("needs bash")
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, text in COMMANDS.items():
+        (commands / name).write_text(f"#!/usr/bin/env bash\n{text}\n", encoding="utf-8")
+        (commands / name).chmod(0o755)
+    (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
+
+    def start(*options: str) -> subprocess.Popen:
+        environment = {
+            **os.environ,
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "SLURM_GPUS_ON_NODE": "2",
+            "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_JOB_ID": "4711",
+            "SLURM_JOB_NODELIST": "localhost",
+        }
+        return subprocess.Popen(
+            ["bash", str(SCRIPT), *options], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        )
+
+    return tmp_path, start
+
+
+def calls(directory: Path) -> list[str]:
+    path = directory / "calls"
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def test_requeues_on_the_time_limit(job):
+    directory, start = job
+    process = start("--exp-dir", "a b")
+    deadline = time.monotonic() + 60
+    while not (directory / "rank-1").exists() or not (directory / "rank-0").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert calls(directory) == ["--signal=USR1 4711", "requeue 4711"]
+    assert (directory / "rank-1").read_text(encoding="utf-8") == "2 --exp-dir a b"
+    assert (directory / "gpu-1").read_text(encoding="utf-8") == "0 1"  # one visible GPU, its index 0
+
+
+@pytest.mark.parametrize("option, code", [("finish", 0), ("fail", 1)])
+def test_does_not_requeue_otherwise(job, option, code):
+    directory, start = job
+    process = start(option)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert calls(directory) == []
