@@ -37,6 +37,7 @@ class CsjDataModule:
     def __init__(self, config: DataConfig, tokenizer: Tokenizer):
         self.config = config
         self.corpus: Corpus = find_corpus(config.manifest_dir, config.corpus)
+        self.metric = self.corpus.metric
         self.mode = config.transcript_mode or self.corpus.default_mode
         self.tokenizer = tokenizer
         check_units(self.corpus, tokenizer)

@@ -125,7 +125,7 @@ def show_memory(
     outcomes: dict[str, dict[Condition, Outcome]] = {}
     for part, loader in loaders.items():
         batches = progress(loader, total=len(loader), desc=f"decoding {part}")
-        outcomes[part], found = decode_conditions(model, searcher, batches, tokenizer, listed, sums)
+        outcomes[part], found = decode_conditions(model, searcher, batches, tokenizer, listed, sums, module.metric)
         durations += found
 
     recurrent, attends = recurrent_mixers(encoder), encoder.config.left_context
@@ -136,6 +136,7 @@ def show_memory(
     report = Report(
         model=model_line,
         decoding=f"{method}, chunk by chunk",
+        metric=module.metric,
         parts=list(loaders),
         durations=durations,
         recurrent=bool(recurrent),

@@ -126,11 +126,12 @@ def decode_conditions(
     tokenizer: Tokenizer,
     conditions: Sequence[Condition],
     sums: DecaySums,
+    metric: str = "CER",
 ) -> tuple[dict[Condition, Outcome], list[float]]:
     """Decodes ``batches`` of the data module under each condition, loading every batch once.
 
     Returns the outcomes, whose utterances are in the same order, and the utterances' seconds; adds the decays of those
-    conditions that change nothing to ``sums``.
+    conditions that change nothing to ``sums``. ``metric`` is what is counted, "CER" or "WER".
     """
     encoder = model.eval().encoder
     device = next(model.parameters()).device
@@ -153,7 +154,7 @@ def decode_conditions(
                     encoder, part[:, : int(ends.max())], ends, condition, observe if unchanged else None
                 )
                 for best, *_ in searcher(frames, counts):
-                    outcome.counts.append(count_errors(next(texts), tokenizer.decode(best.tokens)))
+                    outcome.counts.append(count_errors(next(texts), tokenizer.decode(best.tokens), metric))
             for chunks in (-(-geometry.embed_frames(lengths) // condition.chunk_size)).tolist():
                 outcome.chunks += chunks
                 if condition.window is not None:

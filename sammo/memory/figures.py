@@ -1,4 +1,4 @@
-"""The figure of ``sammo memory``: CER over how much of the past is kept, and the heads' time constants."""
+"""The figure of ``sammo memory``: the error rate over how much of the past is kept, and the heads' time constants."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def _error_rates(ax: Axes, report: Report) -> None:
     zero, everything = ages[0] / 2, ages[-1] * 2
     for i, (chunk, points) in enumerate(lines.items()):
         xs = [zero if age == 0 else min(age, everything) for age, _ in points]
-        ys = [row.cer for _, row in points]
+        ys = [row.rate for _, row in points]
         errors = [
-            [max(0.0, row.cer - row.interval[0]) for _, row in points],
-            [max(0.0, row.interval[1] - row.cer) for _, row in points],
+            [max(0.0, row.rate - row.interval[0]) for _, row in points],
+            [max(0.0, row.interval[1] - row.rate) for _, row in points],
         ]
         name = f"chunks of {chunk / geometry.RATE:g} s"
         color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
@@ -72,10 +72,10 @@ def _error_rates(ax: Axes, report: Report) -> None:
     ax.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("age of the state (s)" if report.recurrent else "left context (s)")
-    ax.set_ylabel("CER (%)")
+    ax.set_ylabel(f"{report.metric} (%)")
     ax.set_ylim(bottom=0)
     ax.legend(frameon=False, fontsize=9)
-    _dress(ax, f"CER over the past that is kept ({', '.join(report.parts)})")
+    _dress(ax, f"{report.metric} over the past that is kept ({', '.join(report.parts)})")
 
 
 def _spaced(ages: Sequence[float]) -> list[float]:

@@ -13,8 +13,9 @@ from sammo import geometry
 from sammo.memory.decoding import Condition, Outcome
 from sammo.memory.recurrence import Place
 from sammo.scoring import Counts, bootstrap_interval
-from sammo.scoring.cer import error_rate, relative_change, total
+from sammo.scoring.cer import UNITS, error_rate, relative_change, total
 
+FORMAT = "sammo-memory-2"
 QUANTILES = {"min": 0.0, "median": 0.5, "90 %": 0.9, "max": 1.0}
 
 
@@ -24,11 +25,11 @@ class Row(NamedTuple):
     condition: Condition
     label: str
     counts: Counts
-    cer: float
+    rate: float
     interval: tuple[float, float]
     change: tuple[float, float, float] | None  # relative to the row "as it is" and its paired interval
     touched: float  # percent of the chunks that start with another state than without the window
-    parts: dict[str, float]  # CER of each part
+    parts: dict[str, float]  # rate of each part
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Report:
 
     model: str  # one line
     decoding: str  # one line
+    metric: str  # "CER" or "WER": what the rows' counts and rates are of
     parts: Sequence[str]
     durations: Sequence[float]  # seconds of the utterances
     recurrent: bool
@@ -126,8 +128,9 @@ def markdown(report: Report) -> str:
         f"{report.model}; {report.decoding}; {', '.join(report.parts)}: {len(report.durations)} utterances of "
         f"{float(durations.median()):.1f} s (median; the longest has {float(durations.max()):.1f} s).",
         "",
-        "CER in %, deletions, insertions and substitutions in % of the reference characters, all with 95 % bootstrap "
-        'intervals where one is given. Change: of the CER relative to "as it is", in %, with its paired interval.',
+        f"{report.metric} in %, deletions, insertions and substitutions in % of the reference {UNITS[report.metric]}, all "
+        f"with 95 % bootstrap intervals where one is given. Change: of the {report.metric} relative to "
+        '"as it is", in %, with its paired interval.',
     ]
     if report.recurrent:
         out += [
@@ -136,7 +139,16 @@ def markdown(report: Report) -> str:
             "chunk boundaries; a chunk's own frames always see one another. Caches of convolutions stay.",
         ]
     for chunk, found in report.tables.items():
-        head = ["", "CER", "del", "ins", "sub", "change", *(["touched"] if report.recurrent else []), *report.parts]
+        head = [
+            "",
+            report.metric,
+            "del",
+            "ins",
+            "sub",
+            "change",
+            *(["touched"] if report.recurrent else []),
+            *report.parts,
+        ]
         out += ["", f"## Chunks of {chunk} frames ({chunk / geometry.RATE:g} s)", ""]
         out += _table(head, [_row(row, report.recurrent) for row in found])
     if report.times:
@@ -167,8 +179,8 @@ def _row(row: Row, recurrent: bool) -> list[str]:
     if row.change is not None:
         change = f"{row.change[0]:+.1f} ({row.change[1]:+.1f} to {row.change[2]:+.1f})"
     touched = [f"{row.touched:.0f}" if row.condition.window is not None else ""] if recurrent else []
-    parts = [f"{cer:.2f}" for cer in row.parts.values()]
-    return [row.label, f"{row.cer:.2f} ({low:.2f}–{high:.2f})", *shares, change, *touched, *parts]
+    parts = [f"{rate:.2f}" for rate in row.parts.values()]
+    return [row.label, f"{row.rate:.2f} ({low:.2f}–{high:.2f})", *shares, change, *touched, *parts]
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
@@ -179,9 +191,10 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 def to_json(report: Report) -> dict:
     """The report in JSON types; what is not finite is null."""
     return {
-        "format": "sammo-memory-1",
+        "format": FORMAT,
         "model": report.model,
         "decoding": report.decoding,
+        "metric": report.metric,
         "parts": list(report.parts),
         "utterances": len(report.durations),
         "seconds": round(math.fsum(report.durations), 2),
@@ -194,11 +207,11 @@ def to_json(report: Report) -> dict:
                 "silenced": row.condition.silenced,
                 "state_seconds": _finite(row.condition.age),
                 "counts": row.counts._asdict(),
-                "cer": _finite(row.cer),
+                "rate": _finite(row.rate),
                 "interval": list(row.interval),
                 "change_percent": None if row.change is None else list(row.change),
                 "touched_percent": row.touched,
-                "cer_by_part": {part: _finite(cer) for part, cer in row.parts.items()},
+                "rate_by_part": {part: _finite(rate) for part, rate in row.parts.items()},
             }
             for chunk, found in report.tables.items()
             for row in found

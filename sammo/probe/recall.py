@@ -182,6 +182,8 @@ class RecallData:
       valid_delays: seconds; a batch of each is validated on.
     """
 
+    metric = "CER"
+
     def __init__(
         self, task: RecallTask, steps: int, sequences: int, delays: Delays, valid_delays: Sequence[float], seed: int = 0
     ) -> None:

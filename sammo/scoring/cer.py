@@ -50,6 +50,7 @@ def words(text: str) -> list[str]:
 
 
 METRICS: dict[str, Callable[[str], list[str]]] = {"CER": characters, "WER": words}
+UNITS = {"CER": "characters", "WER": "words"}  # what they count
 
 
 def metrics_for(metric: str) -> list[str]:

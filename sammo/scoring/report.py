@@ -32,6 +32,7 @@ from sammo.scoring.table import (
     tabulate,
 )
 
+MEMORY_KEYS = {"sammo-memory-1": "cer", "sammo-memory-2": "rate"}  # of the error rates in memory.json
 FRAME_MS = round(1000 / geometry.RATE)  # of chunk_size and left_context_frames
 
 
@@ -210,9 +211,9 @@ def write_report(
     """
     if corpus_name:
         corpus_named(corpus_name)
-    reset = resets(memory)
     found = {result.path.resolve(): result for directory in directories for result in read_results(directory)}
     corpus, results = choose_corpus(list(found.values()), corpus_name)
+    reset = resets(memory, corpus.metric)
     results, notes = choose_once(results, corpus, *average_at) if average_at else choose_averages(results, corpus)
     table = tabulate(results)
     tests = pooled_parts({result.part for result in results}, corpus)
@@ -236,14 +237,17 @@ def write_report(
     return paths
 
 
-def resets(path: Path | None) -> dict[int, float]:
-    """Chunk -> CER with the recurrent state reset before every chunk, from memory.json of ``sammo memory``."""
+def resets(path: Path | None, metric: str) -> dict[int, float]:
+    """Chunk -> ``metric`` with the recurrent state reset before every chunk, from memory.json of ``sammo memory``."""
     if path is None:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != "sammo-memory-1":
+        if content["format"] not in MEMORY_KEYS:
             raise ValueError(f"format {content['format']!r}")
-        return {int(row["chunk_size"]): float(row["cer"]) for row in content["conditions"] if row["state_seconds"] == 0}
+        if content.get("metric", "CER") != metric:
+            raise ValueError(f"it has no {metric}")
+        key, rows = MEMORY_KEYS[content["format"]], content["conditions"]
+        return {int(row["chunk_size"]): float(row[key]) for row in rows if row["state_seconds"] == 0}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not the memory.json of sammo memory ({error}); run it again") from error

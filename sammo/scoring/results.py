@@ -22,6 +22,7 @@ from sammo.files import atomic_write
 from sammo.scoring.cer import (
     EPSILON,
     METRICS,
+    UNITS,
     Counts,
     ErrorSummary,
     alignment,
@@ -185,11 +186,10 @@ def write_results(
 def error_lines(results: Sequence[tuple], summary: ErrorSummary) -> Iterable[str]:
     """The lines of an errs- file: totals, each utterance's alignment, and the most frequent errors."""
     counts = summary.counts
-    units = {"CER": "characters", "WER": "words"}[summary.metric]
     yield f"%{summary.metric} = {summary.rate:.2f}   95% interval {summary.low:.2f} to {summary.high:.2f}"
     yield (
         f"Errors: {counts.ins} insertions, {counts.dels} deletions, {counts.subs} substitutions, "
-        f"over {counts.ref} reference {units} ({counts.ref - counts.dels - counts.subs} correct)"
+        f"over {counts.ref} reference {UNITS[summary.metric]} ({counts.ref - counts.dels - counts.subs} correct)"
     )
     yield "Search below for sections starting with PER-UTT DETAILS:, SUBSTITUTIONS:, DELETIONS:, INSERTIONS:"
     yield ""

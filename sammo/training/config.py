@@ -71,7 +71,7 @@ class TrainConfig(Runtime):
     save_every_n: int = option(4000, "Batches between checkpoint-BATCH.pt files.")
     keep_last_k: int = option(30, "How many checkpoint-BATCH.pt files to keep.")
     valid_interval: int = option(1600, "Batches between validations; each epoch's end validates, too.")
-    valid_cer_batches: int = option(4, "Validation batches a process decodes for the CER; 0: none.")
+    valid_cer_batches: int = option(4, "Validation batches a process decodes for the error rates; 0: none.")
     log_interval: int = option(50, "Batches between log lines.")
     tensorboard: bool = option(True, "Write TensorBoard files.")
 

@@ -47,7 +47,9 @@ class Loader(Sized, Protocol):
 
 
 class Data(Protocol):
-    """What a model is trained on, like CsjDataModule."""
+    """What a model is trained on, like CsjDataModule; ``metric`` is its error rate, "CER" or "WER"."""
+
+    metric: str
 
     def train_dataloader(
         self, epoch: int, sampler_state: dict[str, Any] | None, rank: int, world_size: int
@@ -257,7 +259,7 @@ class Trainer:
     def _validate(self, report: RunReport) -> None:
         batches = self.data.valid_dataloader(self.world.rank, self.world.size)
         scales = self.config.loss_scales(self.batch)
-        result = validate(self.model, batches, self.tokenizer, self.config, self.world, scales)
+        result = validate(self.model, batches, self.tokenizer, self.config, self.world, scales, self.data.metric)
         best = result.loss < self.best_valid
         if best:
             self.best_valid = result.loss

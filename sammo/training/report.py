@@ -140,10 +140,8 @@ class RunReport:
         logging.info(f"epoch {epoch}, validation after {batch} batches: {result.line()}{note}")
         for cut_id, reference, hypothesis in result.samples:
             logging.info(f"  {cut_id}\n    ref {reference}\n    hyp {hypothesis}")
-        values = {"loss": result.loss, **result.losses}
-        if result.cer is not None:
-            values["cer"] = result.cer
-        self._scalars("valid/", values, batch)
+        rates = {metric.lower(): rate for metric, rate in result.rates.items()}
+        self._scalars("valid/", {"loss": result.loss, **result.losses, **rates}, batch)
         if self.writer is not None and result.samples:
             text = "\n\n".join(f"**{cut}**\n\nref: {ref}\n\nhyp: {hyp}" for cut, ref, hyp in result.samples)
             self.writer.add_text("valid/samples", text, batch)

@@ -1,4 +1,4 @@
-"""Loss and character error rate on the part "valid", while training."""
+"""Loss and error rates on the part "valid", while training."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from sammo.data.dataset import Batch
 from sammo.data.tokens import Tokenizer
 from sammo.scoring import count_errors
+from sammo.scoring.cer import metrics_for
 from sammo.search import make_searcher
 from sammo.training.config import LOSSES, TrainConfig
 from sammo.training.distributed import World
@@ -18,16 +19,16 @@ NUM_SAMPLES = 4
 
 
 class Validation(NamedTuple):
-    """Losses per encoder frame; ``cer`` in percent, None if nothing was decoded; samples are (cut id, ref, hyp)."""
+    """Losses per encoder frame; error rates in percent, none if nothing was decoded; samples are (cut id, ref, hyp)."""
 
     loss: float
     losses: dict[str, float]  # its parts
-    cer: float | None
+    rates: dict[str, float]  # by metric, the corpus's own first
     samples: list[tuple[str, str, str]]
 
     def line(self) -> str:
-        cer = "" if self.cer is None else f", CER {self.cer:.2f} %"
-        return f"loss {self.loss:.4f} ({named(self.losses)}){cer}"
+        rates = "".join(f", {metric} {rate:.2f} %" for metric, rate in self.rates.items())
+        return f"loss {self.loss:.4f} ({named(self.losses)}){rates}"
 
 
 def named(values: dict[str, float]) -> str:
@@ -51,6 +52,7 @@ def validate(
     config: TrainConfig,
     world: World,
     scales: tuple[float, ...],
+    metric: str = "CER",
 ) -> Validation:
     """Goes through this process's share of the part; the result is that of all processes.
 
@@ -58,12 +60,15 @@ def validate(
 
     Args:
       scales: weights of LOSSES.
+      metric: the error rate of the corpus; "WER" counts characters, too.
     """
+    metrics = metrics_for(metric)
     training = model.training
     model.eval()
     searcher = make_searcher(model, "greedy_search")
     chunk, left = validation_chunk(model)
-    sums = torch.zeros(len(LOSSES) + 3, dtype=torch.float64, device=world.device)  # ..., frames, errors, characters
+    size = len(LOSSES) + 1 + 2 * len(metrics)  # losses, frames, errors and reference units by metric
+    sums = torch.zeros(size, dtype=torch.float64, device=world.device)
     samples: list[tuple[str, str, str]] = []
     for index, batch in enumerate(batches):
         features, lengths = batch["features"].to(world.device), batch["lengths"].to(world.device)
@@ -77,22 +82,24 @@ def validate(
             config.lm_scale,
             config.loss_engine,
         )
-        sums[:-2] += torch.stack([part.sum() for part in loss]).double()
+        sums[: len(LOSSES) + 1] += torch.stack([part.sum() for part in loss]).double()
         if index < config.valid_cer_batches:
             for cut, text, (best, *_) in zip(batch["cuts"], batch["texts"], searcher(encoded.frames, encoded.lengths)):
                 hypothesis = tokenizer.decode(best.tokens)
-                counts = count_errors(text, hypothesis)
-                sums[-2] += counts.errors
-                sums[-1] += counts.ref
+                for place, kind in enumerate(metrics):
+                    counts = count_errors(text, hypothesis, kind)
+                    sums[len(LOSSES) + 1 + 2 * place] += counts.errors
+                    sums[len(LOSSES) + 2 + 2 * place] += counts.ref
                 if len(samples) < NUM_SAMPLES:
                     samples.append((cut.id, text, hypothesis))
     model.train(training)
-    *parts, frames, errors, characters = world.sum(sums).tolist()
-    parts = [part / max(frames, 1.0) for part in parts]
+    numbers = world.sum(sums).tolist()
+    parts = [part / max(numbers[len(LOSSES)], 1.0) for part in numbers[: len(LOSSES)]]
+    counted = numbers[len(LOSSES) + 1 :]
     in_use = config.losses_in_use()
     return Validation(
         sum(scale * part for scale, part in zip(scales, parts)),
         {name: part for name, part in zip(LOSSES, parts) if name in in_use},
-        100.0 * errors / characters if characters else None,
+        {kind: 100.0 * errors / units for kind, errors, units in zip(metrics, counted[::2], counted[1::2]) if units},
         samples,
     )

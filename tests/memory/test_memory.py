@@ -12,7 +12,7 @@ from fixtures.encoder import small_encoder, stream
 from fixtures.streaming import make_model
 from fixtures.training import Letters, checkpoint_of, make_batch
 
-from sammo import cli
+from sammo import cli, corpora
 from sammo.checkpoint import write_checkpoint
 from sammo.data.tokens import load_tokenizer
 from sammo.decoding import chunkings, decode_batches
@@ -22,6 +22,7 @@ from sammo.memory.decoding import Condition, DecaySums, decode_conditions, encod
 from sammo.memory.recurrence import mixers, recurrent_mixers
 from sammo.scoring import Counts
 from sammo.scoring.cer import characters, relative_change
+from sammo.scoring.report import resets
 from sammo.search import make_searcher
 
 CHUNK = 16
@@ -46,6 +47,24 @@ def slow_encoder():
 def encode(encoder, **changes):
     with torch.inference_mode():
         return encode_chunks(encoder, utterances(), LENGTHS, Condition(CHUNK, 0, **changes))
+
+
+def test_words_are_counted_where_the_corpus_counts_them(work, tmp_path, capsys):
+    """The texts of the part have no spaces: its characters are one word an utterance, and all of them are wrong."""
+    words = corpora.Corpus("words", ("eval1",), "csj_cuts_{part}.jsonl.gz", default_mode="fluent", metric="WER")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(corpora.CORPORA, "words", words)
+        patch.setattr("sammo.data.datamodule.check_units", lambda corpus, tokenizer: None)
+        words = ["--corpus", "words", "--chunk-size", 64, "--ages", 1.28, "--out-dir", tmp_path, "--parts", "eval1"]
+        assert memory(work, "sammo", *words) == 0
+    assert "WER in %" in capsys.readouterr().out
+    record = json.loads((tmp_path / "memory.json").read_text(encoding="utf-8"))
+    row = record["conditions"][0]
+    assert record["metric"] == "WER" and row["counts"]["ref"] == 5 and row["rate"] >= 100.0
+    (reset,) = (row["rate"] for row in record["conditions"] if row["state_seconds"] == 0)
+    assert resets(tmp_path / "memory.json", "WER") == {64: reset}
+    with pytest.raises(UserError, match="it has no CER"):
+        resets(tmp_path / "memory.json", "CER")
 
 
 @pytest.mark.parametrize("name, left", [("sammo", 0), ("zipformer", 64)])
@@ -228,7 +247,7 @@ def test_sammo_report(work, capsys):
     assert "recurrent state of the last 1.28 s" in out and "## Chunks of 64 frames (1.28 s)" in out
     assert (directory / "memory.png").stat().st_size > 10000
     record = json.loads((directory / "memory.json").read_text(encoding="utf-8"))
-    assert record["utterances"] == 10 and record["parts"] == ["eval1", "valid"]
+    assert record["utterances"] == 10 and record["parts"] == ["eval1", "valid"] and record["metric"] == "CER"
     by_chunk = {chunk: [c for c in record["conditions"] if c["chunk_size"] == chunk] for chunk in (16, 64)}
     ages = [row["state_seconds"] for row in by_chunk[16] if not row["silenced"]]
     assert ages == [None, 10.24, 5.12, 2.24, 1.28, 0.64, 0.0]
