@@ -29,6 +29,7 @@ setup(
         "matplotlib",
         "soundfile",
         "numpy",
+        "safetensors",
         "tqdm",
     ],
     entry_points={"console_scripts": ["sammo=sammo.cli:main"]},

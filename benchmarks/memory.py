@@ -120,7 +120,7 @@ def main() -> int:
     torch.set_num_threads(1)
     model = make_model(args)
     lanes = [Lane(model, args)]
-    state_values = state_numel(lanes[0].recognizer.encoder.init_state(1, args.left_context_frames))
+    state_values = state_numel(lanes[0].recognizer.model.encoder.init_state(1, args.left_context_frames))
     seconds = round(args.hours * 3600)
     # A place where chunks begin, so that the fresh start is cut into the same chunks.
     half = seconds // 2 // ALIGNMENT * ALIGNMENT

@@ -253,6 +253,30 @@ class Streams:
     state_dtype: str = option("float32", "Type in which the encoder's state is kept between chunks.", STATE_DTYPES)
 
 
+LONGEST_SILENCE = 86_400.0  # seconds: a day without an end is no rule
+
+
+@dataclass(frozen=True)
+class Endpointing:
+    """When an utterance of a stream ends and the next one begins; rules and names are sherpa-onnx's."""
+
+    enable_endpoint: bool = option(True, "Cut streams into utterances; false: a stream is one utterance.")
+    rule1_min_trailing_silence: float = option(2.4, "An utterance ends after so many seconds without a token, ...")
+    rule2_min_trailing_silence: float = option(1.2, "... after so many if it has tokens, ...")
+    rule3_min_utterance_length: float = option(20.0, "... or when it is so many seconds long.")
+    reset_encoder: bool = option(
+        False,
+        "Every utterance begins with an empty state. Otherwise encoder and predictor go on, and greedy search finds the "
+        "same tokens as without endpoints.",
+    )
+
+    def __post_init__(self) -> None:
+        """UserError for values that cannot work."""
+        for name in ("rule1_min_trailing_silence", "rule2_min_trailing_silence", "rule3_min_utterance_length"):
+            option_name, reason = "--" + name.replace("_", "-"), "it is seconds; --enable-endpoint false ends nothing"
+            check_range(option_name, getattr(self, name), 0.04, LONGEST_SILENCE, reason)
+
+
 @dataclass(frozen=True)
 class Deployment:
     """Who computes the encoder of streams."""

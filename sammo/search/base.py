@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,38 @@ def read_trail(trail: Trail | None) -> tuple[list[int], list[int]]:
         trail = trail.before
     tokens = [token for piece in reversed(pieces) for token in piece.tokens]
     return tokens, [time for piece in reversed(pieces) for time in piece.timestamps]
+
+
+def trail_tensors(trail: Trail | None, name: str = "") -> dict[str, Tensor]:
+    """Tokens and time stamps (S,) of a trail, to be stored."""
+    tokens, timestamps = read_trail(trail)
+    return {
+        f"tokens{name}": torch.tensor(tokens, dtype=torch.int64),
+        f"timestamps{name}": torch.tensor(timestamps, dtype=torch.int64),
+    }
+
+
+def trail_from(tensors: Mapping[str, Tensor], vocab_size: int, name: str = "") -> Trail | None:
+    """The inverse of :func:`trail_tensors`; LookupError or ValueError where they are none."""
+    tokens, timestamps = (tensors[f"{what}{name}"] for what in ("tokens", "timestamps"))
+    if tokens.shape != timestamps.shape or tokens.ndim != 1 or tokens.dtype != torch.int64:
+        raise ValueError(f"tokens{name} and timestamps{name} do not belong together")
+    check_tokens(tokens, vocab_size)
+    return extend_trail(None, tokens.tolist(), timestamps.tolist())
+
+
+def check_tokens(tokens: Tensor, vocab_size: int) -> None:
+    """ValueError for ids that are neither a token's nor -1, which stands for nothing."""
+    if tokens.numel() and not -1 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+        raise ValueError(f"token ids must lie in [-1, {vocab_size})")
+
+
+def like(tensors: Mapping[str, Tensor], name: str, example: Tensor) -> Tensor:
+    """``tensors[name]`` on the device of ``example``; ValueError where it has another shape or type than that."""
+    found = tensors[name]
+    if found.shape != example.shape or found.dtype != example.dtype:
+        raise ValueError(f"{name} is {tuple(found.shape)} {found.dtype}, not {tuple(example.shape)} {example.dtype}")
+    return found.to(example.device)
 
 
 SearchState = Any  # each search has its own dataclass; callers only carry it from call to call
@@ -124,6 +156,36 @@ class Searcher:
     def result(self, state: SearchState, nbest: int = 1) -> list[Hypothesis]:
         """Up to ``nbest`` hypotheses, the best first; may be asked after any chunk."""
         raise NotImplementedError
+
+    def restart(self, state: SearchState, keep_context: bool = True) -> SearchState:
+        """State of a stream whose next utterance begins: nothing found yet, frames are counted on.
+
+        Args:
+            state: at the end of the utterance before.
+            keep_context: the predictor goes on behind the last symbols of the best hypothesis, so that greedy search
+                finds what it would have found without the cut; otherwise it starts as at the start of a stream.
+        """
+        raise NotImplementedError
+
+    def to_tensors(self, state: SearchState) -> dict[str, Tensor]:
+        """Everything in ``state``, by names, to be stored."""
+        raise NotImplementedError
+
+    def from_tensors(self, tensors: Mapping[str, Tensor]) -> SearchState:
+        """The inverse of :meth:`to_tensors`, for a search with the same :meth:`facts`.
+
+        Raises:
+            LookupError, ValueError: these are no tensors of such a state.
+        """
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the result of this search, beside the model: JSON types."""
+        return {
+            "search": type(self).__name__,
+            "blank_penalty": self.blank_penalty,
+            "temperature": self.temperature,
+        }
 
     def __call__(self, frames: Tensor, lengths: Tensor, nbest: int = 1) -> list[list[Hypothesis]]:
         """Search whole utterances: (N, T, C) and (N,) -> N lists of hypotheses."""

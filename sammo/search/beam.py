@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sammo.errors import UserError
-from sammo.search.base import Hypothesis, Searcher, Trail, Walk, extend_trail, read_trail
+from sammo.search.base import (
+    Hypothesis,
+    Searcher,
+    Trail,
+    Walk,
+    check_tokens,
+    extend_trail,
+    like,
+    read_trail,
+    trail_from,
+    trail_tensors,
+)
 from sammo.search.context_graph import ROOT, ContextGraph
 from sammo.search.lm import LanguageModel, LMState, map_tensors, stack_tensors
 
@@ -215,17 +226,67 @@ class ModifiedBeamSearch(Searcher):
             following[n].beam = _rows(beam, row)
 
     def result(self, state: BeamState, nbest: int = 1) -> list[Hypothesis]:
+        # Without any, logits were beyond what the model's precision can hold.
+        return [hyp for _, hyp in self._ranked(state)[:nbest]] or [Hypothesis([], [], -math.inf)]
+
+    def _ranked(self, state: BeamState) -> list[tuple[int, Hypothesis]]:
+        """Slots and their hypotheses, the best first."""
         found = []
-        for score, node, trail in zip(state.beam.score.tolist(), state.beam.nodes.tolist(), state.trails):
+        for slot, (score, node, trail) in enumerate(
+            zip(state.beam.score.tolist(), state.beam.nodes.tolist(), state.trails)
+        ):
             if score == -math.inf:
                 continue
             if self.context_graph is not None:
                 score += self.context_graph.finalize(node)
-            found.append(Hypothesis(*read_trail(trail), score))
-        if not found:  # logits beyond what the model's precision can hold
-            return [Hypothesis([], [], -math.inf)]
-        found.sort(key=lambda hyp: -hyp.score / (len(hyp.tokens) + self.context_size))
-        return found[:nbest]
+            found.append((slot, Hypothesis(*read_trail(trail), score)))
+        return sorted(found, key=lambda item: -item[1].score / (len(item[1].tokens) + self.context_size))
+
+    def restart(self, state: BeamState, keep_context: bool = True) -> BeamState:
+        start, ranked = self.start(), self._ranked(state)
+        beam = start.beam
+        if keep_context and ranked:
+            best = ranked[0][0]
+            kept = (map_tensors(lambda x: x[best].expand_as(x), part) for part in _remembered(state.beam))
+            beam = beam._replace(**dict(zip(REMEMBERED, kept)))
+        return BeamState(beam, start.trails, state.frames)
+
+    def facts(self) -> dict[str, Any]:
+        hotwords = "" if self.context_graph is None else self.context_graph.digest()
+        lm = {} if self.lm is None else {"lm": type(self.lm).__name__, "lm_scale": self.lm_scale}
+        return {**super().facts(), "beam_size": self.beam_size, "hotwords": hotwords, **lm}
+
+    def to_tensors(self, state: BeamState) -> dict[str, Tensor]:
+        tensors = {"frames": torch.tensor(state.frames), **_named(state.beam)}
+        for slot, trail in enumerate(state.trails):
+            tensors.update(trail_tensors(trail, f".{slot}"))
+        return tensors
+
+    def from_tensors(self, tensors: Mapping[str, Tensor]) -> BeamState:
+        start, vocab_size = self.start(), self.predictor.vocab_size
+        found = iter([like(tensors, name, example) for name, example in _named(start.beam).items()])
+        beam = Beam(*(map_tensors(lambda _: next(found), part) for part in start.beam))
+        check_tokens(beam.context, vocab_size)
+        nodes = 1 if self.context_graph is None else len(self.context_graph.children)
+        if not 0 <= int(beam.nodes.min()) <= int(beam.nodes.max()) < nodes:
+            raise ValueError("its hypotheses stand at hotwords that there are not")
+        trails = [trail_from(tensors, vocab_size, f".{slot}") for slot in range(self.beam_size)]
+        return BeamState(beam, trails, int(tensors["frames"]))
+
+
+REMEMBERED = ("context", "lm_log_probs", "lm_state")  # of a hypothesis, what its next symbols depend on
+
+
+def _remembered(beam: Beam) -> list[LMState]:
+    return [getattr(beam, name) for name in REMEMBERED]
+
+
+def _named(beam: Beam) -> dict[str, Tensor]:
+    """The tensors of a beam, in their order."""
+    tensors: dict[str, Tensor] = {}
+    for name, part in zip(Beam._fields, beam):
+        map_tensors(lambda x, name=name: tensors.setdefault(f"{name}.{len(tensors)}", x), part)
+    return tensors
 
 
 def _rows(beam: Beam, rows: slice | int) -> Beam:

@@ -5,6 +5,7 @@ The rewards are those of icefall's ContextGraph, as its modified beam search use
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from typing import Sequence
 
@@ -116,6 +117,10 @@ class ContextGraph:
             return score + self.output_score[node], node
         matched = node if self.is_end[node] or self.output[node] == ROOT else self.output[node]
         return score + self.node_score[matched] - self.node_score[node], ROOT
+
+    def digest(self) -> str:
+        """Hex digits that are the same for graphs of the same states and rewards only."""
+        return hashlib.sha256(repr((self.children, self.token_score, self.is_end)).encode()).hexdigest()[:16]
 
     def finalize(self, state: int) -> float:
         """What the end of an utterance takes back: the reward of a phrase that is not complete."""

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Mapping
 
 import torch
 from torch import Tensor
 
-from sammo.search.base import Hypothesis, Searcher, Trail, extend_trail, read_trail
+from sammo.search.base import (
+    Hypothesis,
+    Searcher,
+    Trail,
+    check_tokens,
+    extend_trail,
+    like,
+    read_trail,
+    trail_from,
+    trail_tensors,
+)
 
 
 @dataclass
@@ -62,3 +73,18 @@ class GreedySearch(Searcher):
     def result(self, state: GreedyState, nbest: int = 1) -> list[Hypothesis]:
         tokens, timestamps = read_trail(state.trail)
         return [Hypothesis(tokens, timestamps, state.score.item())]
+
+    def restart(self, state: GreedyState, keep_context: bool = True) -> GreedyState:
+        start = self.start()
+        return replace(start, context=state.context if keep_context else start.context, frames=state.frames)
+
+    def to_tensors(self, state: GreedyState) -> dict[str, Tensor]:
+        counts = {"context": state.context, "score": state.score, "frames": torch.tensor(state.frames)}
+        return {**counts, **trail_tensors(state.trail)}
+
+    def from_tensors(self, tensors: Mapping[str, Tensor]) -> GreedyState:
+        start, vocab_size = self.start(), self.predictor.vocab_size
+        context = like(tensors, "context", start.context)
+        check_tokens(context, vocab_size)
+        score, frames = like(tensors, "score", start.score), int(tensors["frames"])
+        return GreedyState(context, score, trail_from(tensors, vocab_size), frames)

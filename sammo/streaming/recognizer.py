@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from typing import Any, Callable, Hashable, Iterable, Iterator, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sammo import geometry
+from sammo.checkpoint.schema import weights_digest
 from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
 from sammo.encoder.state import pack_state, unpack_state
 from sammo.errors import UserError
@@ -33,7 +35,8 @@ class Stream:
 
     Attributes:
       key: whatever the caller knows it by.
-      result: the best tokens so far and their time stamps in encoder outputs (40 ms).
+      chunk_size: embed frames (20 ms) that the next chunk takes.
+      result: the best tokens of this utterance so far and their time stamps in encoder outputs (40 ms) of the stream.
       available: for every token of ``result``, the second of audio that was needed before it came out for good.
       done: nothing more will come.
       error: one line where the stream was given up; ``result`` then holds what came before.
@@ -44,8 +47,10 @@ class Stream:
     fbank: OnlineFbank
     result: Hypothesis
     frames: Tensor  # features that no chunk has consumed, (T, 80)
+    chunk_size: int
     available: list[float] = dataclasses.field(default_factory=list)
     consumed: int = 0  # feature frames consumed
+    begin: int = 0  # how many of them before this utterance
     finished: bool = False
     done: bool = False
     error: str | None = None
@@ -98,23 +103,31 @@ class Stream:
 
 
 class Snapshot(NamedTuple):
-    """A stream that can be taken up again, by any recognizer of the same model and chunk size."""
+    """A stream that can be taken up again, by any recognizer of the same model and search."""
 
     stream: Stream
     state: Tensor  # the encoder's state, packed: (1, S)
 
 
+class Width(NamedTuple):
+    """What runs the streams whose chunks are equally wide."""
+
+    runtime: EncoderRuntime
+    states: StateStore
+
+
 class StreamingRecognizer:
-    """Batches concurrent streams.
+    """Batches concurrent streams, those with chunks of one width together.
 
     Args:
       model: put into eval mode.
       searcher: made by ``sammo.search.make_searcher`` for the same model.
-      chunk_size: embed frames (20 ms) a step; UserError where the model cannot do it.
+      chunk_size: embed frames (20 ms) a step, of streams that are not given their own; UserError where the model cannot
+        do it.
       left_context_frames: embed frames of attention cache; the Sammo encoder takes none.
       state_dtype: the states' type between chunks, e.g. ``torch.float16``; None leaves them in float32.
       on_frames: called with each stream and its encoder outputs (T, C) of each chunk.
-      runtime: who computes the encoder; None: PyTorch.
+      runtime: who computes the encoder at ``chunk_size``; None: PyTorch.
     """
 
     def __init__(
@@ -127,72 +140,116 @@ class StreamingRecognizer:
         on_frames: Callable[[Stream, Tensor], None] | None = None,
         runtime: EncoderRuntime | None = None,
     ):
-        if chunk_size <= 0:
-            raise UserError(f"streaming needs a chunk size above 0, got {chunk_size}")
-        check_chunking(chunk_size, left_context_frames)
-        self.encoder = model.encoder.eval()
-        self.encoder.check_chunk_size(chunk_size, left_context_frames)
-        model.eval()
-        self.runtime = runtime or TorchRuntime(self.encoder, chunk_size, left_context_frames)
-        self.searcher = searcher.of_projected() if self.runtime.projects else searcher
+        self.model = model.eval()
         self.chunk_size = chunk_size
         self.left_context_frames = left_context_frames
+        self._check(chunk_size)
+        self.runtime = runtime or TorchRuntime(model.encoder, chunk_size, left_context_frames)
+        self.searcher = searcher.of_projected() if self.runtime.projects else searcher
         self.device = next(model.parameters()).device
-        self.window = geometry.window(chunk_size)
         self._on_frames = on_frames
-        self._states = StateStore(self.runtime.init_state, state_dtype)
+        self._state_dtype = state_dtype
+        self._widths: dict[int, Width] = {}
         self._streams: list[Stream] = []
+
+    @functools.cached_property
+    def weights(self) -> str:
+        """sha256 in hex of the model's weights."""
+        return weights_digest(self.model.state_dict())
 
     @property
     def streams(self) -> list[Stream]:
         """The streams that are not done."""
         return list(self._streams)
 
-    def open(self, key: Hashable = None, snapshot: Snapshot | None = None) -> Stream:
-        """A new stream, or one resumed from ``snapshot``; it takes part in every ``step`` until it is done."""
+    def open(self, key: Hashable = None, snapshot: Snapshot | None = None, chunk_size: int | None = None) -> Stream:
+        """A new stream, or one resumed from ``snapshot``; it takes part in every ``step`` until it is done.
+
+        chunk_size: embed frames of its chunks; None: the recognizer's, or the snapshot's.
+        """
         if snapshot is not None:
             stream = dataclasses.replace(_copy(snapshot.stream), key=key)
-            self._states.set(stream, self._unpack(snapshot.state))
+            state = self._unpack(snapshot.state)
+            self._width(stream.chunk_size).states.set(stream, state)
+            if chunk_size is not None:
+                self.set_chunk_size(stream, chunk_size)
         else:
+            chunk_size = self.chunk_size if chunk_size is None else chunk_size
+            self._width(chunk_size)
             state = self.searcher.start()
             frames = torch.zeros(0, NUM_MEL_BINS, device=self.device)
-            stream = Stream(key, state, OnlineFbank(str(self.device)), self._best(state), frames)
+            stream = Stream(key, state, OnlineFbank(str(self.device)), self._best(state), frames, chunk_size)
         self._streams.append(stream)
         return stream
 
     def snapshot(self, stream: Stream) -> Snapshot:
         """What ``open`` needs to resume ``stream`` as it is now."""
-        state = self._states.get(stream)
+        state = self._width(stream.chunk_size).states.get(stream)
         return Snapshot(_copy(stream), pack_state(self.runtime.init_state() if state is None else state))
+
+    def set_chunk_size(self, stream: Stream, chunk_size: int) -> None:
+        """From its next chunk on, ``stream`` takes chunks of so many embed frames. Nothing is lost or computed again:
+        the state does not depend on the width.
+
+        Raises:
+          UserError: the model or the runtime cannot do it; the stream goes on as before.
+        """
+        if chunk_size == stream.chunk_size:
+            return
+        width = self._width(chunk_size)
+        state = self._width(stream.chunk_size).states.pop(stream)
+        if state is not None:
+            width.states.set(stream, state)
+        stream.chunk_size = chunk_size
+
+    def restart(self, stream: Stream, reset_encoder: bool = False) -> None:
+        """Begins the next utterance of ``stream`` where its last chunk ended.
+
+        reset_encoder: what comes is recognized as if the stream began there; otherwise the encoder's state and the
+          predictor's context go on.
+        """
+        stream.search_state = self.searcher.restart(stream.search_state, keep_context=not reset_encoder)
+        stream.result, stream.available, stream.begin = self._best(stream.search_state), [], stream.consumed
+        if reset_encoder:
+            self._width(stream.chunk_size).states.drop(stream)
 
     def ready(self, stream: Stream) -> bool:
         """Is the stream's next chunk complete (or the last one)?"""
-        return not stream.done and (stream.finished or stream.frames.size(0) >= self.window)
+        return not stream.done and (stream.finished or stream.frames.size(0) >= geometry.window(stream.chunk_size))
 
     @torch.inference_mode()
     def step(self) -> list[Stream]:
-        """One chunk of every stream that is ready, as one batch. Returns the streams that moved or ended."""
+        """One chunk of every stream that is ready, as one batch a width. Returns the streams that moved or ended."""
         moved = [stream for stream in self._streams if stream.done]
-        ready = [stream for stream in self._streams if self.ready(stream)]
-        if ready:
-            self._run(self._states.arrange(ready))
-        moved += ready
+        ready: dict[int, list[Stream]] = {}
+        for stream in self._streams:
+            if self.ready(stream):
+                ready.setdefault(stream.chunk_size, []).append(stream)
+        for chunk_size, streams in ready.items():
+            self._run(self._width(chunk_size), streams)
+            moved += streams
         for stream in moved:
             if stream.done:
-                self._streams.remove(stream)
-                self._states.drop(stream)
+                self.close(stream)
         return moved
 
-    def _run(self, batch: list[Stream]) -> None:
-        features = torch.full((len(batch), self.window, NUM_MEL_BINS), geometry.PADDING_VALUE, device=self.device)
+    def close(self, stream: Stream) -> None:
+        """Forgets ``stream``, done or not."""
+        if stream in self._streams:
+            self._streams.remove(stream)
+            self._width(stream.chunk_size).states.drop(stream)
+
+    def _run(self, width: Width, streams: list[Stream]) -> None:
+        batch = width.states.arrange(streams)
+        window = geometry.window(batch[0].chunk_size)
+        features = torch.full((len(batch), window, NUM_MEL_BINS), geometry.PADDING_VALUE, device=self.device)
         lengths = []
         for row, stream in zip(features, batch):
-            frames = stream.frames[: self.window]
+            frames = stream.frames[:window]
             row[: frames.size(0)] = frames
             lengths.append(frames.size(0))
-        state = self._states.take()
-        output = self.runtime.step(features, torch.tensor(lengths), state)
-        self._states.put(output.state)
+        output = width.runtime.step(features, torch.tensor(lengths), width.states.take())
+        width.states.put(output.state)
         # A row whose model has overflowed must not stop the others.
         sound = output.frames.isfinite().flatten(1).all(1).tolist()
         healthy = []
@@ -222,17 +279,30 @@ class StreamingRecognizer:
             old = list(zip(stream.result.tokens, stream.result.timestamps))
             new = list(zip(best.tokens, best.timestamps))
             same = next((i for i, (a, b) in enumerate(zip(old, new)) if a != b), min(len(old), len(new)))
-            seen = samples_for_frames(stream.consumed + self.window) / SAMPLING_RATE
+            seen = samples_for_frames(stream.consumed + geometry.window(stream.chunk_size)) / SAMPLING_RATE
             now = min(seen, stream.duration) if stream.finished else seen
             stream.available[same:] = [now] * (len(new) - same)
             stream.result = best
 
     def _advance(self, stream: Stream) -> None:
-        consumed = geometry.STRIDE * self.chunk_size
+        consumed = geometry.STRIDE * stream.chunk_size
         stream.frames = stream.frames[consumed:]
         stream.consumed += consumed
         if stream.finished and stream.frames.size(0) < geometry.MINIMUM:
             stream.done = True
+
+    def _width(self, chunk_size: int) -> Width:
+        if chunk_size not in self._widths:
+            self._check(chunk_size)
+            runtime = self.runtime if chunk_size == self.chunk_size else self.runtime.of_width(chunk_size)
+            self._widths[chunk_size] = Width(runtime, StateStore(runtime.init_state, self._state_dtype))
+        return self._widths[chunk_size]
+
+    def _check(self, chunk_size: int) -> None:
+        if chunk_size <= 0:
+            raise UserError(f"streaming needs a chunk size above 0, got {chunk_size}")
+        check_chunking(chunk_size, self.left_context_frames)
+        self.model.encoder.check_chunk_size(chunk_size, self.left_context_frames)
 
     def _best(self, search_state: SearchState) -> Hypothesis:
         return self.searcher.result(search_state)[0]

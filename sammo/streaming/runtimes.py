@@ -30,6 +30,10 @@ class EncoderRuntime(Protocol):
         """The state of one stream that has not begun, a tree of tensors as :mod:`sammo.encoder.state` takes them."""
         ...
 
+    def of_width(self, chunk_size: int) -> EncoderRuntime:
+        """The same for chunks of so many embed frames, with states of the same form; UserError where it cannot."""
+        ...
+
     def step(self, features: Tensor, lengths: Tensor, state: Any) -> EncoderOutput:
         """features (N, window, 80), lengths (N,) of them on the CPU, the streams' states -> frames, lengths, states."""
         ...
@@ -51,6 +55,9 @@ class TorchRuntime:
 
     def init_state(self) -> Any:
         return self.encoder.init_state(1, self.left_context_frames, device=self.device)
+
+    def of_width(self, chunk_size: int) -> TorchRuntime:
+        return TorchRuntime(self.encoder, chunk_size, self.left_context_frames)
 
     def step(self, features: Tensor, lengths: Tensor, state: Any) -> EncoderOutput:
         left = self.left_context_frames
@@ -84,6 +91,11 @@ class OnnxRuntime:
 
     def init_state(self) -> Tensor:
         return torch.zeros(1, sum(self.layout))
+
+    def of_width(self, chunk_size: int) -> OnnxRuntime:
+        if chunk_size != self.chunk_size:
+            raise UserError(f"this export runs chunks of {self.chunk_size} frames only, not {chunk_size}")
+        return self
 
     def step(self, features: Tensor, lengths: Tensor, state: Tensor) -> EncoderOutput:
         hidden, cell = self.layout.split(state)

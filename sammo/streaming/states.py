@@ -57,6 +57,12 @@ class StateStore:
         self._parked.pop(stream, None)
         self._members = [None if member is stream else member for member in self._members]
 
+    def pop(self, stream: Hashable) -> EncoderState | None:
+        """The state of a stream, which is forgotten here; None where it has none yet."""
+        state = self.get(stream)
+        self.drop(stream)
+        return state
+
     def get(self, stream: Hashable) -> EncoderState | None:
         """A copy of the state of one stream, batch size 1, as it is kept; None for a stream that has none yet."""
         if stream in self._parked:
