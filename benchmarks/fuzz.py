@@ -34,10 +34,12 @@ from typing import Any, Callable
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from fuzz_families import FAMILIES, Family  # noqa: E402
+from fuzz_families import DATA_FAMILIES, Family  # noqa: E402
+from fuzz_models import MODEL_FAMILIES  # noqa: E402
 
 from sammo.errors import OUTSIDE, UserError, run_main  # noqa: E402
 
+FAMILIES: dict[str, Callable[[Path], Family]] = {**DATA_FAMILIES, **MODEL_FAMILIES}
 OUTCOMES = ("accepted", "refused", "traceback", "hang", "crash", "executed", "wrong")
 BAD = OUTCOMES[2:]
 BATCH = 50  # cases a child process runs before the next one is forked

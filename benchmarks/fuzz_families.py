@@ -361,7 +361,7 @@ class Options(Family):
         return None
 
 
-FAMILIES: dict[str, Callable[[Path], Family]] = {
+DATA_FAMILIES: dict[str, Callable[[Path], Family]] = {
     "audio": Audio,
     "manifests": Manifests,
     "results": Results,

@@ -11,6 +11,17 @@ from typing import Callable
 # What is wrong with the disk, its permissions or a path that was given, and not with the program.
 OUTSIDE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE}
 OUTSIDE |= {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+# What code raises over values that are not those it was written for; for readers of files that others may have written.
+DAMAGE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    MemoryError,
+)
 LONGEST_LINE = 2000  # characters of an error
 
 

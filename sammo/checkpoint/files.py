@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import shutil
 import zipfile
 from pathlib import Path
@@ -90,6 +91,8 @@ def read_checkpoint(path: str | Path, parts: tuple[str, ...] = EVERYTHING) -> Ch
         raise
     except Exception as error:  # torch.load has no common error for damaged files
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's own advice is to let the code run
+            reason = "it holds more than tensors, numbers and text, or something else than it says"
         raise UserError(f"checkpoint {path} is damaged or no checkpoint ({reason})") from error
     return from_content(content, path, parts)
 
@@ -128,9 +131,17 @@ def newest_checkpoint(exp_dir: Path, parts: tuple[str, ...] = EVERYTHING) -> tup
 
 
 def _verify(path: Path, whole: bool) -> None:
-    """Compares the archive's own checksums, which torch does not: of all, or of all but the tensors."""
+    """Compares the archive's own checksums, which torch does not: of all, or of all but the tensors.
+
+    Torch compresses nothing, and no two of its records lie in the same place: what says otherwise could be larger than
+    any disk.
+    """
     with zipfile.ZipFile(path) as archive:
-        for record in archive.infolist():
+        records = archive.infolist()
+        stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
+        if not stored or sum(record.file_size for record in records) > path.stat().st_size:
+            raise zipfile.BadZipFile("its records are not those that train.py writes")
+        for record in records:
             if whole or "/data/" not in record.filename:
                 with archive.open(record) as file:
                     while file.read(1 << 20):

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sammo.checkpoint.averaging import average_between, average_states
 from sammo.checkpoint.directory import batch_path, epoch_path, list_checkpoints, listing
 from sammo.checkpoint.files import newest_checkpoint, read_checkpoint
 from sammo.checkpoint.schema import Checkpoint, Weights, weights_digest
-from sammo.errors import UserError
-from sammo.transducer import Transducer
+from sammo.errors import DAMAGE, UserError
+from sammo.transducer import ModelConfig, Transducer
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,8 @@ def load_model(
             _check_same(end, checkpoint, file)
         state = average_states([*(checkpoint.model for checkpoint in checkpoints), end.model])
 
-    model = Transducer(end.model_config)
     weights = {name: value.to(torch.float32) for name, value in state.items()}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        problem = " ".join(str(error).split())
-        raise UserError(f"{files[-1]} does not hold the model that it describes: {problem}") from error
-    model.to(device).eval()
+    model = _build(end.model_config, weights, files[-1]).to(device).eval()
     info = ModelInfo(
         encoder=end.model_config.encoder.name,
         preset=end.preset,
@@ -97,6 +93,33 @@ def load_model(
         f"sha256 {weights_digest(weights)[:16]}",
     )
     return model, info
+
+
+def _build(config: ModelConfig, weights: Weights, path: Path) -> Transducer:
+    """The model that ``path`` describes with the ``weights`` that it holds."""
+    # Up to this size the tensors that do not fit are named.
+    room = (1 << 24) + 2 * sum(value.numel() for value in weights.values())
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal room
+        room -= parameter.numel()
+        if room < 0:
+            raise ValueError("its configuration asks for many more values")
+
+    # Before the values are drawn: a configuration may ask for more than the machine has.
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        model = Transducer(config)
+        model.load_state_dict(weights)
+        strange = next((name for name, value in weights.items() if not value.isfinite().all()), None)
+        if strange is not None:
+            raise ValueError(f"{strange} is not finite, as after a training that diverged; take an earlier checkpoint")
+    except DAMAGE as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path} does not hold the model that it describes: {problem}") from error
+    finally:
+        hook.remove()
+    return model
 
 
 def check_tokenizer(info: ModelInfo, fingerprint: str, lang: str | Path) -> None:

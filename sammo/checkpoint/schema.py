@@ -12,14 +12,15 @@ from typing import Any, Mapping
 import torch
 from torch import Tensor
 
-from sammo.errors import UserError
+from sammo.errors import DAMAGE, UserError
 from sammo.transducer import ModelConfig
 
 Weights = Mapping[str, Tensor]  # by the names of the model's state_dict
 
 # 1: everything in one flat dict, no checksums of weights.
 VERSION = 2
-_FORMAT = re.compile(r"sammo-checkpoint-(\d+)")
+_FORMAT = re.compile(r"sammo-checkpoint-(\d{1,9})")
+_NAME = re.compile(r"[\w.+-]{0,200}")  # of presets, units and transcripts: they become parts of the names of files
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ class _Digests:
 
 # How annotations read in the file; every other one there is a list or a dict.
 _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,), "str": (str,)}
+_INFINITE = float("inf")
+# Numbers that training can have come to; best_valid is infinite before the first validation.
+_BOUNDS = {"average_period": (1, 1 << 40), "best_valid": (-_INFINITE, _INFINITE)}
 
 
 def weights_digest(weights: Weights) -> str:
@@ -139,10 +143,8 @@ def from_content(content: dict[str, Any], path: Path, parts: tuple[str, ...]) ->
             values["training"] = None
         if values["training"] is not None:
             values["training"] = TrainingState(**_fields(TrainingState, values["training"]))
-        if values["average_period"] < 1:
-            raise ValueError(f"its average_period is {values['average_period']}")
         values["model_config"] = ModelConfig.from_dict(values["model_config"])
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except (*DAMAGE, UserError) as error:
         raise UserError(f"checkpoint {path} cannot be used: {error}") from error
     return Checkpoint(**values)
 
@@ -165,13 +167,23 @@ def _fields(schema: type, content: dict[str, Any]) -> dict[str, Any]:
         wanted = _KINDS.get(kind, (list,) if kind.startswith("list") else (dict,))
         if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
             raise ValueError(f"its {field.name} is a {type(value).__name__}, not a {wanted[0].__name__}")
+        if kind == "str" and not _NAME.fullmatch(value):
+            raise ValueError(f"its {field.name} is {value[:80]!r}, no name")
+        if kind in ("int", "float"):
+            least, most = _BOUNDS.get(field.name, (0, 1 << 40))
+            if not least <= value <= most:  # written so that NaN is refused
+                raise ValueError(f"its {field.name} is {str(value)[:20]}")
     return values
 
 
 def _weights(values: dict[str, Any], part: str) -> Weights:
     for name, value in values[part].items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
-            raise ValueError(f"{name} in its {part} is not a tensor")
+            raise ValueError(f"{str(name)[:200]} in its {part} is not a tensor")
+        plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+        # A tensor whose values repeat, by strides of 0, would be as large as it says once it is copied.
+        if not plain or value.dtype.is_complex or value.numel() * value.itemsize > value.untyped_storage().nbytes():
+            raise ValueError(f"{name} in its {part} is no tensor of numbers, all of them in the file")
     return values[part]
 
 

@@ -13,13 +13,19 @@ from sammo.geometry import OUTPUT_DOWNSAMPLING, RATE
 
 LARGEST = 65_536  # of any size, far beyond what has been trained
 MOST = {"num_layers": 200, "vocab_size": 10_000_000, "mamba_expand": 64, "warmup_batches": 1e9}
+_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bool": (bool,), "str": (str,)}
 
 
 def check_sizes(config: Any) -> None:
-    """UserError for a field of a configuration that is not finite or that no memory could hold."""
+    """UserError for a field of a configuration that is of another type, not finite or that no memory could hold."""
     for field in dataclasses.fields(config):
         values, most = getattr(config, field.name), MOST.get(field.name, LARGEST)
+        kinds = _KINDS.get(str(field.type).removeprefix("tuple[").partition(",")[0])  # of its entries
         for value in values if isinstance(values, (tuple, list)) else (values,):
+            if kinds is not None and type(value) not in kinds:
+                raise UserError(
+                    f"model option {field.name} has a {type(value).__name__}, where {kinds[0].__name__} is due"
+                )
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"model option {field.name} is {value}, no number")
             if isinstance(value, (int, float)) and value > most:

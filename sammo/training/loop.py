@@ -16,7 +16,7 @@ from sammo.checkpoint.averaging import AveragedModel
 from sammo.data.dataset import Batch, WaitTimer
 from sammo.data.manifests import Survey
 from sammo.data.tokens import Tokenizer
-from sammo.errors import UserError
+from sammo.errors import DAMAGE, UserError
 from sammo.regularize import load_regularizer_state, regularizer_state, set_batch_count, settle, unsettled
 from sammo.training.budget import Budget
 from sammo.training.config import LOSSES, TrainConfig
@@ -149,7 +149,7 @@ class Trainer:
             raise UserError(f"the checkpoint was trained with {given}: resume so, or --init-from it in a new --exp-dir")
         try:
             self._load_state(checkpoint, training)
-        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        except DAMAGE as error:
             problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise UserError(f"the checkpoint does not fit what train.py keeps in one ({problem})") from error
         if len(training.random) != self.world.size:

@@ -105,6 +105,12 @@ def test_first_version_can_be_read(copy):
         ({"sha256": {}}, "model_avg does not have its checksum"),
         ({"training": {"optimizer": {}}}, "it has no scheduler"),
         ({"training": 3}, "its training is a int, not a dict"),
+        ({"preset": "../../tiny"}, "its preset is '../../tiny', no name"),
+        ({"transcript_mode": "a|b\n"}, "its transcript_mode is .* no name"),
+        ({"epoch": -1}, "its epoch is -1"),
+        ({"model_avg": {"x": torch.zeros(1).expand(1 << 20, 1 << 20)}}, "x in its model_avg is no tensor of numbers"),
+        ({"model_avg": {"x": torch.zeros(2, 2).to_sparse()}}, "x in its model_avg is no tensor of numbers"),
+        ({"model_avg": {"x": torch.zeros(1 << 20, device="meta")}}, "x in its model_avg is no tensor of numbers"),
     ],
 )
 def test_wrong_content_is_one_line(copy, change, message):
@@ -138,6 +144,46 @@ def test_no_tensor_is_taken_from_elsewhere(copy, version):
     with pytest.raises(UserError, match="does not hold the model that it describes: .*frontend") as caught:
         load_model(copy / "epoch-3.pt")
     assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_takes_no_more_memory_than_the_file(copy):
+    """200 layers of the largest width would be 10 TB."""
+    content = torch.load(copy / "epoch-3.pt", weights_only=True)
+    content["model_config"]["encoder"] |= {
+        "encoder_dim": [65536] * 2,
+        "unmasked_dim": [64] * 2,
+        "num_layers": [200] * 2,
+    }
+    torch.save(content, copy / "epoch-3.pt")
+    with pytest.raises(
+        UserError, match="does not hold the model that it describes: its configuration asks for many more"
+    ):
+        load_model(copy / "epoch-3.pt")
+    content["model_config"]["encoder"]["encoder_dim"] = [32, torch.zeros(2)]
+    torch.save(content, copy / "epoch-3.pt")
+    with pytest.raises(UserError, match="epoch-3.pt cannot be used: model option encoder_dim has a Tensor, where int"):
+        load_model(copy / "epoch-3.pt")
+
+
+def test_weights_that_are_not_finite(trained, tmp_path):
+    checkpoint = read_checkpoint(trained / "epoch-3.pt")
+    name = list(checkpoint.model)[3]
+    weights = {**checkpoint.model, name: torch.full_like(checkpoint.model[name], float("nan"))}
+    write_checkpoint(tmp_path / "x.pt", dataclasses.replace(checkpoint, model=weights))
+    with pytest.raises(UserError, match=f"x.pt .*{name} is not finite, as after a training that diverged"):
+        load_model(tmp_path / "x.pt", use_averaged_model=False)
+    load_model(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_zip_bomb_is_not_unpacked(tmp_path, overlap):
+    """2,000 records in the same MiB, or one of zeros that are compressed."""
+    path = tmp_path / "epoch-1.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED if overlap else zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(1 << 20))
+        archive.filelist *= 2000 if overlap else 1
+    with pytest.raises(UserError, match="epoch-1.pt is damaged or no checkpoint .its records are not those"):
+        read_checkpoint(path)
 
 
 def test_weights_alone_cannot_be_resumed(trained, tmp_path):
@@ -219,7 +265,7 @@ def test_no_code_is_run(tmp_path):
             return print, ("code was run",)
 
     torch.save({"format": "sammo-checkpoint-1", "model": Evil()}, tmp_path / "epoch-1.pt")
-    with pytest.raises(UserError, match="damaged or no checkpoint"):
+    with pytest.raises(UserError, match="damaged or no checkpoint .it holds more than tensors, numbers and text"):
         read_checkpoint(tmp_path / "epoch-1.pt")
     torch.save({"model": {}}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="no checkpoint of Sammo"):
