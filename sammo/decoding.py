@@ -20,6 +20,7 @@ from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.device import choose_device
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.state import state_numel
+from sammo.lm import NgramLM, file_digest
 from sammo.options import ModelSource, Results, Search, Speech, WholeChunks, check_chunking, check_threads
 from sammo.progress import progress
 from sammo.scoring import DecodeSetting, has_results, write_results
@@ -137,6 +138,10 @@ def searcher_for(model: Transducer, search: Search, tokenizer: Tokenizer) -> Sea
     path, score = options.pop("hotwords"), options.pop("hotwords_score")
     if path is not None:
         options["context_graph"] = read_hotwords(path, score, tokenizer.encode, tokenizer.unk_id)
+    path = options.pop("lm")
+    if path is not None and search.lm_scale > 0:
+        pieces = [tokenizer.piece(index) for index in range(tokenizer.vocab_size)]
+        options["lm"] = NgramLM(path, pieces, tokenizer.unk_id, next(model.parameters()).device)
     return make_searcher(model, options.pop("decoding_method"), **options)
 
 
@@ -246,6 +251,8 @@ def _unusual(search: Search) -> list[str]:
     found = [f"{name.replace('_', '-')}-{value:g}" for name, value in values.items() if value != usual[name]]
     if search.hotwords is not None:
         found.append(f"hotwords-{hotwords_digest(search.hotwords)}-{search.hotwords_score:g}")
+    if search.lm is not None and search.lm_scale > 0:
+        found.append(f"lm-{file_digest(search.lm)}-{search.lm_scale:g}")
     return found
 
 

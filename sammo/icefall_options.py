@@ -80,13 +80,13 @@ DECODE = (
     Foreign(("use-fp16",), "decoding is in float32; leave it out", NO),
     Foreign(("simulate-streaming",), "--chunk-size -1 decodes whole utterances", YES),
     Foreign(
-        ("num-paths", "nbest-scale", "ngram-lm-scale", "ilme-scale"),
+        ("num-paths", "nbest-scale", "ilme-scale"),
         "fast_beam_search gives its one best path, without n-best lists and graphs of words; leave it out",
     ),
-    Foreign(("use-shallow-fusion",), "commands take no language model; sammo.search.make_searcher does", NO),
+    Foreign(("use-shallow-fusion",), "--lm FILE names an n-gram model in ARPA format, which is all it takes", NO),
     Foreign(
-        ("lm-type", "lm-scale", "lm-exp-dir", "lm-epoch", "lm-avg", "lm-vocab-size"),
-        "commands take no language model; sammo.search.make_searcher does",
+        ("lm-type", "lm-exp-dir", "lm-epoch", "lm-avg", "lm-vocab-size", "tokens-ngram", "backoff-id"),
+        "only n-gram models in ARPA format are fused: --lm FILE --lm-scale X",
     ),
     Foreign(("skip-scoring",), "what is decoded is scored; leave it out", NO),
     Foreign(

@@ -233,6 +233,16 @@ class Search:
     hotwords_score: float = option(
         2.0, "Reward of each token of a hotword, in log-probability.", aliases=("--context-score",)
     )
+    lm: Path | None = option(
+        None, "N-gram model of the units, an ARPA file such as sammo ngram writes; modified_beam_search only."
+    )
+    lm_scale: float = option(
+        0.3, "Weight of its log-probabilities (shallow fusion); 0: none.", aliases=("--ngram-lm-scale",)
+    )
+
+    def __post_init__(self) -> None:
+        """UserError for values that cannot work."""
+        check_range("--lm-scale", self.lm_scale, 0, 10, "it weighs the language model against the sound")
 
 
 @dataclass(frozen=True)

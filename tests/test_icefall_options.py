@@ -62,7 +62,7 @@ def test_what_another_option_does():
         ("decode", "--max-sym-per-frame 3", "at most one symbol a frame"),
         ("decode", "--num-encoder-layers 2,2,3,4,3,2", "read from its checkpoint"),
         ("decode", "--decode-chunk-len 32", "frames of 20 ms: --chunk-size, half as many"),
-        ("decode", "--lm-exp-dir exp/lm", "commands take no language model"),
+        ("decode", "--lm-exp-dir exp/lm", "--lm FILE --lm-scale X"),
         ("streaming_decode", "--encoder-dim 192", "read from its checkpoint"),
         ("streaming_decode", "--pad-feature 0", "a stream always ends with 30 frames of silence"),
     ],

@@ -39,15 +39,13 @@ class Beam(NamedTuple):
         prefix: (M, K) int64 fingerprints of the token sequences, equal where the sequences are.
         context: (M, K, context_size) last symbols.
         nodes: (M, K) states in the context graph.
-        lm_log_probs: (M, K, V) of the next symbol, None without a language model.
-        lm_state: of the language model, (M, K, ...) tensors.
+        lm_state: of the language model, (M, K, ...) tensors; None without one.
     """
 
     score: Tensor
     prefix: Tensor
     context: Tensor
     nodes: Tensor
-    lm_log_probs: Tensor | None
     lm_state: LMState
 
 
@@ -108,12 +106,10 @@ class ModifiedBeamSearch(Searcher):
         score[0] = 0.0
         context = torch.tensor(self.start_context(), device=device).expand(size, -1)
         zeros = torch.zeros(size, dtype=torch.int64, device=device)
-        lm_log_probs, lm_state = None, None
+        lm_state = None
         if self.lm is not None:
-            one_log_probs, one_state = self.lm.score(torch.tensor([self.lm.sos_id], device=device), None)
-            lm_log_probs = one_log_probs.expand(size, -1)
-            lm_state = map_tensors(lambda x: x.expand(size, *x.shape[1:]), one_state)
-        return Beam(score, zeros, context, torch.full_like(zeros, ROOT), lm_log_probs, lm_state)
+            lm_state = map_tensors(lambda x: x.expand(size, *x.shape[1:]), self.lm.start(device))
+        return Beam(score, zeros, context, torch.full_like(zeros, ROOT), lm_state)
 
     @torch.no_grad()
     def advance(self, frames: Tensor, lengths: Tensor, states: list[BeamState]) -> list[BeamState]:
@@ -166,11 +162,9 @@ class ModifiedBeamSearch(Searcher):
         if self.context_graph is not None:
             reward, nodes = self._reward(nodes, symbol, emits)
             score = score + reward
-        lm_log_probs, lm_state = None, None
+        lm_state = map_tensors(lambda x: x[at], beam.lm_state)
         if self.lm is not None:
-            lm_log_probs, lm_state = beam.lm_log_probs[at], map_tensors(lambda x: x[at], beam.lm_state)
-            gain = lm_log_probs.gather(2, symbol.unsqueeze(2)).squeeze(2)
-            score = torch.where(emits, score + self.lm_scale * gain, score)
+            score, lm_state = self._fuse(score, lm_state, symbol, emits)
 
         prefix = beam.prefix[at]
         prefix = torch.where(emits, _extend_prefix(prefix, symbol), prefix)
@@ -183,11 +177,7 @@ class ModifiedBeamSearch(Searcher):
             extended = torch.cat([context[new][:, 1:], last.unsqueeze(1)], dim=1)
             context[new] = extended
             predicted[new] = self.predict(extended)
-            if self.lm is not None:
-                rows_log_probs, rows_state = self.lm.score(last, map_tensors(lambda x: x[new], lm_state))
-                lm_log_probs[new] = rows_log_probs
-                lm_state = map_tensors(lambda x, y: x.index_put(new, y), lm_state, rows_state)
-        return Beam(score, prefix, context, nodes, lm_log_probs, lm_state), predicted, parent, symbol
+        return Beam(score, prefix, context, nodes, lm_state), predicted, parent, symbol
 
     def _reward(self, nodes: Tensor, symbol: Tensor, emits: Tensor) -> tuple[Tensor, Tensor]:
         """Hotword rewards (M, K) of this frame's symbols, and the next nodes."""
@@ -198,6 +188,15 @@ class ModifiedBeamSearch(Searcher):
         reward = torch.tensor([r for r, _ in steps], dtype=torch.float64, device=nodes.device)
         following = torch.tensor([n for _, n in steps], device=nodes.device)
         return reward.view_as(nodes), following.view_as(nodes)
+
+    def _fuse(self, score: Tensor, state: LMState, symbol: Tensor, emits: Tensor) -> tuple[Tensor, LMState]:
+        """Scores (M, K) with what the language model says to this frame's symbols, and its state after them."""
+        new = (emits & (score > -math.inf)).nonzero(as_tuple=True)
+        if not new[0].numel():
+            return score, state
+        log_probs, following = self.lm.step(symbol[new], map_tensors(lambda x: x[new], state))
+        score = score.index_put(new, self.lm_scale * log_probs.to(score.dtype), accumulate=True)
+        return score, map_tensors(lambda x, y: x.index_put(new, y), state, following)
 
     def _collect(
         self,

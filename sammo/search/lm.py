@@ -11,23 +11,21 @@ LMState = Any  # None, a tensor, or a (nested) tuple of tensors; the batch is di
 
 
 class LanguageModel(Protocol):
-    """A model of the next token.
+    """A model of the next token of a sentence, such as :class:`sammo.lm.NgramLM`."""
 
-    Attributes:
-        sos_id: token that starts a sentence.
-    """
+    def start(self, device: torch.device) -> LMState:
+        """The state of one sentence before its first token."""
+        ...
 
-    sos_id: int
-
-    def score(self, tokens: Tensor, state: LMState) -> tuple[Tensor, LMState]:
-        """Read one token per sequence.
+    def step(self, tokens: Tensor, state: LMState) -> tuple[Tensor, LMState]:
+        """Read one token of each of M sentences.
 
         Args:
             tokens: (M,) int64.
-            state: of M sequences; None before ``sos_id``.
+            state: of the M sentences.
 
         Returns:
-            Log-probabilities (M, V) of the token that follows, and the state after ``tokens``.
+            Natural-log probabilities (M,) of the tokens, and the state after them.
         """
         ...
 
