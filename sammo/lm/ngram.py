@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sammo.errors import UserError
-from sammo.lm.arpa import BEGIN, UNKNOWN, Grams, read_arpa
+from sammo.lm.arpa import BEGIN, UNKNOWN, Grams, file_digest, read_arpa
 
 LN10 = math.log(10.0)
 
@@ -39,6 +39,7 @@ class NgramLM:
         if not set(orders[0].units[:, 0].tolist()) - {begin, unknown}:
             raise UserError(f"{path} has none of the {begin} units; a model of words or of other units is of no use here")
         orders[0] = _of_all_units(orders[0], begin, unknown)
+        self.digest = file_digest(path)
         self.width = begin + 1  # units and the beginning
         self.order = len(orders)
         try:
@@ -105,6 +106,11 @@ class NgramLM:
             pending &= ~there
             state = self.links[state]
         return log_probs, following
+
+    def check(self, state: Tensor) -> None:
+        """ValueError for states that are no nodes."""
+        if not 0 <= int(state.min()) <= int(state.max()) < len(self.keys):
+            raise ValueError("its hypotheses stand at n-grams that there are not")
 
 
 def _of_all_units(unigrams: Grams, begin: int, unknown: int) -> Grams:

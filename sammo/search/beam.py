@@ -252,7 +252,7 @@ class ModifiedBeamSearch(Searcher):
 
     def facts(self) -> dict[str, Any]:
         hotwords = "" if self.context_graph is None else self.context_graph.digest()
-        lm = {} if self.lm is None else {"lm": type(self.lm).__name__, "lm_scale": self.lm_scale}
+        lm = {} if self.lm is None else {"lm": self.lm.digest, "lm_scale": self.lm_scale}
         return {**super().facts(), "beam_size": self.beam_size, "hotwords": hotwords, **lm}
 
     def to_tensors(self, state: BeamState) -> dict[str, Tensor]:
@@ -269,11 +269,13 @@ class ModifiedBeamSearch(Searcher):
         nodes = 1 if self.context_graph is None else len(self.context_graph.children)
         if not 0 <= int(beam.nodes.min()) <= int(beam.nodes.max()) < nodes:
             raise ValueError("its hypotheses stand at hotwords that there are not")
+        if self.lm is not None:
+            self.lm.check(beam.lm_state)
         trails = [trail_from(tensors, vocab_size, f".{slot}") for slot in range(self.beam_size)]
         return BeamState(beam, trails, int(tensors["frames"]))
 
 
-REMEMBERED = ("context", "lm_log_probs", "lm_state")  # of a hypothesis, what its next symbols depend on
+REMEMBERED = ("context", "lm_state")  # of a hypothesis, what its next symbols depend on
 
 
 def _remembered(beam: Beam) -> list[LMState]:

@@ -11,7 +11,9 @@ LMState = Any  # None, a tensor, or a (nested) tuple of tensors; the batch is di
 
 
 class LanguageModel(Protocol):
-    """A model of the next token of a sentence, such as :class:`sammo.lm.NgramLM`."""
+    """A model of the next token of a sentence, such as :class:`sammo.lm.NgramLM`; ``digest`` tells models apart."""
+
+    digest: str
 
     def start(self, device: torch.device) -> LMState:
         """The state of one sentence before its first token."""
@@ -27,6 +29,10 @@ class LanguageModel(Protocol):
         Returns:
             Natural-log probabilities (M,) of the tokens, and the state after them.
         """
+        ...
+
+    def check(self, state: LMState) -> None:
+        """ValueError for a state, of the shapes and types of ``start``, that the model cannot be in."""
         ...
 
 

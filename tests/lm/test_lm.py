@@ -236,7 +236,22 @@ def test_chunks_change_nothing(lm):
         state = searcher.start()
         for piece in frames[n : n + 1, :length].split(4, dim=1):
             (state,) = searcher.advance(piece, torch.tensor([piece.shape[1]]), [state])
+            state = searcher.from_tensors(searcher.to_tensors(state))  # as in another process
         assert_same(searcher.result(state, nbest=9), whole[n])
+    assert searcher.facts()["lm"] == lm.digest
+    tensors = searcher.to_tensors(state)
+    (name,) = (name for name in tensors if name.startswith("lm_state"))
+    with pytest.raises(ValueError, match="n-grams that there are not"):
+        searcher.from_tensors({**tensors, name: tensors[name] + len(lm.keys)})
+
+
+def test_a_new_utterance_goes_on_in_the_context_or_begins(lm):
+    model, (frames, lengths) = toy_model(), utterances()
+    searcher = make_searcher(model, "modified_beam_search", 4, lm=lm, lm_scale=0.6)
+    (state,) = searcher.advance(frames[:1], lengths[:1], [searcher.start()])
+    goes_on = searcher.restart(state).beam.lm_state
+    assert set(goes_on.tolist()) <= set(state.beam.lm_state.tolist()) and len(set(goes_on.tolist())) == 1
+    assert searcher.restart(state, keep_context=False).beam.lm_state.equal(searcher.start().beam.lm_state)
 
 
 @pytest.mark.parametrize("command", [decode, streaming_decode, transcribe, parity, memory])
