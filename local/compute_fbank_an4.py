@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from feature_jobs import compute_features
-
 from sammo.corpora import AN4, write_marker
 from sammo.data.manifests import read_cuts, write_cuts
 from sammo.errors import UserError, run_main
+from sammo.preparation.features import compute_features
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ import argparse
 import random
 from pathlib import Path
 
-from feature_jobs import compute_features
 from lhotse import CutSet, RecordingSet
 from lhotse.cut import MonoCut
 from lhotse.recipes.csj import concat_csj_supervisions
@@ -22,6 +21,7 @@ from sammo.corpora import CSJ, write_marker
 from sammo.data.manifests import read_recordings, read_supervisions, write_cuts
 from sammo.errors import UserError, run_main
 from sammo.options import parse_bool
+from sammo.preparation.features import compute_features
 
 PARTS = {
     "eval1": ("eval1",),

@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from feature_jobs import compute_features
 from lhotse import CutSet, RecordingSet
 
 from sammo.data.manifests import read_recordings, write_cuts
 from sammo.errors import UserError, run_main
+from sammo.preparation.features import compute_features
 
 
 def main() -> None:

@@ -42,7 +42,9 @@ def read_arpa(path: Path, ids: Mapping[str, int]) -> list[Grams]:
             return _parse(progress(_lines(file), desc=f"reading {path.name}"), ids)
     except (ValueError, StopIteration) as error:  # a UnicodeDecodeError is a ValueError, too
         reason = str(error) or "it ends early"
-        raise UserError(f"{path} is no whole ARPA language model ({reason}); make it again, sammo ngram does") from error
+        raise UserError(
+            f"{path} is no whole ARPA language model ({reason}); make it again, sammo ngram does"
+        ) from error
 
 
 def _lines(file: IO[str]) -> Iterator[tuple[int, str]]:

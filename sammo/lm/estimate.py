@@ -49,7 +49,9 @@ def write_witten_bell(path: Path, sentences: Iterable[Sequence[str]], units: Seq
     rows = []
     for length, table in enumerate(tables, start=1):
         kept = types[length] if length < order else {}
-        entries = [(gram, math.log10(p), _weight(gram, totals, types) if gram in kept else None) for gram, p in table.items()]
+        entries = [
+            (gram, math.log10(p), _weight(gram, totals, types) if gram in kept else None) for gram, p in table.items()
+        ]
         if length == 1:
             entries.insert(0, ((BEGIN,), NEVER, _weight((BEGIN,), totals, types) if order > 1 else None))
         rows.append(entries)

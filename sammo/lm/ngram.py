@@ -37,7 +37,9 @@ class NgramLM:
         ids = {piece: index for index, piece in enumerate(pieces)}
         orders = read_arpa(path, {**ids, BEGIN: begin, UNKNOWN: unknown})
         if not set(orders[0].units[:, 0].tolist()) - {begin, unknown}:
-            raise UserError(f"{path} has none of the {begin} units; a model of words or of other units is of no use here")
+            raise UserError(
+                f"{path} has none of the {begin} units; a model of words or of other units is of no use here"
+            )
         orders[0] = _of_all_units(orders[0], begin, unknown)
         self.digest = file_digest(path)
         self.width = begin + 1  # units and the beginning

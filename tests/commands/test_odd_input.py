@@ -157,7 +157,7 @@ def flipped(content: bytes, bit: int) -> bytes:
 
 
 def test_flipped_bits_in_a_bpe_model(tmp_path):
-    from train_bpe_model import train
+    from sammo.preparation.units import train_byte_pairs as train
 
     content = train(["あいうえお", "あいあいう", "うえおかき"] * 5, 16)
     path = tmp_path / "bpe.model"

@@ -16,7 +16,6 @@ from add_transcript_mode import add_modes  # noqa: E402
 from fixtures.data import make_corpus
 from fixtures.paths import ROOT
 from make_shar import make_shar  # noqa: E402
-from validate_manifest import validate  # noqa: E402
 
 from sammo.corpora import CSJ
 from sammo.data.datamodule import CsjDataModule, DataConfig
@@ -24,6 +23,7 @@ from sammo.data.manifests import read_cuts, read_recordings, read_records, read_
 from sammo.data.sources import Allowed, check_cut
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
+from sammo.preparation.validation import validate
 from sammo.streaming.decoding import part_cuts
 
 

@@ -81,7 +81,7 @@ def test_absent_or_unreadable(tmp_path):
 
 
 def test_bpe(tmp_path):
-    from train_bpe_model import train
+    from sammo.preparation.units import train_byte_pairs as train
 
     (tmp_path / "bpe.model").write_bytes(train(TEXTS * 20, 40))
     tokenizer = load_tokenizer(tmp_path)
@@ -116,7 +116,7 @@ def test_words_survive_their_own_table(texts):
 
 
 def test_bpe_keeps_spaces_only_where_asked(tmp_path):
-    from train_bpe_model import train
+    from sammo.preparation.units import train_byte_pairs as train
 
     texts = ["RUBOUT G M E F THREE NINE", "THREE THREE NINE", "ENTER NINE", "GO"] * 5
     for name, has_words in (("words", True), ("text", False)):

@@ -177,7 +177,8 @@ def test_witten_bell(tmp_path):
         assert sum(found) == pytest.approx(1.0, abs=1e-5)
     lm = NgramLM(path, UNITS, UNKNOWN)
     assert perplexity(lm, [[1, 2, 3], [1]]) == pytest.approx(
-        math.prod([probability(("<s>",), "a") ** 2, probability(("<s>", "a"), "b"), probability(("a", "b"), "c")]) ** -0.25,
+        math.prod([probability(("<s>",), "a") ** 2, probability(("<s>", "a"), "b"), probability(("a", "b"), "c")])
+        ** -0.25,
         rel=1e-5,
     )
 

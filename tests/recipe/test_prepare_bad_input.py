@@ -10,7 +10,6 @@ import pytest
 import soundfile
 from add_transcript_mode import add_modes  # noqa: E402
 from check_csj import check_corpus  # noqa: E402
-from feature_jobs import compute_features, divide  # noqa: E402
 from fixtures.csj import make_csj, make_musan, sdb_line
 from fixtures.paths import ROOT
 from lhotse import CutSet, Recording
@@ -18,9 +17,10 @@ from lhotse.cut import MonoCut
 from prepare_csj_manifests import prepare  # noqa: E402
 from prepare_musan_manifests import prepare as prepare_musan  # noqa: E402
 from transcript_modes import read_mode, read_modes  # noqa: E402
-from validate_manifest import validate  # noqa: E402
 
 from sammo.errors import UserError
+from sammo.preparation.features import compute_features, divide
+from sammo.preparation.validation import validate
 
 
 @pytest.fixture(scope="module")
