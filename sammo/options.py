@@ -83,6 +83,12 @@ def from_args(schema: type[T], args: argparse.Namespace) -> T:
     return schema(**{name: getattr(args, name) for name in names if hasattr(args, name)})
 
 
+def plain_values(options: Any) -> dict[str, Any]:
+    """The fields of a dataclass of options, paths as text."""
+    values = dataclasses.asdict(options)
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
 def _kind(hint: Any) -> Callable[[str], Any]:
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
     if typing.get_origin(hint) is not tuple and kinds:  # ... | None

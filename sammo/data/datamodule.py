@@ -20,6 +20,7 @@ from sammo.data.shar import SharCuts, shar_manifests
 from sammo.data.sources import SHAR, Allowed
 from sammo.data.tokens import Tokenizer
 from sammo.errors import UserError
+from sammo.options import plain_values
 
 
 def check_units(corpus: Corpus, tokenizer: Tokenizer) -> None:
@@ -60,6 +61,11 @@ class CsjDataModule:
                 bounds=(self.config.min_duration, self.config.max_cut_duration),
             )
         return self._surveys[key]
+
+    def options(self) -> dict[str, Any]:
+        """What decides the training batches, to be kept in checkpoints: options, and a fingerprint of the cuts."""
+        values = {"transcript_mode": self.mode, "train_cuts": self.train_survey().fingerprint}
+        return {**plain_values(self.config), **values}
 
     def audio_seconds(self, epoch: int) -> float:
         """Audio that ``epoch`` trains on."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sammo.errors import UserError
-from sammo.options import MOST_PROCESSES, Runtime, check_range, check_threads, option
+from sammo.options import MOST_PROCESSES, Runtime, check_range, check_threads, option, plain_values
 
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 CTC_SCALE = 0.2  # icefall's
@@ -33,6 +33,11 @@ class TrainConfig(Runtime):
     init_avg: int = option(1, "Checkpoints of --init-from to average; 0: its weights as training left them.")
     freeze: tuple[str, ...] = option(
         (), "Parts that are not trained: frontend, mixer, encoder (with both), predictor, joiner, or names of modules."
+    )
+    may_change: tuple[str, ...] = option(
+        (),
+        "Options that a resumed training may have otherwise than it began: base-lr,max-duration. All that decide what it "
+        "learns are compared with its checkpoint; train-cuts stands for the cuts themselves.",
     )
     max_steps: int = option(0, "Stop after as many batches in all, resumed ones counted in; 0: no limit.")
     time_budget_minutes: float = option(0.0, "Stop after so much training time, earlier runs counted in; 0: no limit.")
@@ -123,8 +128,7 @@ class TrainConfig(Runtime):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only, to be kept in checkpoints."""
-        values = dataclasses.asdict(self)
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        return plain_values(self)
 
     def loss_scales(self, batch: int) -> tuple[float, float, float]:
         """Weights of the simple, the pruned and the CTC loss: the simple one teaches the pruning first."""

@@ -25,6 +25,7 @@ from sammo.training.guard import Guard, first_overflow, watch
 from sammo.training.optimization import Optimization
 from sammo.training.randomness import draw_chunk, random_state, seed_everything, set_random_state
 from sammo.training.report import RunReport, Step
+from sammo.training.resuming import check_options
 from sammo.training.signals import StopRequest
 from sammo.training.validation import validate
 from sammo.transducer import ModelConfig, Transducer
@@ -69,6 +70,7 @@ class Trainer:
       model: on the world's device.
       facts: kept in checkpoints beside the model: "preset", "transcript_mode".
       batch_seconds: audio in a batch of one process at most, to count batches in reference batches.
+      data_options: kept in checkpoints beside those of ``config``, and compared with them by a run that resumes.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Trainer:
         stop: StopRequest,
         facts: dict[str, str],
         batch_seconds: float,
+        data_options: dict[str, Any] | None = None,
     ) -> None:
+        self.options = {**config.to_dict(), **(data_options or {})}
         self.config, self.model, self.data, self.tokenizer = config, model, data, tokenizer
         self.world, self.stop, self.facts = world, stop, facts
         self.adjust = batch_seconds * world.size / config.ref_duration
@@ -116,7 +120,7 @@ class Trainer:
             best_valid=self.best_valid,
             skipped=self.guard.skipped,
             wall_seconds=self.budget.wall_seconds,
-            options=self.config.to_dict(),
+            options=self.options,
         )
         return self._weights(epoch_done, training)
 
@@ -137,16 +141,13 @@ class Trainer:
         )
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Resumes where ``checkpoint`` was saved. UserError where it belongs to another model or other units."""
+        """Resumes where ``checkpoint`` was saved. UserError where it is of another model, other units or options."""
         check_same_model(checkpoint, self.model.config, self.tokenizer.fingerprint)
         training = checkpoint.training
         if training is None:
             problem = "the checkpoint holds a model and no state of training: it can be decoded, not resumed"
             raise UserError(f"{problem}; --init-from begins a new training with its weights")
-        frozen = tuple(training.options.get("freeze", ()))
-        if set(frozen) != set(self.config.freeze):
-            given = f"--freeze {','.join(frozen)}" if frozen else "nothing frozen"
-            raise UserError(f"the checkpoint was trained with {given}: resume so, or --init-from it in a new --exp-dir")
+        check_options(training.options, self.options, self.config.may_change)
         try:
             self._load_state(checkpoint, training)
         except DAMAGE as error:

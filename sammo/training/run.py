@@ -8,6 +8,7 @@ import os
 import time
 from contextlib import nullcontext
 from itertools import islice
+from typing import Any
 
 import torch
 
@@ -57,7 +58,8 @@ def run(model_options: ModelOptions, config: TrainConfig, data_config: DataConfi
             model_config = model_options.to_config(tokenizer.vocab_size, tokenizer.blank_id, use_ctc)
             data = CsjDataModule(data_config, tokenizer)
             facts = {"preset": model_options.preset, "transcript_mode": data.mode}
-            train(config, model_config, data, tokenizer, world, stop, facts, data_config.max_duration)
+            seconds, options = data_config.max_duration, data.options()
+            train(config, model_config, data, tokenizer, world, stop, facts, seconds, options)
         except RuntimeError as error:
             line = lost_connection(world, error)
             if line is None:
@@ -78,6 +80,7 @@ def train(
     stop: StopRequest,
     facts: dict[str, str],
     batch_seconds: float,
+    data_options: dict[str, Any] | None = None,
 ) -> Trainer:
     """Trains, from the checkpoint that ``config`` asks for; see :class:`Trainer` for the arguments."""
     start = time.monotonic()
@@ -95,7 +98,7 @@ def train(
     elif config.init_from is not None:
         init_from(model, config.init_from, config.init_avg, tokenizer.fingerprint)
     freeze(model, config.freeze)
-    trainer = Trainer(config, model, data, tokenizer, world, stop, facts, batch_seconds)
+    trainer = Trainer(config, model, data, tokenizer, world, stop, facts, batch_seconds, data_options)
     count = sum(parameter.numel() for parameter in model.parameters())
     logging.info(
         f"{model_config.encoder.name} {facts['preset']}: {count:,} parameters, {tokenizer.vocab_size} output units, "

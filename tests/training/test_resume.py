@@ -115,7 +115,15 @@ def train(exp_dir, options, *more):
 def test_nothing_left_to_do(whole, options):
     before = {path: path.stat().st_mtime_ns for path in whole.glob("*.pt")}
     assert train(whole, options) == 0
+    others = "--num-epochs 9 --log-interval 7 --save-every-n 5 --num-workers 0 --valid-interval 3 --loss-engine native"
+    assert train(whole, options, *others.split()) == 0
     assert before == {path: path.stat().st_mtime_ns for path in whole.glob("*.pt")}
+
+
+def test_other_cuts_in_the_manifests(whole, options, tmp_path):
+    make_corpus(tmp_path, train=35, valid=3)
+    with pytest.raises(UserError, match="the training cuts .train-cuts. were others than those in the manifests now"):
+        train(whole, options, "--manifest-dir", tmp_path / "fbank")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +136,12 @@ def test_nothing_left_to_do(whole, options):
         (["--start-epoch", "1"], r"holds \d newer checkpoints \(.*\): move them away, or leave --start-epoch out"),
         (["--start-batch", "77"], r"no checkpoint .*checkpoint-77.pt; there are checkpoint-"),
         (["--start-epoch", "9"], r"no checkpoint .*epoch-8.pt; there are checkpoint-"),
-        (["--max-steps", "99", "--num-epochs", "3", "--max-duration", "9"], "inside an epoch with max_duration 8"),
+        (["--max-steps", "99", "--num-epochs", "3", "--max-duration", "9"], "options: --max-duration was 8.0, is 9.0"),
+        (
+            ["--max-steps", "99", "--num-epochs", "3", "--max-duration", "9", "--may-change", "max-duration"],
+            "inside an epoch with max_duration 8",
+        ),
+        (["--base-lr", "0.01", "--data-seed", "5"], "--base-lr was 0.045, is 0.01; --data-seed was 0, is 5. Give what"),
         (["--lang", "/nowhere"], "no language directory /nowhere"),
     ],
 )
