@@ -21,7 +21,7 @@ data_dir=data
 perturb_speed=true
 mode_files="$local/conf/fluent.ini $local/conf/disfluent.ini $local/conf/number.ini"
 transcript_mode=fluent
-lang_type="char bpe"
+lang_type=
 vocab_sizes=
 shar=false
 shard_size=1000
@@ -61,7 +61,7 @@ Options:
   --perturb-speed true|false  also compute the 0.9 and 1.1 speed copies (default: true)
   --mode-files "FILE ..."     transcript-mode files (default: local/conf/{fluent,disfluent,number}.ini)
   --transcript-mode MODE      the mode that BPE, validation and statistics read (default: fluent)
-  --lang-type "char bpe"      which units to make (default: both)
+  --lang-type "char bpe"      which units to make (default: char, the corpus's)
   --vocab-sizes "N ..."       BPE vocabularies (default: 5000, for the small corpus 1000)
   --shar true|false           run stage 10, too (default: false)
   --shard-size N              cuts in a shard (default: 1000)
@@ -104,6 +104,7 @@ done
 for name in perturb_speed shar; do
   [[ ${!name} =~ ^(true|false)$ ]] || die "--${name//_/-} must be true or false, got '${!name}'"
 done
+lang_type=${lang_type:-$("$python" -m sammo.corpora unit csj)}
 for unit in $lang_type; do
   [[ $unit =~ ^(char|bpe)$ ]] || die "--lang-type knows char and bpe, got '$unit'"
 done
@@ -173,7 +174,7 @@ for file in "${mode_list[@]}"; do
   [ -f "$file" ] || die "no transcript-mode file $file"
 done
 cuts=()
-for part in eval1 eval2 eval3 excluded valid train; do cuts+=("$fbank/csj_cuts_$part.jsonl.gz"); done
+for part in $("$python" -m sammo.corpora parts csj); do cuts+=("$fbank/csj_cuts_$part.jsonl.gz"); done
 train=("$fbank/csj_cuts_train.jsonl.gz")
 if [ "$perturb_speed" = true ]; then
   for speed in 0.9 1.1; do

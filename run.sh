@@ -57,7 +57,7 @@ done
 chunks=16,32,64,128
 lefts=16,32,64,128,256  # 32 keeps as many bytes as Sammo does
 memory_chunks=16,64
-parts=valid,eval1,eval2,eval3
+parts=valid,tests
 # Thousands of steps instead of hundreds of thousands: all that the recipe spreads over its training happens sooner, short
 # cuts come first and none is left out, and CTC beside the transducer loss makes the encoder listen from the beginning.
 budget=(--max-duration 12 --min-duration 0 --max-cut-duration 0 --curriculum 2:2 --ctc-loss-scale 1 --base-lr 0.03

@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 import torch
 
+from sammo.corpora import CSJ
 from sammo.data.config import DataConfig
 from sammo.data.features import collate_on_the_fly, collate_precomputed, make_extractor
 from sammo.data.manifests import read_cuts, survey_manifests
@@ -273,7 +274,7 @@ class Results(Family):
             checkpoint="epoch-3", experiment=str(directory), transcript_mode="fluent",
         )  # fmt: skip
         rows = [("a", TEXT, "あいえお", [0.1]), ("b", "かき", "かきく", [0.1, 0.2])]
-        write_results(directory / "seed", setting, "eval1", rows, {"delay": 1.0}, corpus="csj", failed={"b": "gone"})
+        write_results(directory / "seed", setting, "eval1", rows, {"delay": 1.0}, corpus=CSJ, failed={"b": "gone"})
         [path] = (directory / "seed").glob("cer-*.json")
         self.record = json.loads(path.read_text(encoding="utf-8"))
 

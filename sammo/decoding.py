@@ -196,8 +196,7 @@ def _decode_part(
     results = decode_batches(model, searcher, batches, tokenizer, list(settings), tail)
     seconds = time.monotonic() - begin
     for chunking, decoded in results.items():
-        corpus = data.corpus
-        rates = write_results(res_dir, settings[chunking], part, decoded, metric=corpus.metric, corpus=corpus.name)
+        rates = write_results(res_dir, settings[chunking], part, decoded, corpus=data.corpus)
         logging.info(
             f"{part}, chunk {chunking.chunk_size}, left context {chunking.left_context_frames}: "
             f"{', '.join(map(str, rates))}, {len(decoded)} utterances"

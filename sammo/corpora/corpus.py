@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable
+from typing import Any, Iterable
 
 from sammo.errors import UserError
 from sammo.files import atomic_write
 
-MARKER = "corpus.json"  # in the manifest directory: {"corpus": NAME}, written by prepare.sh
+MARKER = "corpus.json"  # in the manifest directory: {"corpus": NAME or the value}, written by the preparation
+METRICS, UNITS = ("CER", "WER"), ("char", "bpe")
+_NAME = re.compile(r"[\w+-][\w.+-]{0,99}")
+_MANIFEST = re.compile(r"[\w.+-]*\{part\}[\w.+-]*")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,10 @@ class Corpus:
         """The cut manifest of ``part``, or of a speed-perturbed copy such as "train_sp0.9"."""
         return Path(manifest_dir) / self.manifest.format(part=part)
 
+    def to_json(self) -> str | dict[str, Any]:
+        """The name of a corpus that every Sammo knows, or all of another one's value."""
+        return self.name if CORPORA.get(self.name) == self else dataclasses.asdict(self)
+
 
 CSJ = Corpus(
     name="csj",
@@ -71,6 +80,11 @@ AN4 = Corpus(name="an4", tests=("test",), manifest="an4_cuts_{part}.jsonl.gz", m
 CORPORA = {corpus.name: corpus for corpus in (CSJ, AN4)}
 
 
+def own_corpus(name: str, tests: Iterable[str], has_words: bool, unit: str) -> Corpus:
+    """Recordings of one's own as ``sammo prepare`` writes them."""
+    return Corpus(name, tuple(tests), "cuts_{part}.jsonl.gz", unit=unit, metric="WER" if has_words else "CER")
+
+
 def corpus_named(name: str) -> Corpus:
     """The corpus called ``name``; UserError with the choices for a name that is not there."""
     if name not in CORPORA:
@@ -78,25 +92,43 @@ def corpus_named(name: str) -> Corpus:
     return CORPORA[name]
 
 
+def from_json(value: Any) -> Corpus:
+    """The inverse of :meth:`Corpus.to_json`; ValueError for what is none."""
+    if isinstance(value, str):
+        try:
+            return corpus_named(value)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+    lists = {item.name for item in dataclasses.fields(Corpus) if str(item.type).startswith("tuple")}
+    names = {item.name for item in dataclasses.fields(Corpus)}
+    if not isinstance(value, dict) or not {"name", "tests", "manifest"} <= value.keys() <= names:
+        raise ValueError("it describes no corpus")
+    corpus = Corpus(**{name: tuple(item) if name in lists else item for name, item in value.items()})
+    listed = (corpus.name, *corpus.parts, *corpus.modes, *filter(None, [corpus.default_mode]))
+    if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in listed):
+        raise ValueError("its name or one of its parts or modes is no word")
+    if corpus.metric not in METRICS or corpus.unit not in UNITS or not _MANIFEST.fullmatch(corpus.manifest):
+        raise ValueError("its metric, unit or manifest is none")
+    return corpus
+
+
 def find_corpus(manifest_dir: str | Path, name: str | None = None) -> Corpus:
     """The corpus called ``name``, or without a name the one that ``manifest_dir`` was prepared from, or else CSJ."""
     marker = Path(manifest_dir) / MARKER
-    if name:
-        return corpus_named(name)
+    if name in CORPORA:
+        return CORPORA[name]
     if not marker.is_file():
-        return CSJ
+        return corpus_named(name) if name else CSJ
     try:
-        found = json.loads(marker.read_text(encoding="utf-8"))["corpus"]
+        found = from_json(json.loads(marker.read_text(encoding="utf-8"))["corpus"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{marker} is damaged ({error!r}); run prepare.sh again or pass --corpus") from error
-    try:
-        return corpus_named(found)
-    except UserError as error:
-        raise UserError(f"{marker}: {error}") from error
+        reason = error if isinstance(error, ValueError) else repr(error)
+        raise UserError(f"{marker} is damaged ({reason}); prepare the corpus again or pass --corpus") from error
+    return found if not name or found.name == name else corpus_named(name)
 
 
 def write_marker(manifest_dir: str | Path, corpus: Corpus) -> None:
     """Notes in ``manifest_dir`` that ``corpus`` was prepared into it."""
     with atomic_write(Path(manifest_dir) / MARKER) as file:
-        json.dump({"corpus": corpus.name}, file)
+        json.dump({"corpus": corpus.to_json()}, file)
         file.write("\n")

@@ -10,7 +10,7 @@ from statistics import stdev
 from typing import Sequence
 
 from sammo import geometry
-from sammo.corpora import CSJ, Corpus, corpus_named
+from sammo.corpora import CSJ, Corpus
 from sammo.errors import UserError
 from sammo.files import atomic_write
 from sammo.scoring import figures
@@ -209,8 +209,6 @@ def write_report(
     average_at: chunk and left context at which one average is chosen for all settings; None: each setting has its own.
     pool: makes one row of seeds, see :func:`sammo.scoring.table.pool_seeds`.
     """
-    if corpus_name:
-        corpus_named(corpus_name)
     found = {result.path.resolve(): result for directory in directories for result in read_results(directory)}
     corpus, results = choose_corpus(list(found.values()), corpus_name)
     reset = resets(memory, corpus.metric)

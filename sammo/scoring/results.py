@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
+from sammo.corpora import Corpus, from_json
 from sammo.errors import UserError
 from sammo.files import atomic_write
 from sammo.scoring.cer import (
@@ -102,8 +103,8 @@ class DecodeSetting:
 class PartResult(NamedTuple):
     """One part at one setting, as read back from its JSON file.
 
-    counts: one an utterance, by metric: always "CER", also "WER" where the corpus is scored by words. corpus: its name,
-    "" where the file does not say. failed: why, by cut id, for utterances that were given up.
+    counts: one an utterance, by metric: always "CER", also "WER" where the corpus is scored by words. corpus: None
+    where the file does not say. failed: why, by cut id, for utterances that were given up.
     """
 
     setting: DecodeSetting
@@ -112,7 +113,7 @@ class PartResult(NamedTuple):
     counts: dict[str, list[Counts]]
     extra: dict[str, Any]
     path: Path
-    corpus: str = ""
+    corpus: Corpus | None = None
     failed: Mapping[str, str] = {}
 
     def rate(self, metric: str = "CER") -> float:
@@ -126,8 +127,7 @@ def write_results(
     part: str,
     results: Iterable[tuple[str, str, str, Sequence[float]]],
     extra: dict[str, Any] | None = None,
-    metric: str = "CER",
-    corpus: str = "",
+    corpus: Corpus | None = None,
     failed: Mapping[str, str] | None = None,
 ) -> list[ErrorSummary]:
     """Score a decoded part and write its files, each whole or not at all.
@@ -136,15 +136,17 @@ def write_results(
       res_dir: made if it is missing.
       setting: how the part was decoded.
       part: "eval1", "valid", ...
-      metric, corpus: "WER" also counts words and writes recogs- and errs- in them; the corpus's name is noted.
+      corpus: is noted; one that is scored by words has its words counted, too, and recogs- and errs- in them. None:
+        characters.
       results: (cut id, reference, hypothesis, time of each token in seconds).
       extra: further JSON values worth keeping (delays of tokens, for instance).
       failed: why, by cut id, for those of ``results`` that were given up. They count as they are, the part as not
         decoded: the next run decodes it again, and reports mark it.
 
     Returns:
-      The error rates, that of ``metric`` first.
+      The error rates, that of the corpus first.
     """
+    metric = "CER" if corpus is None else corpus.metric
     res_dir = Path(res_dir)
     res_dir.mkdir(parents=True, exist_ok=True)
     results = sorted(results)
@@ -167,7 +169,13 @@ def write_results(
         for line in error_lines(results, summaries[0]):
             print(line, file=file)
     made_by = {**dataclasses.asdict(setting), "experiment": _stored(res_dir, setting.experiment)}
-    record = {"format": FORMAT, "corpus": corpus, "part": part, "setting": made_by, "failed": failed}
+    record = {
+        "format": FORMAT,
+        "corpus": corpus and corpus.to_json(),
+        "part": part,
+        "setting": made_by,
+        "failed": failed,
+    }
     for summary in summaries:
         kind = summary.metric.lower()
         with atomic_write(res_dir / f"{kind}-summary-{name}.txt") as file:
@@ -273,9 +281,8 @@ def read_result(path: Path) -> PartResult:
                     raise ValueError(f"other utterances in {key}")
                 counts[metric] = [_counts(values) for values in record[key].values()]
                 _check_rate(metric, record[metric.lower()], error_rate(total(counts[metric])))
-        setting, corpus = _setting(record["setting"]), record.get("corpus", "")
-        if not isinstance(corpus, str):
-            raise ValueError(f"corpus {corpus!r}")
+        setting = _setting(record["setting"])
+        corpus = from_json(record["corpus"]) if record.get("corpus") else None
         if setting.experiment:
             setting = dataclasses.replace(setting, experiment=str((path.parent / setting.experiment).resolve()))
         return PartResult(setting, part, list(utterances), counts, extra, path, corpus, failed)

@@ -101,16 +101,17 @@ def choose_corpus(results: Sequence[PartResult], name: str | None = None) -> tup
 
     Raises UserError where there are results of several, none of the one that is named, or none by its metric.
     """
-    by_corpus: dict[str, list[PartResult]] = defaultdict(list)
+    by_corpus: dict[Corpus, list[PartResult]] = defaultdict(list)
     for result in results:
-        by_corpus[result.corpus or CSJ.name].append(result)  # results of earlier versions are CSJ's
-    if not name and len(by_corpus) > 1:
-        raise UserError(f"these are results on {', '.join(sorted(by_corpus))}; choose one by --corpus")
-    corpus = corpus_named(name or next(iter(by_corpus)))
-    found = by_corpus[corpus.name]
-    if not found:
-        others = ", ".join(sorted(by_corpus.keys() - {corpus.name}))
-        raise UserError(f"no results on {corpus.name} here, only on {others}")
+        by_corpus[result.corpus or CSJ].append(result)  # results of earlier versions are CSJ's
+    chosen = [corpus for corpus in by_corpus if name in (None, "", corpus.name)]
+    listed = ", ".join(sorted(corpus.name for corpus in by_corpus))
+    if name and not chosen:
+        raise UserError(f"no results on {corpus_named(name).name} here, only on {listed}")
+    if len(chosen) > 1:
+        raise UserError(f"these are results on {listed}; choose one by --corpus, or name fewer directories")
+    [corpus] = chosen
+    found = by_corpus[corpus]
     for result in found:
         if corpus.metric not in result.counts:
             raise UserError(f"{result.path} has no {corpus.metric}; decode again with --force")

@@ -227,7 +227,7 @@ def _report(
     extra = {"delay_seconds": delays, "audio_seconds": audio, "wall_seconds": elapsed}
     scored = [(result.cut_id, result.reference, result.hypothesis, result.timestamps) for result in results]
     failed = {result.cut_id: result.error for result in results if result.error is not None}
-    rates = write_results(res_dir, setting, part, scored, extra, corpus.metric, corpus.name, failed)
+    rates = write_results(res_dir, setting, part, scored, extra, corpus, failed)
     line = f"{part}, {setting.suffix}: {', '.join(map(str, rates))}"
     if delays["tokens"]:
         line += f", delay {delays['mean']:.2f} s (median {delays['p50']:.2f}, 90 % {delays['p90']:.2f})"

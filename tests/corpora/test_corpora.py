@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import json
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 from fixtures.an4 import ROOT
 
 from sammo.corpora import AN4, CORPORA, CSJ, Corpus, corpus_named, find_corpus, write_marker
+from sammo.corpora.__main__ import main as corpora_main
 from sammo.data.config import DataConfig
 from sammo.data.datamodule import CsjDataModule
 from sammo.data.tokens import CharTokenizer, character_table
@@ -39,14 +41,33 @@ def test_the_corpus_is_the_one_named_or_prepared_or_csj(tmp_path):
     assert find_corpus(tmp_path) is CSJ
     write_marker(tmp_path, AN4)
     assert find_corpus(tmp_path) is AN4 and find_corpus(tmp_path, "csj") is CSJ
-    write_marker(tmp_path, Corpus("librispeech", ("test-clean",), "{part}.jsonl.gz"))
-    with pytest.raises(UserError, match="corpus.json: unknown corpus 'librispeech'; it is one of csj, an4"):
-        find_corpus(tmp_path)
-    for content in ("", "[]", "{}", '"an4"'):
+    other = Corpus("librispeech", ("test-clean", "test-other"), "{part}.jsonl.gz", unit="bpe", metric="WER")
+    write_marker(tmp_path, other)
+    assert find_corpus(tmp_path) == find_corpus(tmp_path, "librispeech") == other
+    with pytest.raises(UserError, match="unknown corpus 'ted'"):
+        find_corpus(tmp_path, "ted")
+    wrong = [{"metric": "XER"}, {"unit": 1}, {"manifest": "../{part}"}, {"tests": ["a/b"]}, {"parts": []}, {"name": ""}]
+    contents = [json.dumps({"corpus": {**other.to_json(), **change}}) for change in wrong]
+    for content in ("", "[]", "{}", '"an4"', '{"corpus": "ted"}', '{"corpus": {"name": "x"}}', *contents):
         (tmp_path / "corpus.json").write_text(content)
         with pytest.raises(UserError, match="corpus.json is damaged"):
             find_corpus(tmp_path)
         assert find_corpus(tmp_path, "an4") is AN4
+
+
+@pytest.mark.parametrize(
+    "words, printed",
+    [
+        (["parts", "csj"], "train valid eval1 eval2 eval3 excluded"),
+        (["tests", "an4"], "test"),
+        (["unit", "an4"], "char"),
+        (["tests", "nowhere"], "eval1 eval2 eval3"),
+    ],
+)
+def test_shell_scripts_ask_for_parts(words, printed, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["corpora", *words])
+    corpora_main()
+    assert capsys.readouterr().out.strip() == printed
 
 
 def test_unknown_name_is_one_line_with_the_choices():

@@ -33,7 +33,12 @@ def corpus(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def options(corpus: Path) -> list[str]:
     pairs = {"csj-dir": corpus / "csj", "musan-dir": corpus / "musan", "data-dir": corpus / "data", "nj": 2}
-    return [str(item) for name, value in pairs.items() for item in (f"--{name}", value)] + ["--vocab-sizes", "70"]
+    return [str(item) for name, value in pairs.items() for item in (f"--{name}", value)] + [
+        "--lang-type",
+        "char bpe",
+        "--vocab-sizes",
+        "70",
+    ]
 
 
 @pytest.fixture(scope="module")

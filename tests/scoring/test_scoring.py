@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from sammo.corpora import AN4, CSJ, own_corpus
 from sammo.errors import UserError
 from sammo.scoring import DecodeSetting, bootstrap_interval, count_errors, has_results, read_results, write_results
 from sammo.scoring.cer import Counts, difference, error_rate, total
@@ -101,12 +102,12 @@ WORDS = [("a", "GO THREE NINE", "GO TREE NINE NINE", [0.1]), ("b", "YES", "YES",
 def test_words_are_counted_beside_characters(tmp_path):
     assert count_errors("GO THREE NINE", "GO TREE NINE NINE", "WER") == Counts(3, 1, 0, 1)
     assert count_errors("", "YES", "WER") == Counts(0, 1, 0, 0) and count_errors("GO", " ", "WER") == Counts(1, 0, 1, 0)
-    rates = write_results(tmp_path, setting(), "test", WORDS, metric="WER", corpus="an4")
+    rates = write_results(tmp_path, setting(), "test", WORDS, corpus=AN4)
     assert [rate.metric for rate in rates] == ["WER", "CER"]
     assert [rate.counts for rate in rates] == [Counts(4, 1, 0, 1), Counts(14, 4, 1, 0)]
     assert str(rates[0]).startswith("WER 50.00 % (") and rates[1].rate == pytest.approx(500 / 14)
     [result] = read_results(tmp_path)
-    assert result.corpus == "an4" and result.rate("WER") == 50 and result.rate() == pytest.approx(500 / 14)
+    assert result.corpus == AN4 and result.rate("WER") == 50 and result.rate() == pytest.approx(500 / 14)
     assert "ref=['GO', 'THREE', 'NINE']" in next(tmp_path.glob("recogs-*")).read_text()
     errs = next(tmp_path.glob("errs-*")).read_text()
     assert "%WER = 50.00" in errs and "over 4 reference words" in errs and "THREE -> TREE" in errs
@@ -122,7 +123,7 @@ def test_words_are_counted_beside_characters(tmp_path):
 def test_report_by_words_shows_them_first(tmp_path):
     for encoder, left in (("sammo", 0), ("zipformer", 64)):
         for part in ("test", "valid"):
-            write_results(tmp_path / "results", setting(encoder, 64, left), part, WORDS, metric="WER", corpus="an4")
+            write_results(tmp_path / "results", setting(encoder, 64, left), part, WORDS, corpus=AN4)
     paths = write_report([tmp_path / "results"], tmp_path / "out")
     assert {path.name for path in paths.values()} == {"wer.md", "wer.csv", "wer_over_chunk.png", "wer_over_state.png"}
     table = paths["table"].read_text()
@@ -138,9 +139,9 @@ def test_report_by_words_shows_them_first(tmp_path):
 
 
 def test_report_is_over_one_corpus_and_pools_no_excluded_part(tmp_path):
-    write_results(tmp_path / "csj", setting(), "eval1", PART, corpus="csj")
-    write_results(tmp_path / "csj", setting(), "excluded", PART[:1], corpus="csj")
-    write_results(tmp_path / "an4", setting(), "test", WORDS, metric="WER", corpus="an4")
+    write_results(tmp_path / "csj", setting(), "eval1", PART, corpus=CSJ)
+    write_results(tmp_path / "csj", setting(), "excluded", PART[:1], corpus=CSJ)
+    write_results(tmp_path / "an4", setting(), "test", WORDS, corpus=AN4)
     both = [tmp_path / "csj", tmp_path / "an4"]
     with pytest.raises(UserError, match="these are results on an4, csj; choose one by --corpus"):
         write_report(both, tmp_path / "out")
@@ -150,9 +151,31 @@ def test_report_is_over_one_corpus_and_pools_no_excluded_part(tmp_path):
         write_report(both[1:], tmp_path / "out", corpus_name="csj")
     table = write_report(both, tmp_path / "out", corpus_name="csj")["table"].read_text()
     assert "CER in % over eval1, with" in table and "| Chunk | eval1 | excluded |" in table
-    write_results(tmp_path / "bare", setting(), "test", WORDS, corpus="an4")
+    write_results(tmp_path / "bare", setting(), "test", WORDS, corpus=AN4)
+    (path,) = (tmp_path / "bare").glob("cer-*.json")
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in record.items() if key != "words"}))
     with pytest.raises(UserError, match="has no WER; decode again with --force"):
         write_report([tmp_path / "bare"], tmp_path / "out")
+
+
+def test_corpora_of_ones_own_are_described_in_their_results(tmp_path):
+    """Elsewhere, without their manifests, the report still knows what to count and which parts to pool."""
+    own = own_corpus("meetings", ("clean", "noisy"), has_words=True, unit="bpe")
+    for part in own.tests:
+        write_results(tmp_path / "own", setting(), part, WORDS, corpus=own)
+    assert {result.corpus for result in read_results(tmp_path / "own")} == {own}
+    table = write_report([tmp_path / "own"], tmp_path / "out")["table"].read_text()
+    assert "WER in % over clean, noisy together" in table
+    write_results(tmp_path / "other", setting(), "clean", WORDS, corpus=own_corpus("meetings", ("clean",), True, "bpe"))
+    with pytest.raises(UserError, match="these are results on meetings, meetings; .* or name fewer directories"):
+        write_report([tmp_path / "own", tmp_path / "other"], tmp_path / "out")
+    (path,) = (tmp_path / "other").glob("cer-*.json")
+    damaged = json.loads(path.read_text())
+    damaged["corpus"]["tests"] = ["../../etc"]
+    path.write_text(json.dumps(damaged))
+    with pytest.raises(UserError, match="one of its parts or modes is no word"):
+        read_results(tmp_path / "other")
 
 
 def test_best_average_is_chosen_on_valid_only(tmp_path):

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -104,3 +105,24 @@ def test_does_not_requeue_otherwise(job, option, code):
     process.communicate(timeout=60)
     assert process.returncode == code
     assert calls(directory) == []
+
+
+@pytest.mark.parametrize("task, corpus, parts", [(1, "csj", "eval2"), (0, "an4", "test"), (1, "an4", None)])
+def test_decoding_takes_the_parts_of_the_corpus(tmp_path, task, corpus, parts):
+    """A task of the array a test part; those beyond end quietly."""
+    (tmp_path / "decode.py").write_text("import sys\nprint(*sys.argv[1:])\n", encoding="utf-8")
+    (tmp_path / "fbank").mkdir()
+    (tmp_path / "fbank/corpus.json").write_text(f'{{"corpus": "{corpus}"}}', encoding="utf-8")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").symlink_to(sys.executable)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", SCRIPT.with_name("decode.sbatch"), "--manifest-dir", "fbank", "--epoch", "4"],
+        cwd=tmp_path,
+        env={**os.environ, "SLURM_ARRAY_TASK_ID": str(task), "PATH": path, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = f"--parts {parts} --manifest-dir fbank --epoch 4" if parts else "nothing to do: the test parts are test"
+    assert done.stdout.strip() == expected

@@ -16,7 +16,7 @@ an4_dir=
 data_dir=data
 byte_order=auto
 valid_speakers=6
-lang_type=char
+lang_type=
 vocab_sizes=100
 
 usage() {
@@ -41,7 +41,7 @@ Options:
   --data-dir DIR                default: data, below the current directory
   --byte-order auto|big|little  of .raw files (default: auto, which asks the samples)
   --valid-speakers N            speakers of the part valid (default: $valid_speakers)
-  --lang-type "char bpe"        which units to make (default: $lang_type)
+  --lang-type "char bpe"        which units to make (default: char, the corpus's)
   --vocab-sizes "N ..."         BPE vocabularies (default: $vocab_sizes)
 END
 }
@@ -66,6 +66,7 @@ for name in stage stop_stage nj valid_speakers; do
 done
 [ "$nj" -ge 1 ] && [ "$nj" -le 1024 ] || die "--nj must be 1 to 1024 processes, got $nj"
 [[ $byte_order =~ ^(auto|big|little)$ ]] || die "--byte-order must be auto, big or little, got '$byte_order'"
+lang_type=${lang_type:-$("$python" -m sammo.corpora unit an4)}
 for unit in $lang_type; do
   [[ $unit =~ ^(char|bpe)$ ]] || die "--lang-type knows char and bpe, got '$unit'"
 done
@@ -107,7 +108,7 @@ if [[ " $lang_type " == *" bpe "* ]]; then
 fi
 
 checked=()
-for part in train valid test; do checked+=("$fbank/an4_cuts_$part.jsonl.gz"); done
+for part in $("$python" -m sammo.corpora parts an4); do checked+=("$fbank/an4_cuts_$part.jsonl.gz"); done
 units=()
 if [[ " $lang_type " == *" char "* ]]; then units=(--lang "$data_dir/lang_char"); fi
 run_stage 5 "Validate the manifests" "$fbank/.an4.done" "$fbank/.validated.done" "$key ${units[*]}" \
