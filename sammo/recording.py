@@ -7,15 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def is_tracing() -> bool:
+    """Whether an export records the graph."""
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+
+
 def is_recording() -> bool:
     """Whether a graph is being recorded: it should hold plain operations and no decision that data takes."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or is_tracing()
 
 
 def sizes(x: Tensor) -> tuple[int, ...]:
     """The shape of x as numbers. In the graph of an export the first one, of the batch, is -1: "as many as there are"
     to a view, and what lets the graph take any number of streams; the others are fixed in it."""
-    if not torch.jit.is_tracing():
+    if not is_tracing():
         return tuple(x.shape)
     return (-1, *(int(size) for size in x.shape[1:]))
 
@@ -26,6 +31,6 @@ def softplus(x: Tensor) -> Tensor:
     An export holds it as max(x, 0) - log(sigmoid(|x|)), which runtimes compute in whole vectors, and which neither
     overflows nor loses what is below the rounding of 1 by more than that.
     """
-    if torch.jit.is_tracing():
+    if is_tracing():
         return F.relu(x) - x.abs().sigmoid().log()
     return F.softplus(x)

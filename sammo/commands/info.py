@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the facts of the model that the options name."""
-    from sammo.encoder.info import describe, show
     from sammo.transducer import Transducer
+    from sammo.transducer.info import describe, show
 
     config = from_args(MixerOptions, args).to_config(args.vocab_size)
     facts = describe(Transducer(config), args.preset)

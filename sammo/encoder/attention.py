@@ -48,8 +48,12 @@ def with_left_context(x: Tensor, plan: Plan, state: LeftContext | None) -> tuple
     num, frames, dim = sizes(x)
     if plan.left == 0:
         return x.reshape(-1, plan.rows, dim), state
-    padded = F.pad(x, (0, 0, plan.left, 0)) if state is None else torch.cat([state, x], dim=1)
-    state = None if state is None else padded[:, frames:]
+    if state is None:
+        padded = F.pad(x, (0, 0, plan.left, 0))
+    else:
+        assert isinstance(state, Tensor)  # () goes with plan.left == 0
+        padded = torch.cat([state, x], dim=1)
+        state = padded[:, frames:]
     if plan.rows == frames:
         return padded, state
     blocks = padded.unfold(1, plan.left + plan.rows, plan.rows)  # (N, blocks, D, left + rows)

@@ -147,7 +147,13 @@ class EncoderConfig:
                 + (f" unknown {', '.join(unknown)}" if unknown else "")
                 + (f" missing {', '.join(missing)}" if missing else "")
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return _of_values(values)
+
+
+def _of_values(values: dict[str, Any]) -> EncoderConfig:
+    """The configuration of these fields, lists for tuples, as JSON has them."""
+    fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    return EncoderConfig(**fields)
 
 
 # What checkpoints that lack a field were made with.
@@ -261,4 +267,4 @@ def encoder_config(name: str, preset: str = "medium", **overrides: Any) -> Encod
         raise UserError(f"unknown encoder option {', '.join(unknown)}")
     system = ENCODER_PRESETS[name]
     values = {**system, **SIZES[system["encoder"]][preset], **{k: v for k, v in overrides.items() if v is not None}}
-    return EncoderConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return _of_values(values)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sammo.encoder.attention import AttentionWeights, LeftContext, SelfAttention
 from sammo.encoder.config import EncoderConfig
 from sammo.encoder.convolution import ConvModule
-from sammo.encoder.encoder import Encoder, Stack
+from sammo.encoder.encoder import Encoder, Layer, Modules, Stack
 from sammo.encoder.feedforward import FeedForward, dropout_schedule
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.plan import Plan
@@ -25,16 +25,16 @@ from sammo.regularize import BiasNorm
 class LayerState(NamedTuple):
     """What a layer carries from chunk to chunk; the first two are empty where attention stays within its chunk."""
 
-    keys: LeftContext
-    values: LeftContext
+    keys: LeftContext | None
+    values: LeftContext | None
     mixer: Any  # what the mixer's class calls its state
-    conv: Tensor  # (N, kernel // 2, C): the last inputs of the convolution
+    conv: Tensor | None  # (N, kernel // 2, C): the last inputs of the convolution
 
 
 NOTHING = LayerState(None, None, None, None)  # no state is kept
 
 
-class ConformerLayer(nn.Module):
+class ConformerLayer(Layer):
     """Half a feed-forward step, attention with a mixer beside it, convolution, the other half step, norm; each module
     normalizes its input.
 
@@ -93,7 +93,7 @@ class Conformer(Encoder):
             )
         super().__init__(config)
         self.downsample = Downsample(config.output_downsampling)
-        self.stacks = nn.ModuleList([Stack(config, 0, [ConformerLayer(config) for _ in range(config.num_layers[0])])])
+        self.stacks = Modules([Stack(config, 0, [ConformerLayer(config) for _ in range(config.num_layers[0])])])
 
     def encode(self, x, plans, ends, states):
         stack = self.stacks[0]

@@ -31,6 +31,7 @@ class ChunkCausalConv(nn.Module):
         self.past_frames = kernel // 2
         self.causal = nn.Conv1d(channels, channels, kernel // 2 + 1, groups=channels)
         self.within = nn.Conv1d(channels, channels, kernel, groups=channels)
+        assert self.causal.bias is not None
         nn.init.uniform_(self.causal.bias, -0.1, 0.1)
         # Added to 1: [0] from the left edge of the chunk on, [1] up to its right edge.
         self.edge_scale = nn.Parameter(torch.zeros(2, channels, kernel))

@@ -6,7 +6,7 @@ blocks) and real streaming (windows of an utterance, a state from one to the nex
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Iterable, Iterator, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -32,19 +32,55 @@ class EncoderOutput(NamedTuple):
     state: EncoderState | None  # for the next window; None if no state was given
 
 
+M = TypeVar("M", bound=nn.Module, covariant=True)
+
+
+class Modules(nn.ModuleList, Generic[M]):
+    """A list of modules of one kind, which type checkers know."""
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[M]: ...
+        def __getitem__(self, index: int) -> M: ...
+
+
+class Layer(nn.Module):
+    """What stacks are made of. Its state is a NamedTuple with ``keys``, the left context of attention, among others."""
+
+    mixer: Mixer
+
+    def forward(self, x: Tensor, positions: Tensor, plan: Plan, state: Any = None) -> tuple[Tensor, Any]:
+        """One layer.
+
+        Args:
+          x: (N, T, C).
+          positions: (left + 2 rows - 1, pos_dim), of :func:`sammo.encoder.position.relative_positions`.
+          plan: which frames see which.
+          state: of :meth:`init_state` or of the window before; None: nothing came before.
+
+        Returns:
+          (N, T, C) and the next state, to be ignored if none was given.
+        """
+        raise NotImplementedError
+
+    def init_state(self, batch: int, left: int | None) -> Any:
+        """Zeros; left: frames of left context, None: attention keeps none."""
+        raise NotImplementedError
+
+
 class Stack(nn.Module):
     """The layers that run at one frame rate.
 
     Args:
       config: the encoder's.
       index: which of its stacks.
-      layers: each takes (x, positions, plan, state) and returns (x, next state).
+      layers: of which it is made.
     """
 
-    def __init__(self, config: EncoderConfig, index: int, layers: Iterable[nn.Module]) -> None:
+    def __init__(self, config: EncoderConfig, index: int, layers: Iterable[Layer]) -> None:
         super().__init__()
         self.factor, self.pos_dim = config.downsampling[index], config.pos_dim
-        self.layers = nn.ModuleList(layers)
+        self.layers: Modules[Layer] = Modules(layers)
         self.position_dropout = Dropout(POSITION_DROPOUT)
 
     def run(self, x: Tensor, plan: Plan, states: tuple | None, mask: Tensor | None = None) -> tuple[Tensor, tuple]:
@@ -64,10 +100,9 @@ class Stack(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The part that encoders share. A subclass makes ``stacks`` and runs them in :meth:`encode`; the states of its
-    layers have ``keys``, the left context of attention."""
+    """The part that encoders share. A subclass makes ``stacks`` and runs them in :meth:`encode`."""
 
-    stacks: nn.ModuleList
+    stacks: Modules[Stack]
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -151,7 +186,9 @@ class Encoder(nn.Module):
         x, out_lengths = x[:, : (frames + 1) // 2], (lengths + 1) // 2
         if state is None:
             return EncoderOutput(x, out_lengths, None)
-        seen = (state.seen + on_device(lengths, x)).clamp(max=left) if config.left_context else ()
+        seen = state.seen
+        if isinstance(seen, Tensor):  # there is left context
+            seen = (seen + on_device(lengths, x)).clamp(max=left)
         return EncoderOutput(x, out_lengths, EncoderState(past, next_states, seen))
 
     def init_state(
@@ -266,7 +303,7 @@ class Encoder(nn.Module):
     ) -> dict[int, Plan]:
         """Downsampling factor -> the plan of stacks that have it."""
         seen = None
-        if state is not None and left > 0 and not all_full(state.seen, left):
+        if state is not None and left > 0 and isinstance(state.seen, Tensor) and not all_full(state.seen, left):
             seen = state.seen
         plans = {}
         for factor in set(self.config.downsampling):

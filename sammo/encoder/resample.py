@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sammo.recording import sizes
+from sammo.recording import is_tracing, sizes
 from sammo.regularize import FloatLike, ScheduledFloat, limit_param_value, sequence_mask
 
 
@@ -38,7 +38,7 @@ class Bypass(nn.Module):
         # Sums stay in float32 under autocast, whose half-precision terms come in here.
         dtype = torch.promote_types(original.dtype, scale.dtype)
         original, x, scale = original.to(dtype), x.to(dtype), scale.to(dtype)
-        if torch.jit.is_tracing():  # an export of lerp computes it in two ways and takes one
+        if is_tracing():  # an export of lerp computes it in two ways and takes one
             return torch.addcmul(original, x - original, scale)
         return torch.lerp(original, x, scale)
 

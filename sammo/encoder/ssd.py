@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sammo.constants import constant
-from sammo.engines import Engines, anywhere, is_installed, needs_cuda
+from sammo.engines import Engines, anywhere, needs_cuda
 from sammo.recording import sizes, softplus
 
 # Frames per block of the dual form: the work inside a block grows with it, the number of states
@@ -205,9 +205,9 @@ def _load_triton() -> tuple[Callable | None, str]:
     The top package of mamba-ssm imports whole language models and compiled extensions, which a
     Triton-only wheel does not have; where that fails, a bare parent module lets the kernels load.
     """
-    if not is_installed("mamba_ssm"):
-        return None, "mamba-ssm is not installed (see requirements-cluster.txt)"
     spec = importlib.util.find_spec("mamba_ssm")
+    if spec is None:
+        return None, "mamba-ssm is not installed (see requirements-cluster.txt)"
     name = "mamba_ssm.ops.triton.ssd_combined"
     try:
         module = importlib.import_module(name)
@@ -215,7 +215,7 @@ def _load_triton() -> tuple[Callable | None, str]:
         for loaded in [m for m in sys.modules if m.split(".")[0] == "mamba_ssm"]:
             del sys.modules[loaded]
         parent = types.ModuleType("mamba_ssm")
-        parent.__path__ = list(spec.submodule_search_locations)
+        parent.__path__ = list(spec.submodule_search_locations or ())
         parent.__spec__ = spec
         sys.modules["mamba_ssm"] = parent
         try:
@@ -237,7 +237,8 @@ def _scan_triton(
     state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """mamba-ssm's fused kernels: x, B, C in their own type, decay and state in float32."""
-    kernel, _ = _load_triton()
+    kernel, reason = _load_triton()
+    assert kernel is not None, reason  # or the engine would not have been chosen
     if x.shape[1] == 0:
         if state is None:
             state = x.new_zeros(x.shape[0], *x.shape[2:], B.shape[-1], dtype=torch.float32)

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sammo.encoder.attention import AttentionWeights, LeftContext, SelfAttention
 from sammo.encoder.config import EncoderConfig
 from sammo.encoder.convolution import ConvModule
-from sammo.encoder.encoder import Encoder, Stack
+from sammo.encoder.encoder import Encoder, Layer, Modules, Stack
 from sammo.encoder.feedforward import FeedForward, dropout_schedule
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.plan import Plan
@@ -25,43 +25,21 @@ from sammo.regularize.schedule import whitening_schedule
 FEATURE_MASK_PROB = 0.125
 
 
-def regularizers(dim: int) -> dict[str, nn.Module]:
-    """What keeps a layer's values in range while it trains; none of it changes a value in the forward pass."""
-
-    def balancer(low: float, high: float, min_abs: FloatLike, **more: FloatLike) -> Balancer:
-        return Balancer(dim, min_positive=low, max_positive=high, min_abs=min_abs, **more)
-
-    # Rare on the feed-forward modules, against outputs that stay too small: slow mending is enough.
-    return {
-        "balancer_mixer": balancer(0.3, 0.7, ScheduledFloat((0.0, 0.004), (4000.0, 0.02)), prob=0.05),
-        "balancer_ff2": balancer(0.3, 0.7, ScheduledFloat((0.0, 0.0), (4000.0, 0.1)), max_abs=2.0, prob=0.05),
-        "balancer_ff3": balancer(0.3, 0.7, ScheduledFloat((0.0, 0.0), (4000.0, 0.2)), max_abs=4.0, prob=0.05),
-        "balancer1": balancer(0.45, 0.55, 0.2, max_abs=4.0),
-        "balancer2": balancer(0.45, 0.55, 0.1, max_abs=4.0),
-        "whiten": Whiten(1, whitening_schedule(4.0, ratio=3.0)),
-        # Shares of sequences that skip the attentions and the mixer, the convolutions, feed-forward 2 and 3.
-        "attention_skip_rate": ScheduledFloat((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0)),
-        "conv_skip_rate": ScheduledFloat((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0)),
-        "ff2_skip_rate": ScheduledFloat((0.0, 0.1), (4000.0, 0.01), (50000.0, 0.0)),
-        "ff3_skip_rate": ScheduledFloat((0.0, 0.1), (4000.0, 0.01), (50000.0, 0.0)),
-    }
-
-
 class LayerState(NamedTuple):
     """What a layer carries from chunk to chunk; the first three are empty where attention stays within its chunk."""
 
-    keys: LeftContext
-    values1: LeftContext
-    values2: LeftContext
+    keys: LeftContext | None
+    values1: LeftContext | None
+    values2: LeftContext | None
     mixer: Any  # what the mixer's class calls its state
-    conv1: Tensor  # (N, kernel // 2, C): the last inputs of the first convolution
-    conv2: Tensor  # (N, kernel // 2, C)
+    conv1: Tensor | None  # (N, kernel // 2, C): the last inputs of the first convolution
+    conv2: Tensor | None  # (N, kernel // 2, C)
 
 
 NOTHING = LayerState(*[None] * 6)  # no state is kept
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(Layer):
     """One layer: attention weights shared by its modules, three feed-forward modules, two self-attentions, two
     convolution modules, a mixer, and two bypasses.
 
@@ -90,8 +68,7 @@ class EncoderLayer(nn.Module):
         self.norm = BiasNorm(dim)
         self.bypass_mid = Bypass(dim)
         self.bypass = Bypass(dim, skip_rate)
-        for name, module in regularizers(dim).items():
-            self.add_module(name, module)
+        self._add_regularizers(dim)
 
     def forward(
         self, x: Tensor, positions: Tensor, plan: Plan, state: LayerState | None = None
@@ -128,6 +105,27 @@ class EncoderLayer(nn.Module):
             self.conv1.init_state(batch),
             self.conv2.init_state(batch),
         )
+
+    def _add_regularizers(self, dim: int) -> None:
+        """What keeps a layer's values in range while it trains; none of it changes a value in the forward pass."""
+
+        def balancer(
+            low: float, high: float, min_abs: FloatLike, max_abs: float, prob: float | None = None
+        ) -> Balancer:
+            return Balancer(dim, min_positive=low, max_positive=high, min_abs=min_abs, max_abs=max_abs, prob=prob)
+
+        # Rare on the feed-forward modules, against outputs that stay too small: slow mending is enough.
+        self.balancer_mixer = balancer(0.3, 0.7, ScheduledFloat((0.0, 0.004), (4000.0, 0.02)), 100.0, prob=0.05)
+        self.balancer_ff2 = balancer(0.3, 0.7, ScheduledFloat((0.0, 0.0), (4000.0, 0.1)), 2.0, prob=0.05)
+        self.balancer_ff3 = balancer(0.3, 0.7, ScheduledFloat((0.0, 0.0), (4000.0, 0.2)), 4.0, prob=0.05)
+        self.balancer1 = balancer(0.45, 0.55, 0.2, 4.0)
+        self.balancer2 = balancer(0.45, 0.55, 0.1, 4.0)
+        self.whiten = Whiten(1, whitening_schedule(4.0, ratio=3.0))
+        # Shares of sequences that skip the attentions and the mixer, the convolutions, feed-forward 2 and 3.
+        self.attention_skip_rate = ScheduledFloat((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0))
+        self.conv_skip_rate = ScheduledFloat((0.0, 0.2), (4000.0, 0.05), (16000.0, 0.0))
+        self.ff2_skip_rate = ScheduledFloat((0.0, 0.1), (4000.0, 0.01), (50000.0, 0.0))
+        self.ff3_skip_rate = ScheduledFloat((0.0, 0.1), (4000.0, 0.01), (50000.0, 0.0))
 
 
 class ResampledStack(Stack):
@@ -167,9 +165,11 @@ class ResampledStack(Stack):
 class Zipformer(Encoder):
     """Stacks that halve the frame rate towards the middle and double it again, and the way to 25 Hz behind them."""
 
+    stacks: Modules[ResampledStack]
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
-        self.stacks = nn.ModuleList(ResampledStack(config, i) for i in range(len(config.downsampling)))
+        self.stacks = Modules(ResampledStack(config, i) for i in range(len(config.downsampling)))
         self.downsample = Downsample(config.output_downsampling)
 
     def encode(self, x, plans, ends, states):

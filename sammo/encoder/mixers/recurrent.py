@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Callable, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from sammo.encoder.causal_conv import CONV_ENGINES, causal_conv
 from sammo.encoder.mixers.base import Mixer
 from sammo.errors import UserError
 from sammo.kernels import by_triton
+from sammo.recording import is_tracing
 from sammo.regularize import Whiten
 from sammo.regularize.schedule import whitening_schedule
 
@@ -37,6 +39,8 @@ class RecurrentMixer(Mixer):
     dynamics = ("A_log", "dt_bias")
     conv_engine = "auto"
     conv1d: nn.Conv1d
+    dt_bias: nn.Parameter
+    A_log: nn.Parameter
     out_proj: nn.Linear
 
     def __init__(self) -> None:
@@ -59,7 +63,8 @@ class RecurrentMixer(Mixer):
     @classmethod
     def from_config(cls, config, stack):
         dim = config.encoder_dim[stack]
-        block = cls(
+        make = cast("Callable[..., RecurrentMixer]", cls)  # a subclass, whose arguments these are
+        block = make(
             dim,
             cls.inner_dim(config, dim),
             conv_kernel=config.mamba_conv_kernel,
@@ -124,7 +129,7 @@ class GatedRMSNorm(nn.Module):
 
             return Fused.apply(y, z, self.weight, NORM_EPS)
         gated = (y * F.silu(z)).to(torch.promote_types(y.dtype, torch.float32))
-        if torch.jit.is_tracing():  # for which the exporter has no operation
+        if is_tracing():  # for which the exporter has no operation
             mean = gated.square().mean(dim=-1, keepdim=True)
             return (gated * torch.rsqrt(mean + NORM_EPS) * self.weight).to(y.dtype)
         normed = F.rms_norm(gated, self.weight.shape, self.weight.to(gated.dtype), NORM_EPS)

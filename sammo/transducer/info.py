@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -16,6 +15,7 @@ from sammo.encoder.config import PAPER_PARAMETERS, EncoderConfig, encoder_config
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.state import state_numel
 from sammo.errors import UserError
+from sammo.transducer.model import Transducer
 
 CHUNK_SIZES = (16, 32, 64, 128)
 LEFT_CONTEXTS = (64, 128, 256)
@@ -25,7 +25,7 @@ PAPER_VOCAB_SIZE = 3266  # of the published CSJ recipe, with which the paper's n
 UNUSED_IN_ORIGINAL = 5_760
 
 
-def parameters_by_part(model: nn.Module) -> dict[str, int]:
+def parameters_by_part(model: Transducer) -> dict[str, int]:
     """Parameters of a transducer: of the encoder by kind of module, then of everything else."""
     mixer = MIXERS[model.encoder.config.mixer].label
     names = ["front-end", "attention weights", "self-attention", "feed-forward", "convolution", mixer]
@@ -144,13 +144,8 @@ def paper_relation(config: EncoderConfig, preset: str, vocab_size: int, total: i
     )
 
 
-def describe(model: nn.Module, preset: str) -> dict[str, Any]:
-    """Everything ``sammo info`` shows, as plain data.
-
-    Args:
-      model: a Transducer.
-      preset: its name.
-    """
+def describe(model: Transducer, preset: str) -> dict[str, Any]:
+    """Everything ``sammo info`` shows of a model of this preset, as plain data."""
     encoder = model.encoder.eval()
     parts = parameters_by_part(model)
     total = sum(parts.values())
