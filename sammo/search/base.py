@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Callable, Generic, Mapping, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,10 @@ class Hypothesis:
     """One recognition result.
 
     Attributes:
-        tokens: token ids, without blanks.
-        timestamps: encoder-output frame (40 ms) at which each token was emitted, from the start of the stream.
-        score: natural-log probability, blanks included, plus what hotwords and the language model add;
-            not normalized by length.
+      tokens: token ids, without blanks.
+      timestamps: encoder-output frame (40 ms) at which each token was emitted, from the start of the stream.
+      score: natural-log probability, blanks included, plus what hotwords and the language model add; not normalized by
+        length.
     """
 
     tokens: list[int]
@@ -87,17 +87,56 @@ def like(tensors: Mapping[str, Tensor], name: str, example: Tensor) -> Tensor:
     return found.to(example.device)
 
 
-SearchState = Any  # each search has its own dataclass; callers only carry it from call to call
+class Predictor(Protocol):
+    """What a search needs of a :class:`sammo.transducer.Predictor`."""
+
+    vocab_size: int
+
+    def __call__(self, y: Tensor, pad: bool = True) -> Tensor: ...
+
+
+class Joiner(Protocol):
+    """What a search needs of a :class:`sammo.transducer.Joiner`."""
+
+    encoder_proj: nn.Linear
+    predictor_proj: nn.Linear
+    output_linear: nn.Linear
+
+    def __call__(self, enc: Tensor, pred: Tensor, project: bool = True) -> Tensor: ...
+
+
+class Symbols(Protocol):
+    """What a search needs of a :class:`sammo.transducer.ModelConfig`."""
+
+    @property
+    def blank_id(self) -> int: ...
+    @property
+    def context_size(self) -> int: ...
+
+
+class Model(Protocol):
+    """What a search needs of a :class:`sammo.transducer.Transducer`."""
+
+    @property
+    def predictor(self) -> Predictor: ...
+    @property
+    def joiner(self) -> Joiner: ...
+    @property
+    def config(self) -> Symbols: ...
+
+
+SearchState = Any  # what a search's own dataclass is to its callers, who only carry it from call to call
+State = TypeVar("State")  # that dataclass
 
 
 class Walk(NamedTuple):
     """A batch made ready to be searched: streams without frames left out, the longest first.
 
     Attributes:
-        order: indices of the streams into the caller's batch, M of them.
-        frames: (M, T, D) encoder output projected into the joiner's space.
-        lengths: frames to search per stream, descending.
-        positions: per stream the frame number of each frame to search, counted from the chunk's start.
+      order: indices of the streams into the caller's batch, M of them.
+      frames: (M, T, D) encoder output projected into the joiner's space.
+      lengths: frames to search per stream, descending.
+      positions: per stream the frame number of each frame to search, counted from the chunk's start.
     """
 
     order: list[int]
@@ -116,66 +155,73 @@ class Walk(NamedTuple):
         return spans
 
 
-class Searcher:
+class Searcher(Generic[State]):
     """Base of the searches; see :func:`sammo.search.make_searcher`.
 
     A search emits at most one symbol per frame. Frames whose encoder output is not finite emit nothing.
 
     Args:
-        model: has ``predictor``, ``joiner`` and ``config`` (``blank_id``, ``context_size``).
-        blank_penalty: subtracted from the blank's logit.
-        temperature: logits are divided by it.
+      model: a transducer.
+      blank_penalty: subtracted from the blank's logit.
+      temperature: logits are divided by it.
+
+    Raises:
+      UserError: a temperature or blank penalty that is no finite number, or a temperature not above 0.
     """
 
-    def __init__(self, model: nn.Module, blank_penalty: float = 0.0, temperature: float = 1.0) -> None:
+    def __init__(self, model: Model, blank_penalty: float = 0.0, temperature: float = 1.0) -> None:
         if not 0.0 < temperature < float("inf"):
             raise UserError(f"temperature must be positive, got {temperature}")
         if not abs(blank_penalty) < float("inf"):
             raise UserError(f"blank_penalty must be a number, got {blank_penalty}")
         self.predictor = model.predictor
         self.joiner = model.joiner
-        self.blank_id: int = model.config.blank_id
-        self.context_size: int = model.config.context_size
+        self.blank_id = model.config.blank_id
+        self.context_size = model.config.context_size
         self.blank_penalty = blank_penalty
         self.temperature = temperature
+        self._project: Callable[[Tensor], Tensor] = self.joiner.encoder_proj
 
-    def start(self) -> SearchState:
+    def start(self) -> State:
         """State of a stream before its first frame."""
         raise NotImplementedError
 
-    def advance(self, frames: Tensor, lengths: Tensor, states: list[SearchState]) -> list[SearchState]:
+    def advance(self, frames: Tensor, lengths: Tensor, states: list[State]) -> list[State]:
         """Search one more chunk of every stream.
 
         Args:
-            frames: (N, T, C) encoder output.
-            lengths: (N,) valid frames of each stream, 0 to T.
-            states: N states; they stay valid, the result does not depend on how streams are batched.
+          frames: (N, T, C) encoder output.
+          lengths: (N,) valid frames of each stream, 0 to T.
+          states: N states; they stay valid.
+
+        Returns:
+          The N next states; they do not depend on how streams are batched.
         """
         raise NotImplementedError
 
-    def result(self, state: SearchState, nbest: int = 1) -> list[Hypothesis]:
+    def result(self, state: State, nbest: int = 1) -> list[Hypothesis]:
         """Up to ``nbest`` hypotheses, the best first; may be asked after any chunk."""
         raise NotImplementedError
 
-    def restart(self, state: SearchState, keep_context: bool = True) -> SearchState:
+    def restart(self, state: State, keep_context: bool = True) -> State:
         """State of a stream whose next utterance begins: nothing found yet, frames are counted on.
 
         Args:
-            state: at the end of the utterance before.
-            keep_context: the predictor goes on behind the last symbols of the best hypothesis, so that greedy search
-                finds what it would have found without the cut; otherwise it starts as at the start of a stream.
+          state: at the end of the utterance before.
+          keep_context: the predictor continues behind the last symbols of the best hypothesis, so that greedy search
+            finds what it would have found without the cut; otherwise it starts as at the start of a stream.
         """
         raise NotImplementedError
 
-    def to_tensors(self, state: SearchState) -> dict[str, Tensor]:
+    def to_tensors(self, state: State) -> dict[str, Tensor]:
         """Everything in ``state``, by names, to be stored."""
         raise NotImplementedError
 
-    def from_tensors(self, tensors: Mapping[str, Tensor]) -> SearchState:
+    def from_tensors(self, tensors: Mapping[str, Tensor]) -> State:
         """The inverse of :meth:`to_tensors`, for a search with the same :meth:`facts`.
 
         Raises:
-            LookupError, ValueError: these are no tensors of such a state.
+          LookupError, ValueError: these are no tensors of such a state.
         """
         raise NotImplementedError
 
@@ -192,18 +238,17 @@ class Searcher:
         states = self.advance(frames, lengths, [self.start() for _ in range(frames.shape[0])])
         return [self.result(state, nbest) for state in states]
 
-    def of_projected(self) -> Searcher:
+    def of_projected(self) -> Searcher[State]:
         """The same search over frames that the joiner's projection has seen already, (N, T, joiner dim)."""
         searcher = copy.copy(self)
-        searcher.joiner = copy.copy(self.joiner)
-        searcher.joiner._modules = {**self.joiner._modules, "encoder_proj": nn.Identity()}
+        searcher._project = nn.Identity()
         return searcher
 
     def start_context(self) -> list[int]:
         """Context before the first symbol; -1 stands for "nothing", as in training."""
         return [-1] * (self.context_size - 1) + [self.blank_id]
 
-    def prepare(self, frames: Tensor, lengths: Tensor, states: list[SearchState]) -> Walk:
+    def prepare(self, frames: Tensor, lengths: Tensor, states: list[State]) -> Walk:
         """Check, project and sort a batch."""
         counts = lengths.tolist()
         if not frames.shape[0] == len(counts) == len(states):
@@ -213,7 +258,7 @@ class Searcher:
         order = sorted((n for n in range(len(counts)) if counts[n]), key=lambda n: -counts[n])
         if not order:
             return Walk([], frames, [], [])
-        projected = self.joiner.encoder_proj(frames[order])
+        projected = self._project(frames[order])
         positions = [list(range(counts[n])) for n in order]
         finite = projected.isfinite().all(dim=2)
         times = torch.arange(frames.shape[1], device=frames.device)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Mapping, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sammo.errors import UserError
 from sammo.search.base import (
     Hypothesis,
+    Model,
     Searcher,
     Trail,
     Walk,
@@ -35,11 +36,11 @@ class Beam(NamedTuple):
     """K hypotheses of each of M streams. A slot of score -inf is empty.
 
     Attributes:
-        score: (M, K) float64 log-probabilities; float32 would lose hours-long streams.
-        prefix: (M, K) int64 fingerprints of the token sequences, equal where the sequences are.
-        context: (M, K, context_size) last symbols.
-        nodes: (M, K) states in the context graph.
-        lm_state: of the language model, (M, K, ...) tensors; None without one.
+      score: (M, K) float64 log-probabilities; float32 would lose hours-long streams.
+      prefix: (M, K) int64 fingerprints of the token sequences, equal where the sequences are.
+      context: (M, K, context_size) last symbols.
+      nodes: (M, K) states in the context graph.
+      lm_state: of the language model, (M, K, ...) tensors; None without one.
     """
 
     score: Tensor
@@ -58,7 +59,7 @@ class BeamState:
     frames: int = 0
 
 
-class ModifiedBeamSearch(Searcher):
+class ModifiedBeamSearch(Searcher[BeamState]):
     """Keeps the ``beam_size`` best hypotheses per frame; those of the same tokens are added up.
 
     Each hypothesis is extended by blank or by one symbol; the best extensions by log-probability are kept,
@@ -67,14 +68,18 @@ class ModifiedBeamSearch(Searcher):
     divides by the number of tokens (with the start context counted, as in icefall).
 
     Args:
-        beam_size: hypotheses kept per frame.
-        context_graph: hotwords.
-        lm, lm_scale: language model and the weight of its log-probabilities; blanks are not scored.
+      model, blank_penalty, temperature: see :class:`Searcher`.
+      beam_size: hypotheses kept per frame.
+      context_graph: hotwords.
+      lm, lm_scale: language model and the weight of its log-probabilities; blanks are not scored.
+
+    Raises:
+      UserError: a beam size that is not between 1 and 1000.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         beam_size: int = 4,
         blank_penalty: float = 0.0,
         temperature: float = 1.0,
@@ -160,11 +165,11 @@ class ModifiedBeamSearch(Searcher):
         at = (torch.arange(streams, device=parent.device).unsqueeze(1), parent)
         nodes = beam.nodes[at]
         if self.context_graph is not None:
-            reward, nodes = self._reward(nodes, symbol, emits)
+            reward, nodes = _reward(self.context_graph, nodes, symbol, emits)
             score = score + reward
         lm_state = map_tensors(lambda x: x[at], beam.lm_state)
         if self.lm is not None:
-            score, lm_state = self._fuse(score, lm_state, symbol, emits)
+            score, lm_state = _fuse(self.lm, self.lm_scale, score, lm_state, symbol, emits)
 
         prefix = beam.prefix[at]
         prefix = torch.where(emits, _extend_prefix(prefix, symbol), prefix)
@@ -178,25 +183,6 @@ class ModifiedBeamSearch(Searcher):
             context[new] = extended
             predicted[new] = self.predict(extended)
         return Beam(score, prefix, context, nodes, lm_state), predicted, parent, symbol
-
-    def _reward(self, nodes: Tensor, symbol: Tensor, emits: Tensor) -> tuple[Tensor, Tensor]:
-        """Hotword rewards (M, K) of this frame's symbols, and the next nodes."""
-        steps = [
-            self.context_graph.step(node, token) if emit else (0.0, node)
-            for node, token, emit in zip(*(x.flatten().tolist() for x in (nodes, symbol, emits)))
-        ]
-        reward = torch.tensor([r for r, _ in steps], dtype=torch.float64, device=nodes.device)
-        following = torch.tensor([n for _, n in steps], device=nodes.device)
-        return reward.view_as(nodes), following.view_as(nodes)
-
-    def _fuse(self, score: Tensor, state: LMState, symbol: Tensor, emits: Tensor) -> tuple[Tensor, LMState]:
-        """Scores (M, K) with what the language model says to this frame's symbols, and its state after them."""
-        new = (emits & (score > -math.inf)).nonzero(as_tuple=True)
-        if not new[0].numel():
-            return score, state
-        log_probs, following = self.lm.step(symbol[new], map_tensors(lambda x: x[new], state))
-        score = score.index_put(new, self.lm_scale * log_probs.to(score.dtype), accumulate=True)
-        return score, map_tensors(lambda x, y: x.index_put(new, y), state, following)
 
     def _collect(
         self,
@@ -288,6 +274,29 @@ def _named(beam: Beam) -> dict[str, Tensor]:
     for name, part in zip(Beam._fields, beam):
         map_tensors(lambda x, name=name: tensors.setdefault(f"{name}.{len(tensors)}", x), part)
     return tensors
+
+
+def _reward(graph: ContextGraph, nodes: Tensor, symbol: Tensor, emits: Tensor) -> tuple[Tensor, Tensor]:
+    """Hotword rewards (M, K) of one frame's symbols, and the next nodes."""
+    steps = [
+        graph.step(node, token) if emit else (0.0, node)
+        for node, token, emit in zip(*(x.flatten().tolist() for x in (nodes, symbol, emits)))
+    ]
+    reward = torch.tensor([r for r, _ in steps], dtype=torch.float64, device=nodes.device)
+    following = torch.tensor([n for _, n in steps], device=nodes.device)
+    return reward.view_as(nodes), following.view_as(nodes)
+
+
+def _fuse(
+    lm: LanguageModel, scale: float, score: Tensor, state: LMState, symbol: Tensor, emits: Tensor
+) -> tuple[Tensor, LMState]:
+    """Scores (M, K) with what the language model says to one frame's symbols, and its state after them."""
+    new = (emits & (score > -math.inf)).nonzero(as_tuple=True)
+    if not new[0].numel():
+        return score, state
+    log_probs, following = lm.step(symbol[new], map_tensors(lambda x: x[new], state))
+    score = score.index_put(new, scale * log_probs.to(score.dtype), accumulate=True)
+    return score, map_tensors(lambda x, y: x.index_put(new, y), state, following)
 
 
 def _rows(beam: Beam, rows: slice | int) -> Beam:

@@ -22,12 +22,12 @@ class ContextGraph:
     icefall only phrases added later see such a raised score.
 
     Args:
-        phrases: token ids of each phrase.
-        context_score: reward of each token of a phrase.
-        scores: own reward per token for each phrase; 0 means ``context_score``.
+      phrases: token ids of each phrase.
+      context_score: reward of each token of a phrase.
+      scores: own reward per token for each phrase; 0 means ``context_score``.
 
     Raises:
-        UserError: a phrase without tokens, or another number of scores than of phrases.
+      UserError: a phrase without tokens, or another number of scores than of phrases.
     """
 
     def __init__(
@@ -92,13 +92,13 @@ class ContextGraph:
         """Read one token.
 
         Args:
-            state: where the automaton is.
-            token: the next token.
-            strict: True counts every phrase that ends here and goes on matching longer ones; False, as in
-                beam search, counts the longest and starts anew.
+          state: where the automaton is.
+          token: the next token.
+          strict: True counts every phrase that ends here and goes on matching longer ones; False, as in beam search,
+            counts the longest and starts anew.
 
         Returns:
-            The reward, negative where a partial match fails, and the next state.
+          The reward, negative where a partial match fails, and the next state.
         """
         key = (state, token, strict)
         known = self._steps.get(key)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from sammo.errors import UserError
 from sammo.options import METHODS
-from sammo.search.base import Searcher
+from sammo.search.base import Model, Searcher
 from sammo.search.beam import ModifiedBeamSearch
 from sammo.search.context_graph import ContextGraph
 from sammo.search.fast_beam import FastBeamSearch
@@ -15,7 +13,7 @@ from sammo.search.lm import LanguageModel
 
 
 def make_searcher(
-    model: nn.Module,
+    model: Model,
     method: str = "greedy_search",
     beam_size: int = 4,
     *,
@@ -31,18 +29,17 @@ def make_searcher(
     """Make a search over a transducer's encoder output.
 
     Args:
-        model: has ``predictor``, ``joiner`` and ``config`` (``blank_id``, ``context_size``); the search runs where
-            the joiner's weights are, in the model's own dtype.
-        method: one of :data:`METHODS`.
-        beam_size: hypotheses per frame of modified_beam_search.
-        blank_penalty: subtracted from the blank's logit; above 0, more symbols and fewer deletions.
-        temperature: divides the logits; greedy search's choices do not depend on it, its score does.
-        context_graph: hotwords, modified_beam_search only.
-        lm, lm_scale: shallow fusion, modified_beam_search only.
-        beam, max_states, max_contexts: limits of fast_beam_search.
+      model: a transducer; the search runs where the joiner's weights are, in the model's own dtype.
+      method: one of :data:`METHODS`.
+      beam_size: hypotheses per frame of modified_beam_search.
+      blank_penalty: subtracted from the blank's logit; above 0, more symbols and fewer deletions.
+      temperature: divides the logits; greedy search's choices do not depend on it, its score does.
+      context_graph: hotwords, modified_beam_search only.
+      lm, lm_scale: shallow fusion, modified_beam_search only.
+      beam, max_states, max_contexts: limits of fast_beam_search.
 
     Raises:
-        UserError: unknown method, an option that the method does not have, k2 missing.
+      UserError: unknown method, an option that the method does not have, k2 missing.
     """
     if method not in METHODS:
         raise UserError(f"unknown decoding method {method!r}: choose from {', '.join(METHODS)}")

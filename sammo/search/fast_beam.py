@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sammo.errors import UserError
-from sammo.search.base import Hypothesis, Searcher
+from sammo.search.base import Hypothesis, Model, Searcher
 
 IMPOSSIBLE = -1e30  # log-probability; finite, so that k2's sums stay numbers
 SILENT = -1  # in place of a frame number
@@ -71,11 +71,11 @@ class FastBeamState:
     """One stream: k2's decoding stream, which k2 changes in place, and the frames seen.
 
     Attributes:
-        stream: k2.RnntDecodingStream.
-        positions: frame numbers that were searched; frames that are not finite are missing, SILENT stands for the frame
-            that follows each chunk.
-        frames: frames seen.
-        paths, index: where to find the best path; None before the first frame.
+      stream: k2.RnntDecodingStream.
+      positions: frame numbers that were searched; frames that are not finite are missing, SILENT stands for the frame
+        that follows each chunk.
+      frames: frames seen.
+      paths, index: where to find the best path; None before the first frame.
     """
 
     stream: Any
@@ -85,18 +85,22 @@ class FastBeamState:
     index: int = 0
 
 
-class FastBeamSearch(Searcher):
+class FastBeamSearch(Searcher[FastBeamState]):
     """k2's pruned lattice search, one best path. States are not reusable: ``advance`` consumes them.
 
     Args:
-        beam: log-probability beam.
-        max_states, max_contexts: limits per stream and frame.
+      model, blank_penalty, temperature: see :class:`Searcher`.
+      beam: log-probability beam.
+      max_states, max_contexts: limits per stream and frame.
+
+    Raises:
+      UserError: k2 is missing, or blank is not token 0.
     """
 
     @_with_normal_tensors
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         beam: float = 20.0,
         max_states: int = 64,
         max_contexts: int = 8,

@@ -31,7 +31,7 @@ class GreedyState:
     frames: int = 0
 
 
-class GreedySearch(Searcher):
+class GreedySearch(Searcher[GreedyState]):
     """At most one symbol per frame; the predictor runs only for streams that emitted one."""
 
     def start(self) -> GreedyState:

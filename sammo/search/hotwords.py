@@ -21,6 +21,7 @@ def read_hotwords(path: Path, score: float, encode: Callable[[str], list[int]], 
     A line is "PHRASE" or "PHRASE :SCORE", as sherpa-onnx reads it; empty lines are left out.
 
     Args:
+      path: of the file, UTF-8.
       score: reward of each token of a phrase without a score of its own, in log-probability.
       encode: text to token ids.
       unknown: the id that ``encode`` gives what is no unit.

@@ -23,11 +23,11 @@ class LanguageModel(Protocol):
         """Read one token of each of M sentences.
 
         Args:
-            tokens: (M,) int64.
-            state: of the M sentences.
+          tokens: (M,) int64.
+          state: of the M sentences.
 
         Returns:
-            Natural-log probabilities (M,) of the tokens, and the state after them.
+          Natural-log probabilities (M,) of the tokens, and the state after them.
         """
         ...
 
