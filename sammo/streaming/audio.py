@@ -38,15 +38,16 @@ def stream_audio(
       seconds: length of a piece.
       allow_truncated: of a file that ends before its header says, read what is there and log a warning.
 
-    Raises UserError for a file that is missing, unreadable, empty, damaged or cut short, a channel that it does not
-    have, and samples that are not numbers or far outside of [-1, 1].
+    Raises:
+      UserError: a file that is missing, unreadable, empty, damaged or cut short, a channel that it does not have, samples
+        that are not numbers or far outside of [-1, 1].
     """
     path = Path(path)
     if not os.path.isfile(path):
         raise UserError(f"no audio file {path}")
     try:
         # As bytes: a name need not be UTF-8. A TypeError is libsndfile's way to say that RAW has no header.
-        file = soundfile.SoundFile(os.fsencode(path))
+        file = soundfile.SoundFile(os.fsencode(path))  # pyright: ignore[reportArgumentType], which it takes
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise UserError(
             f"{path} is not audio that can be read ({_reason(error)}); convert it to WAV or FLAC"

@@ -73,7 +73,7 @@ def decode_simulated(
     lengths = [num_frames(samples.numel()) + geometry.TAIL_PADDING for samples in audio]
     features = torch.full((len(audio), max(lengths), NUM_MEL_BINS), geometry.PADDING_VALUE, device=device)
     for row, samples, length in zip(features, audio, lengths):
-        row[: length - geometry.TAIL_PADDING] = fbank.extract(samples.to(device), SAMPLING_RATE)
+        row[: length - geometry.TAIL_PADDING] = torch.as_tensor(fbank.extract(samples.to(device), SAMPLING_RATE))
     with torch.inference_mode():
         output = model.encoder(
             features,
@@ -159,8 +159,8 @@ def compare(
                 text = "" if isinstance(way, str) else to_text(way.tokens)
                 counted.append(count_errors(utterance.reference, text, metric))
     count = len(counts[0])
-    rates = tuple(error_rate(total(counted)) for counted in counts)
-    return Parity(count, count - len(different), deviation, different, rates)
+    whole, by_chunk, by_chunk_half = (error_rate(total(counted)) for counted in counts)
+    return Parity(count, count - len(different), deviation, different, (whole, by_chunk, by_chunk_half))
 
 
 @torch.no_grad()

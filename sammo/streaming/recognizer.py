@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from typing import Any, Callable, Hashable, Iterable, Iterator, NamedTuple
+from typing import Any, Callable, Iterable, Iterator, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class Stream:
       error: one line where the stream was given up; ``result`` then holds what came before.
     """
 
-    key: Hashable
+    key: Any
     search_state: SearchState
     fbank: OnlineFbank
     result: Hypothesis
@@ -162,7 +162,7 @@ class StreamingRecognizer:
         """The streams that are not done."""
         return list(self._streams)
 
-    def open(self, key: Hashable = None, snapshot: Snapshot | None = None, chunk_size: int | None = None) -> Stream:
+    def open(self, key: Any = None, snapshot: Snapshot | None = None, chunk_size: int | None = None) -> Stream:
         """A new stream, or one resumed from ``snapshot``; it takes part in every ``step`` until it is done.
 
         chunk_size: embed frames of its chunks; None: the recognizer's, or the snapshot's.
@@ -325,7 +325,7 @@ def _copy(stream: Stream) -> Stream:
 
 def recognize(
     recognizer: StreamingRecognizer,
-    sources: Iterable[tuple[Hashable, Callable[[], Iterable[Tensor]]]],
+    sources: Iterable[tuple[Any, Callable[[], Iterable[Tensor]]]],
     num_streams: int = 1,
     on_partial: Callable[[Stream], None] | None = None,
 ) -> Iterator[Stream]:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from sammo import geometry
 from sammo.checkpoint.schema import weights_digest
-from sammo.encoder import Encoder, EncoderOutput
+from sammo.encoder import Encoder
 from sammo.errors import UserError
 from sammo.export.deployed import file_name, load_session, read_facts
 from sammo.export.graphs import StateLayout
 from sammo.options import Deployment
 from sammo.transducer import Transducer
+
+
+class RuntimeOutput(NamedTuple):
+    """One chunk of every stream, encoded."""
+
+    frames: Tensor  # (N, T', C), or (N, T', J) of a runtime that projects
+    lengths: Tensor  # (N,) valid frames
+    state: Any  # the streams' next states, of the kind that the runtime's ``init_state`` makes
 
 
 class EncoderRuntime(Protocol):
@@ -34,7 +42,7 @@ class EncoderRuntime(Protocol):
         """The same for chunks of so many embed frames, with states of the same form; UserError where it cannot."""
         ...
 
-    def step(self, features: Tensor, lengths: Tensor, state: Any) -> EncoderOutput:
+    def step(self, features: Tensor, lengths: Tensor, state: Any) -> RuntimeOutput:
         """features (N, window, 80), lengths (N,) of them on the CPU, the streams' states -> frames, lengths, states."""
         ...
 
@@ -59,9 +67,10 @@ class TorchRuntime:
     def of_width(self, chunk_size: int) -> TorchRuntime:
         return TorchRuntime(self.encoder, chunk_size, self.left_context_frames)
 
-    def step(self, features: Tensor, lengths: Tensor, state: Any) -> EncoderOutput:
+    def step(self, features: Tensor, lengths: Tensor, state: Any) -> RuntimeOutput:
         left = self.left_context_frames
-        return self.encoder(features, lengths, state, chunk_size=self.chunk_size, left_context_frames=left)
+        output = self.encoder(features, lengths, state, chunk_size=self.chunk_size, left_context_frames=left)
+        return RuntimeOutput(*output)
 
 
 class OnnxRuntime:
@@ -97,7 +106,7 @@ class OnnxRuntime:
             raise UserError(f"this export runs chunks of {self.chunk_size} frames only, not {chunk_size}")
         return self
 
-    def step(self, features: Tensor, lengths: Tensor, state: Tensor) -> EncoderOutput:
+    def step(self, features: Tensor, lengths: Tensor, state: Tensor) -> RuntimeOutput:
         hidden, cell = self.layout.split(state)
         inputs = {"x": features, "h": hidden, "c": cell}
         if bool((lengths < features.shape[1]).any()):
@@ -105,7 +114,7 @@ class OnnxRuntime:
         found = self._session.run(None, {name: value.contiguous().numpy() for name, value in inputs.items()})
         frames, hidden, cell = (torch.from_numpy(value) for value in found)
         lengths = geometry.output_frames(lengths).clamp(max=frames.shape[1])
-        return EncoderOutput(frames, lengths, self.layout.join(hidden, cell))
+        return RuntimeOutput(frames, lengths, self.layout.join(hidden, cell))
 
 
 def make_runtime(
