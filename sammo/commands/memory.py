@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decodes, prints the tables and writes them."""
-    source, search, data = (from_args(schema, args) for schema in (ModelSource, WholeSearch, DataConfig))
+    source, search, data = from_args(ModelSource, args), from_args(WholeSearch, args), from_args(DataConfig, args)
     from sammo.memory.command import show_memory
 
     chunks, lefts = args.chunk_size, args.left_context_frames

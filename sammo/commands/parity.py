@@ -21,9 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table; 1 if any utterance came out differently."""
-    schemas = (ModelSource, Chunks, Search, Streams, Speech)
-    source, chunks, search, streams, speech = (from_args(schema, args) for schema in schemas)
+    source, chunks, search = from_args(ModelSource, args), from_args(Chunks, args), from_args(Search, args)
+    streams, speech, deployment = from_args(Streams, args), from_args(Speech, args), from_args(Deployment, args)
     from sammo.streaming.parity import print_parity
 
-    deployment = from_args(Deployment, args)
     return print_parity(source, chunks, search, streams, speech, args.parts, args.max_utterances, deployment)

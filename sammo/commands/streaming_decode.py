@@ -32,10 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decodes and writes the results; 1 where an utterance was given up."""
-    schemas = (ModelSource, Chunks, Search, Streams, Speech, Results)
-    source, chunks, search, streams, speech, results = (from_args(schema, args) for schema in schemas)
+    source, chunks, search = from_args(ModelSource, args), from_args(Chunks, args), from_args(Search, args)
+    streams, speech, results = from_args(Streams, args), from_args(Speech, args), from_args(Results, args)
+    deployment = from_args(Deployment, args)
     from sammo.streaming.decoding import streaming_decode
 
-    deployment = from_args(Deployment, args)
     options = (source, chunks, search, streams, speech, args.parts, results, args.partial_results, deployment)
     return streaming_decode(*options)

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; 0, or 130 after Ctrl-C."""
-    model, config, data = (from_args(schema, args) for schema in (ModelOptions, TrainConfig, DataConfig))
+    model, config, data = from_args(ModelOptions, args), from_args(TrainConfig, args), from_args(DataConfig, args)
     from sammo.training.run import run
 
     return run(model, config, data)

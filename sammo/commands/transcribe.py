@@ -35,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints texts; 1 if any file failed."""
-    source, chunks, search, streams = (from_args(schema, args) for schema in (ModelSource, Chunks, Search, Streams))
+    source, chunks = from_args(ModelSource, args), from_args(Chunks, args)
+    search, streams, deployment = from_args(Search, args), from_args(Streams, args), from_args(Deployment, args)
     from sammo.streaming.transcribe import transcribe
 
-    others = (args.channel, args.allow_truncated, args.timestamps, args.quiet, from_args(Deployment, args))
+    others = (args.channel, args.allow_truncated, args.timestamps, args.quiet, deployment)
     return transcribe(args.audio, source, chunks, search, streams, *others)
