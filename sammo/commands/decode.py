@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decodes and writes the results."""
-    schemas = (ModelSource, WholeChunks, WholeSearch, DataConfig, Results)
-    source, chunks, search, data, results = (from_args(schema, args) for schema in schemas)
+    source, chunks, search = from_args(ModelSource, args), from_args(WholeChunks, args), from_args(WholeSearch, args)
+    data, results = from_args(DataConfig, args), from_args(Results, args)
     from sammo.decoding import decode
 
     decode(source, chunks, search, data, args.parts, results)
