@@ -17,11 +17,11 @@ class Eden:
     of an epoch and ``step_batch()`` after every batch. "Epoch" may be any measure of data seen.
 
     Args:
-        optimizer: its groups' ``lr`` (or ``base_lr``, where a group has one) are the base rates.
-        lr_batches: the number of batches after which the rate falls noticeably.
-        lr_epochs: the same in epochs.
-        warmup_batches: length of the warm-up; 0 for none.
-        warmup_start: factor at batch 0, in [0, 1].
+      optimizer: its groups' ``lr`` (or ``base_lr``, where a group has one) are the base rates.
+      lr_batches: the number of batches after which the rate falls noticeably.
+      lr_epochs: the same in epochs.
+      warmup_batches: length of the warm-up; 0 for none.
+      warmup_start: factor at batch 0, in [0, 1].
     """
 
     def __init__(

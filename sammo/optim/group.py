@@ -16,11 +16,11 @@ class ClippingStats(NamedTuple):
     """Gradient clipping of one parameter group at its last step.
 
     Attributes:
-        norm: total norm, every gradient weighted with its parameter's root mean square.
-        threshold: norm that gradients are scaled down to; None before the first estimate.
-        scale: factor that the last gradients were multiplied with, 1.0 if not clipped.
-        fraction_clipped: share of clipped steps since the threshold was last estimated.
-        quartiles: minimum, quartiles and maximum of the norms at the last estimate.
+      norm: total norm, every gradient weighted with its parameter's root mean square.
+      threshold: norm that gradients are scaled down to; None before the first estimate.
+      scale: factor that the last gradients were multiplied with, 1.0 if not clipped.
+      fraction_clipped: share of clipped steps since the threshold was last estimated.
+      quartiles: minimum, quartiles and maximum of the norms at the last estimate.
     """
 
     norm: float

@@ -32,7 +32,7 @@ class Layout:
     """Where each parameter lies in a (rows, WIDTH) matrix, and the blocks it is worked through in.
 
     Args:
-        params: parameters on one device.
+      params: parameters on one device.
     """
 
     def __init__(self, params: list[Tensor]) -> None:

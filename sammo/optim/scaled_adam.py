@@ -15,6 +15,9 @@ from sammo.optim.group import ClippingStats, GroupState
 
 logger = logging.getLogger(__name__)
 
+# Of a group's parameters: sums of grad^2, of grad * param, of param^2 where a step needs it, and weighted ones of grad^2.
+Measured = tuple[Tensor, Tensor, Tensor | None, Tensor]
+
 # The threshold is estimated early, and generously, at these steps; then once per clipping period.
 EARLY_ESTIMATES = (10, 20, 40)
 
@@ -33,22 +36,22 @@ class ScaledAdam(Optimizer):
     is not finite drops that step's gradients. A parameter without gradient (None) counts as having a zero one.
 
     Args:
-        params: parameters, (name, parameter) pairs, or groups: dicts with "params" or "named_params" and options.
-        lr: learning rate; Eden starts from about 0.045.
-        clipping_scale: None for no clipping; 2.0 is usual.
-        betas: decay of the momentum and of the mean squared gradient.
-        scalar_lr_scale: learning rate of scales and of one-element parameters over ``lr``.
-        eps: added to the root mean squared gradient.
-        param_min_rms: rms below which a parameter is not shrunk, and its step not made smaller.
-        param_max_rms: rms that learning the scale does not go beyond.
-        scalar_max: largest magnitude of a one-element parameter.
-        plain_lr_scale: name -> learning rate over ``lr``, above 0, of parameters that take plain Adam steps. The group
-            must give names.
-        size_update_period: steps between updates of scales and rms.
-        clipping_update_period: steps between estimates of the clipping threshold.
+      params: parameters, (name, parameter) pairs, or groups: dicts with "params" or "named_params" and options.
+      lr: learning rate; Eden starts from about 0.045.
+      clipping_scale: None for no clipping; 2.0 is usual.
+      betas: decay of the momentum and of the mean squared gradient.
+      scalar_lr_scale: learning rate of scales and of one-element parameters over ``lr``.
+      eps: added to the root mean squared gradient.
+      param_min_rms: rms below which a parameter is not shrunk, and its step not made smaller.
+      param_max_rms: rms that learning the scale does not go beyond.
+      scalar_max: largest magnitude of a one-element parameter.
+      plain_lr_scale: name -> learning rate over ``lr``, above 0, of parameters that take plain Adam steps. The group
+        must give names.
+      size_update_period: steps between updates of scales and rms.
+      clipping_update_period: steps between estimates of the clipping threshold.
 
     Raises:
-        UserError: sparse gradients, or most gradients of a clipping period not finite.
+      UserError: sparse gradients, or most gradients of a clipping period not finite.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class ScaledAdam(Optimizer):
             plain_lr_scale=plain_lr_scale or {},
         )
         self._groups: dict[int, GroupState] = {}
-        self._measured: list[tuple[Tensor, ...]] | None = None
+        self._measured: list[Measured] | None = None
         self._norms: list[float] | None = None
         super().__init__(params, defaults)
 
@@ -107,17 +110,17 @@ class ScaledAdam(Optimizer):
         For programs that do not want to wait for a GPU more than once: read these among other numbers and give them to
         :meth:`use_norms`. What is computed here is not computed again in the step.
         """
-        self._measured, norms = [], []
+        measured, norms = [], []
         for index, options in enumerate(self.param_groups):
             group = self._group(index)
             grad_sq, dot, param_sq = group.sums(_is_size_step(group, options) or group.step == 0)
-            if group.step == 0:
+            if group.step == 0 and param_sq is not None:
                 group.param_rms.copy_((param_sq / group.numel).sqrt())
             weights = torch.where(group.is_plain, group.plain_scale, group.param_rms)
             sumsq = grad_sq * weights.square()
-            self._measured.append((grad_sq, dot, param_sq, sumsq))
+            measured.append((grad_sq, dot, param_sq, sumsq))
             norms += [grad_sq.sum().sqrt(), sumsq.sum().sqrt()]
-        self._norms = None
+        self._measured, self._norms = measured, None
         return torch.stack(norms)
 
     def use_norms(self, norms: list[float]) -> None:
@@ -137,8 +140,9 @@ class ScaledAdam(Optimizer):
                 loss = closure()
         if self._measured is None or self._norms is None:
             self.use_norms(self.measure().tolist())
-        for index, options in enumerate(self.param_groups):
-            self._step_group(index, options)
+        assert self._measured is not None and self._norms is not None
+        for index, (options, measured) in enumerate(zip(self.param_groups, self._measured)):
+            self._step_group(self._group(index), options, measured, self._norms[2 * index + 1])
         self._measured = None
         return loss
 
@@ -156,17 +160,16 @@ class ScaledAdam(Optimizer):
             self._groups[index] = group
         return group
 
-    def _step_group(self, index: int, options: dict[str, Any]) -> None:
-        group = self._group(index)
-        grad_sq, dot, param_sq, sumsq = self._measured[index]
+    def _step_group(self, group: GroupState, options: dict[str, Any], measured: Measured, norm: float) -> None:
+        grad_sq, dot, param_sq, sumsq = measured
         size_step = _is_size_step(group, options)
         clip = 1.0
         if options["clipping_scale"] is not None:
-            clip = self._clip(group, options, self._norms[2 * index + 1], grad_sq, sumsq)
+            clip = self._clip(group, options, norm, grad_sq, sumsq)
         if clip == 0.0:
             dot = torch.zeros_like(dot)
         group.scale_grads[group.step % options["size_update_period"]] = dot * clip
-        if size_step:
+        if size_step and param_sq is not None:
             group.param_rms.copy_((param_sq / group.numel).sqrt())
         scalar_lr = options["lr"] * options["scalar_lr_scale"]
         sizes = torch.where(group.is_plain, group.plain_scale, group.param_rms.clamp(min=options["param_min_rms"]))
@@ -257,8 +260,8 @@ class ScaledAdam(Optimizer):
         """Tensors, numbers and strings only; tensors are views of the live state, as torch's own are.
 
         Returns:
-            "param_groups": options, names and indices of parameters; "state": per index the tensors of a parameter
-            in its own shape; "clipping": per group the step and the clipping statistics.
+          "param_groups": options, names and indices of parameters; "state": per index the tensors of a parameter
+          in its own shape; "clipping": per group the step and the clipping statistics.
         """
         packed, state, host, offset = [], {}, [], 0
         for index, options in enumerate(self.param_groups):
@@ -277,7 +280,7 @@ class ScaledAdam(Optimizer):
         """Take over options and state; continuing is identical, bit by bit, to never having stopped.
 
         Raises:
-            UserError: the parameters are not those that the state was saved for.
+          UserError: the parameters are not those that the state was saved for.
         """
         saved_groups = state_dict["param_groups"]
         if len(saved_groups) != len(self.param_groups):
