@@ -148,11 +148,12 @@ class CsjDataModule:
             path = (self.config.musan_dir or self.config.manifest_dir) / "musan_cuts.jsonl.gz"
             if not path.is_file():
                 raise UserError(f"no {path} for noise mixing; run prepare.sh or pass --enable-musan false")
-            self._noise = CutSet(list(read_cuts(path, self.allowed)))
-            if len(self._noise) == 0:
+            cuts = list(read_cuts(path, self.allowed))
+            if not cuts:
                 raise UserError(f"{path} holds no noise; run prepare.sh again or pass --enable-musan false")
-            for cut in self._noise:
+            for cut in cuts:
                 if cut.sampling_rate != SAMPLING_RATE:
                     raise UserError(f"{path}: {wrong_rate(cut.id, cut.sampling_rate)}")
-            logging.info(f"noise: {len(self._noise)} cuts from {path}")
+            self._noise = CutSet(cuts)
+            logging.info(f"noise: {len(cuts)} cuts from {path}")
         return self._noise

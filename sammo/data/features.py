@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Iterable
 
 import numpy as np
 import torch
-from lhotse import CutSet, Fbank, FbankConfig
+from lhotse import Fbank, FbankConfig
 from lhotse.audio.backend import LibsndfileBackend, set_current_audio_backend
-from lhotse.cut import Cut
+from lhotse.cut import Cut, MixedCut
+from lhotse.cut.data import DataCut
 
 from sammo.data.frames import NUM_MEL_BINS, SAMPLING_RATE, num_frames
 from sammo.data.problems import brief, wrong_rate
@@ -25,7 +27,7 @@ def make_extractor() -> Fbank:
     return Fbank(FbankConfig(sampling_rate=SAMPLING_RATE, num_mel_bins=NUM_MEL_BINS))
 
 
-def collate_precomputed(cuts: CutSet) -> tuple[torch.Tensor, torch.Tensor]:
+def collate_precomputed(cuts: Iterable[Cut]) -> tuple[torch.Tensor, torch.Tensor]:
     """Reads the stored features of ``cuts`` -> features (N, T, 80) float32, padded with silence, lengths (N,) int64.
 
     Mixed cuts (noise added by CutMix) are mixed here, in the feature domain.
@@ -33,7 +35,7 @@ def collate_precomputed(cuts: CutSet) -> tuple[torch.Tensor, torch.Tensor]:
     return _pad([torch.from_numpy(_load(cut)) for cut in cuts])
 
 
-def collate_on_the_fly(cuts: CutSet, extractor: Fbank) -> tuple[torch.Tensor, torch.Tensor]:
+def collate_on_the_fly(cuts: Iterable[Cut], extractor: Fbank) -> tuple[torch.Tensor, torch.Tensor]:
     """Reads the audio of ``cuts``, mixes it in the time domain and computes features; shapes as above."""
     return _pad([torch.from_numpy(_compute(cut, extractor)) for cut in cuts])
 
@@ -42,8 +44,8 @@ def _load(cut: Cut):
     if not cut.has_features:
         raise UserError(f"cut {cut.id} has no stored features; run prepare.sh or use --on-the-fly-feats true")
     for part in _parts(cut):
-        if part.features is not None:
-            _check_file("features", part.id, part.features.storage_path, part.features.storage_type == "lilcom_chunky")
+        if part.features is not None and part.features.storage_type == "lilcom_chunky":
+            _check_file("features", part.id, part.features.storage_path)
     try:
         features = cut.load_features()
     except Exception as error:  # lilcom, tar and file errors have no common base
@@ -74,13 +76,15 @@ def load_audio(cut: Cut):
     if not cut.has_recording:
         raise UserError(f"cut {cut.id} has no recording, so its features cannot be computed on the fly")
     for part in _parts(cut):
-        if part.has_recording and part.sampling_rate != SAMPLING_RATE:
+        if part.recording is None:
+            continue
+        if part.sampling_rate != SAMPLING_RATE:
             raise UserError(wrong_rate(part.id, part.sampling_rate))
-        for source in part.recording.sources if part.has_recording else ():
-            _check_file("audio", part.id, source.source, source.type == "file")
-            lacking = shortfall(source.source) if source.type == "file" else None
+        for path in [str(source.source) for source in part.recording.sources if source.type == "file"]:
+            _check_file("audio", part.id, path)
+            lacking = shortfall(path)
             if lacking:
-                raise UserError(f"the audio of cut {part.id}, {source.source}, is cut short: {lacking}; copy it again")
+                raise UserError(f"the audio of cut {part.id}, {path}, is cut short: {lacking}; copy it again")
     try:
         return cut.load_audio()
     except Exception as error:  # lhotse's back-ends have no common error
@@ -88,23 +92,29 @@ def load_audio(cut: Cut):
         raise UserError(f"the audio of cut {cut.id} cannot be read from {place} ({brief(error)})") from error
 
 
-def _parts(cut: Cut) -> list[Cut]:
+def _parts(cut: Cut) -> list[DataCut]:
     """The cuts that ``cut`` is mixed from, padding left out, or itself."""
-    return [track.cut for track in cut.tracks if hasattr(track.cut, "recording")] if hasattr(cut, "tracks") else [cut]
+    parts = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
+    return [part for part in parts if isinstance(part, DataCut)]
 
 
-def _check_file(kind: str, cut_id: str, path: str, is_file: bool) -> None:
+def _check_file(kind: str, cut_id: str, path: str) -> None:
     """UserError where a pipe, a device or a directory would be read in place of a file, which may never end."""
-    if is_file and not os.path.isfile(path):
+    if not os.path.isfile(path):
         what = "not a regular file" if os.path.exists(path) else "missing"
         raise UserError(f"the {kind} of cut {cut_id} cannot be read from {path}, which is {what}; run prepare.sh again")
 
 
 def _source(cut: Cut, audio: bool) -> str:
     first = _parts(cut)[0]
-    if getattr(first, "shard_origin", None) is not None:
-        return f"the shard of {first.shard_origin}"
-    return str(first.recording.sources[0].source if audio else first.features.storage_path)
+    shard = getattr(first, "shard_origin", None)
+    if shard is not None:
+        return f"the shard of {shard}"
+    if audio:
+        assert first.recording is not None
+        return str(first.recording.sources[0].source)
+    assert first.features is not None
+    return str(first.features.storage_path)
 
 
 def _pad(matrices: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

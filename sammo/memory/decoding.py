@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, NamedTuple, Sequence
+from typing import Callable, Iterable, NamedTuple, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sammo import geometry
+from sammo.data.dataset import Batch
 from sammo.data.tokens import Tokenizer
 from sammo.decoding import with_tails
 from sammo.encoder import Encoder, EncoderState
@@ -122,7 +123,7 @@ def encode_chunks(
 def decode_conditions(
     model: Transducer,
     searcher: Searcher,
-    batches: Iterable[dict[str, Any]],
+    batches: Iterable[Batch],
     tokenizer: Tokenizer,
     conditions: Sequence[Condition],
     sums: DecaySums,

@@ -18,8 +18,10 @@ from typing import Callable, Iterator, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from sammo.encoder import Encoder, EncoderState
+from sammo.encoder.mixers import Mixer
 
 Place = tuple[int, int]  # (stack, layer)
 
@@ -32,9 +34,15 @@ class Recurrent(Protocol):
 
     def log_decay(self, u: Tensor) -> Tensor:
         """u (N, T, C), the mixer's input -> (N, T, H), log of the factor by which each frame decays the state."""
+        ...
 
     def time_constants(self) -> Tensor:
         """(H,) frames after which the state has fallen to 1/e, where the input does not change that."""
+        ...
+
+    def register_forward_pre_hook(self, hook: Callable[..., None]) -> RemovableHandle:
+        """As of any module."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Decay:
         return Decay(self.log + earlier.log)
 
 
-def mixers(encoder: Encoder) -> dict[Place, nn.Module]:
+def mixers(encoder: Encoder) -> dict[Place, Mixer]:
     """The mixer of every layer."""
     return {
         (stack, layer): module.mixer

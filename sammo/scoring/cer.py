@@ -62,7 +62,7 @@ def count_errors(reference: str, hypothesis: str, metric: str = "CER") -> Counts
     """Edit operations that turn ``reference`` into ``hypothesis``, by Levenshtein distance."""
     ref, hyp = METRICS[metric](reference), METRICS[metric](hypothesis)
     found = kaldialign.edit_distance(ref, hyp)
-    return Counts(len(ref), found["ins"], found["del"], found["sub"])
+    return Counts(len(ref), int(found["ins"]), int(found["del"]), int(found["sub"]))
 
 
 def alignment(reference: str, hypothesis: str, metric: str = "CER") -> list[tuple[str, str]]:

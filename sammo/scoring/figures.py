@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Collection, Mapping, Sequence
 
 import matplotlib
 
@@ -79,7 +79,7 @@ def rate_over_state(
             ys, bars = _rates(cells, metric)
             style = dict(color=color, marker=marker, markersize=6)
             ax.errorbar(xs, ys, bars, **style, linewidth=1.8, elinewidth=1.0, label=family)
-            if family in names and chunk in (reset or {}):
+            if family in names and reset is not None and chunk in reset:
                 label = f"{family}, state reset before every chunk"
                 ax.plot(xs, [reset[chunk]], **style, markerfacecolor="white", linestyle="none", label=label)
         ax.set_xscale("log", base=2)
@@ -116,7 +116,7 @@ def _dress(ax, metric: str) -> None:
     ax.tick_params(length=0, colors=INK)
 
 
-def _styles(lines: Lines) -> list[tuple[str, str]]:
+def _styles(lines: Collection[str]) -> list[tuple[str, str]]:
     """(color, marker) a line: with and without left context in two hues, darker for larger caches."""
     seen = {True: 0, False: 0}
     total = sum(" left " in name for name in lines)

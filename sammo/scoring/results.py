@@ -318,12 +318,12 @@ def _setting(values: dict[str, Any]) -> DecodeSetting:
     kinds = {"int": int, "str": str, "bool": bool}
     for item in dataclasses.fields(DecodeSetting):
         value = getattr(setting, item.name)
-        if type(value) is not kinds[item.type] or (isinstance(value, int) and abs(value) >= 1 << 40):
+        if type(value) is not kinds[str(item.type)] or (isinstance(value, int) and abs(value) >= 1 << 40):
             raise ValueError(f"{item.name} {value!r}")
         # Line breaks and bars would break the tables that show them.
         plain = item.name == "experiment" or not isinstance(value, str) or re.fullmatch(PLAIN, value)
         if not plain:
-            raise ValueError(f"{item.name} {value[:80]!r}")
+            raise ValueError(f"{item.name} {str(value)[:80]!r}")
     return setting
 
 
