@@ -39,7 +39,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int 
         out = F.conv1d(x.transpose(1, 2), weight, bias, padding=padding, groups=x.shape[-1])
         return out.transpose(1, 2)
     if torch.is_grad_enabled():
-        return _DepthwiseConv.apply(x, weight.to(x.dtype), bias.to(x.dtype), padding)
+        return _DepthwiseConv.apply(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), padding)
     return _channels_last_conv(x, weight, bias, padding)
 
 
@@ -104,6 +104,8 @@ class OneChunk:
 def _products(conv: ChunkCausalConv, frames: int) -> tuple[Tensor, Tensor]:
     """Weights (target T, source K // 2 + T, C) and biases (T, C) of both convolutions."""
     scale, reach = conv.scale(frames), conv.past_frames
+    within_bias, causal_bias = conv.within.bias, conv.causal.bias
+    assert within_bias is not None and causal_bias is not None
     target = torch.arange(frames, device=scale.device)[:, None]
     source = torch.arange(-reach, frames, device=scale.device)
     tap = source - target + reach  # of the kernel that is centered on the target
@@ -112,4 +114,4 @@ def _products(conv: ChunkCausalConv, frames: int) -> tuple[Tensor, Tensor]:
     # The row that is added to each kernel stands for the frames that it does not see.
     within = F.pad(conv.within.weight[:, 0].t(), (0, 0, 0, 1))[tap.where(inside, -1)]
     causal = F.pad(conv.causal.weight[:, 0].t(), (0, 0, 0, 1))[tap.where(before, -1)]
-    return within * scale[:, None] + causal, conv.within.bias * scale + conv.causal.bias
+    return within * scale[:, None] + causal, within_bias * scale + causal_bias

@@ -118,11 +118,11 @@ class SiluConv(torch.autograd.Function):
             **_options(weight, past, bias),
         )  # fmt: skip
         weight_grad = parts.sum(dim=0).view(weight.shape).to(weight.dtype)
-        return x_grad, weight_grad, past_grad, None if bias is None else bias_parts.sum(dim=0).to(bias.dtype)
+        return x_grad, weight_grad, past_grad, None if bias_parts is None else bias_parts.sum(dim=0).to(bias.dtype)
 
 
 def _strides(x: Tensor | None) -> tuple[int, int]:
-    return (0, 0) if x is None else x.stride()[:2]
+    return (0, 0) if x is None else (x.stride(0), x.stride(1))
 
 
 def _options(weight: Tensor, past: Tensor | None, bias: Tensor | None) -> dict[str, int | bool]:

@@ -46,7 +46,9 @@ def _swoosh_backward(
         from sammo.kernels.swoosh import swoosh_backward
 
         x_grad, again = swoosh_backward(x, grad, SLOPE, shift, offset, mask, with_y=y is None)
-        return x_grad, again if y is None else y
+        y = again if y is None else y
+        assert y is not None
+        return x_grad, y
     slope = (_wide(x) - shift).sigmoid_().sub_(SLOPE)
     if mask is not None:
         slope.mul_(mask)
@@ -129,7 +131,7 @@ class ActivationDropoutLinear(nn.Module):
     ) -> None:
         super().__init__()
         self.linear = scaled_linear(in_channels, out_channels, initial_scale=initial_scale)
-        self.constants = {"SwooshL": SWOOSH_L, "SwooshR": SWOOSH_R}[activation]
+        self.constants: tuple[float, float] = {"SwooshL": SWOOSH_L, "SwooshR": SWOOSH_R}[activation]
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:

@@ -250,8 +250,9 @@ def _whitening_gradient(covariance: Tensor, centered: Tensor) -> Tensor:
 
 def unsettled(module: nn.Module) -> tuple[list[Whiten], Tensor | None]:
     """The Whitens whose last finding is still on the GPU, and these findings (M,), to be read with other numbers."""
-    waiting = [m for m in module.modules() if isinstance(m, Whiten) and isinstance(m._exceeded, Tensor)]
-    return waiting, torch.stack([m._exceeded for m in waiting]) if waiting else None
+    whitens = [(m, m._exceeded) for m in module.modules() if isinstance(m, Whiten)]
+    waiting = [(m, exceeded) for m, exceeded in whitens if isinstance(exceeded, Tensor)]
+    return [m for m, _ in waiting], torch.stack([exceeded for _, exceeded in waiting]) if waiting else None
 
 
 def settle(waiting: list[Whiten], found: list[float]) -> None:

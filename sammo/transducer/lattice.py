@@ -137,7 +137,7 @@ def _recursion_native(px: Tensor, py: Tensor, boundary: Tensor | None) -> tuple[
     used = shares.mul_(occupation[:, None])
     grad_x = _into(used, 1, px.shape, symbol=1, frame=0)
     grad_y = _into(used, 0, py.shape, symbol=0, frame=1)
-    if boundary is None:
+    if valid_x is None or valid_y is None:
         return scores, grad_x.contiguous(), grad_y.contiguous()
     return scores, grad_x * valid_x, grad_y * valid_y
 
