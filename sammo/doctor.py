@@ -87,6 +87,11 @@ def _try(
     return f"{verdict}: deviates by {worst:.1e} (at most {tolerance:.0e})", reference, wrong
 
 
+def _grad(x: Tensor) -> Tensor:
+    assert x.grad is not None, "an input has no gradient"
+    return x.grad
+
+
 def _scan(engine: str, device: str) -> list[Tensor]:
     """Output, state and gradients of a small scan."""
     draw = torch.Generator().manual_seed(0)
@@ -100,7 +105,7 @@ def _scan(engine: str, device: str) -> list[Tensor]:
     inputs = [t.to(device).detach().requires_grad_() for t in (x, dt, A, B, C, D, bias - 3, state)]
     y, final = ssd_scan(*inputs, engine=engine)
     (y.sin().sum() + final.sum()).backward()
-    return [y.detach(), final.detach(), *(t.grad for t in inputs)]
+    return [y.detach(), final.detach(), *map(_grad, inputs)]
 
 
 def _delta(engine: str, device: str) -> list[Tensor]:
@@ -114,9 +119,9 @@ def _delta(engine: str, device: str) -> list[Tensor]:
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     inputs = [x.to(device, dtype) for x in (q, k, v, beta)] + [-decay.to(device), state.to(device)]
     inputs = [x.detach().requires_grad_() for x in inputs]
-    o, final = gated_delta_rule(*inputs, engine)
+    o, final = gated_delta_rule(*inputs, engine=engine)
     (o.float().sin().sum() + final.sum()).backward()
-    return [x.detach().float() for x in (o, final, *(x.grad for x in inputs))]
+    return [x.detach().float() for x in (o, final, *map(_grad, inputs))]
 
 
 def _conv(engine: str, device: str) -> list[Tensor]:
@@ -126,7 +131,7 @@ def _conv(engine: str, device: str) -> list[Tensor]:
     x, weight, past = (torch.randn(shape, generator=draw).to(device).requires_grad_() for shape in shapes)
     y, last = causal_conv(x, weight, past, engine)
     y.sin().sum().backward()
-    return [y.detach(), last.detach(), x.grad, weight.grad, past.grad]
+    return [y.detach(), last.detach(), *map(_grad, (x, weight, past))]
 
 
 def _step(engine: str, device: str) -> list[Tensor]:
@@ -152,4 +157,4 @@ def _loss(engine: str, device: str) -> list[Tensor]:
     boundary = torch.tensor([[0, 0, 9, 40], [0, 0, 5, 33], [0, 0, 0, 12]], device=device)
     loss = full_loss(logits, targets, boundary=boundary, engine=engine)
     loss.sum().backward()
-    return [loss.detach(), logits.grad]
+    return [loss.detach(), _grad(logits)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import io
 import os
 import sys
 from typing import Callable
@@ -39,7 +40,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     ends the script quietly with 141, as the shell would.
     """
     codecs.register_error("sammo", _shown)
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="sammo")
     try:
         code = main() or 0

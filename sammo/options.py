@@ -135,7 +135,7 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(item for item in text.split(",") if item)
 
 
-_KINDS: dict[Any, Callable[[str], Any]] = {
+_KINDS: dict[Any, Any] = {
     bool: parse_bool,
     tuple[int, ...]: integers,
     tuple[float, ...]: numbers,

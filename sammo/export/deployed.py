@@ -58,7 +58,7 @@ def read_facts(session: Any, path: Path) -> Facts:
     """Of an encoder's session; UserError where another program has made it."""
     values = session.get_modelmeta().custom_metadata_map
     try:
-        numbers = (int(values[key]) for key in ("sammo_chunk_size", "d_model", "rnn_hidden_size"))
-        return Facts(*numbers, values["sammo_weights"])
+        chunk_size, hidden, cell = (int(values[key]) for key in ("sammo_chunk_size", "d_model", "rnn_hidden_size"))
+        return Facts(chunk_size, hidden, cell, values["sammo_weights"])
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} was not made by sammo export: its metadata lacks {error}") from error

@@ -168,7 +168,7 @@ def _count(state: dict[str, Tensor], pattern: str) -> int:
 def _at(value: int | tuple[int, ...], stack: int) -> int:
     if isinstance(value, int):
         return value
-    return value[stack] if len(value) > 1 else value[0]
+    return value[0 if len(value) == 1 else stack]
 
 
 def _unmasked_dim(encoder_dim: tuple[int, ...]) -> tuple[int, ...]:

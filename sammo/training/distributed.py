@@ -11,8 +11,8 @@ from typing import Any, Callable
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from sammo.device import choose_device
 from sammo.errors import UserError, run_main
@@ -143,12 +143,14 @@ def launch(processes: int, port: int, function: Callable[..., int | None], *argu
     """
     environment = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or _free_port())}
     arguments = (environment, function, arguments)
-    context = mp.start_processes(_begin, arguments, processes, join=False, start_method="spawn")
+    context = start_processes(_begin, arguments, processes, join=False, start_method="spawn")
+    assert context is not None  # join=False
+    started: list[Any] = context.processes
     received: list[int] = []
 
     def forward(number: int, _: Any) -> None:
         received.append(number)
-        for process in context.processes:
+        for process in started:
             if process.is_alive():
                 os.kill(process.pid, number)
 
@@ -156,7 +158,7 @@ def launch(processes: int, port: int, function: Callable[..., int | None], *argu
     try:
         while not context.join(grace_period=GRACE_SECONDS):
             pass
-    except mp.ProcessExitedException as error:
+    except ProcessExitedException as error:
         how = f"ended with {error.exit_code}"
         if error.exit_code < 0:
             how = f"was killed by signal {-error.exit_code}"

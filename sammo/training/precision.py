@@ -6,6 +6,7 @@ import logging
 from contextlib import AbstractContextManager
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 
 from sammo.errors import UserError
 
@@ -34,7 +35,7 @@ class Precision:
         self.device = device
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[name]
         # Starts small and grows, as in icefall: early gradients are large.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16", init_scale=1.0)
+        self.scaler = GradScaler(device.type, enabled=name == "fp16", init_scale=1.0)
 
     def autocast(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.name != "fp32")

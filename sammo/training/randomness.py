@@ -30,7 +30,9 @@ def draw_chunk(config: EncoderConfig, seed: int, batch: int) -> tuple[int, int |
 def random_state(device: torch.device) -> dict[str, Any]:
     """Tensors, numbers and containers of them."""
     version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    current = np.random.get_state()
+    assert isinstance(current, tuple)
+    name, keys, position, has_gauss, cached = current
     state = {
         "python": [version, torch.tensor(numbers, dtype=torch.int64), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
