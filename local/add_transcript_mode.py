@@ -42,7 +42,7 @@ def add_modes(manifest: Path, modes: dict[str, dict[str, int]]) -> Counter | str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config", type=Path, nargs="+", required=True, help="Transcript-mode files.")
     parser.add_argument("--manifests", type=Path, nargs="+", required=True)
     parser.add_argument("--nj", type=int, default=1)

@@ -115,7 +115,7 @@ def _some(names: list[str], count: int = 5) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--csj-dir", type=Path, required=True)
     parser.add_argument("--nj", type=int, default=1)
     args = parser.parse_args()

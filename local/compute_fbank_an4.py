@@ -16,7 +16,7 @@ from sammo.preparation.features import compute_features
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--manifest-dir", type=Path, required=True)
     parser.add_argument("--fbank-dir", type=Path, required=True)
     parser.add_argument("--nj", type=int, default=1)

@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 import random
 from pathlib import Path
+from typing import Sequence
 
 from lhotse import CutSet, RecordingSet
-from lhotse.cut import MonoCut
+from lhotse.cut import Cut
 from lhotse.recipes.csj import concat_csj_supervisions
 
 from sammo.corpora import CSJ, write_marker
@@ -35,7 +36,7 @@ CONCATENATION = {"gap": 1.0, "maxlen": 10.0}  # seconds
 SPEEDS = (0.9, 1.1)
 
 
-def utterances(manifest_dir: Path, sources: tuple[str, ...]) -> list[MonoCut]:
+def utterances(manifest_dir: Path, sources: tuple[str, ...]) -> list[Cut]:
     """The cuts, one supervision each, of lhotse's parts ``sources``, ordered by id."""
     recordings, supervisions = [], []
     for source in sources:
@@ -48,7 +49,8 @@ def utterances(manifest_dir: Path, sources: tuple[str, ...]) -> list[MonoCut]:
                 raise UserError(f"no {path}; run the CSJ manifest stage of prepare.sh first")
             into.extend(read(path))
     recordings.sort(key=lambda item: item.id)
-    joined = concat_csj_supervisions(sorted(supervisions, key=lambda item: item.id), **CONCATENATION)
+    supervisions.sort(key=lambda item: item.id)
+    joined = concat_csj_supervisions(supervisions, **CONCATENATION)  # pyright: ignore[reportArgumentType], a list will do
     cuts = CutSet.from_manifests(recordings=RecordingSet.from_recordings(recordings), supervisions=joined)
     trimmed = list(cuts.trim_to_supervisions(keep_overlapping=False))
     if not trimmed:
@@ -56,7 +58,7 @@ def utterances(manifest_dir: Path, sources: tuple[str, ...]) -> list[MonoCut]:
     return trimmed
 
 
-def compute_part(part: str, cuts: list[MonoCut], fbank_dir: Path, nj: int) -> None:
+def compute_part(part: str, cuts: Sequence[Cut], fbank_dir: Path, nj: int) -> None:
     """Writes csj_cuts_PART.jsonl.gz, and its features below feats_PART."""
     manifest = CSJ.manifest_path(fbank_dir, part)
     manifest.unlink(missing_ok=True)  # it may point at features that are about to be replaced
@@ -67,7 +69,7 @@ def compute_part(part: str, cuts: list[MonoCut], fbank_dir: Path, nj: int) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--manifest-dir", type=Path, required=True)
     parser.add_argument("--fbank-dir", type=Path, required=True)
     parser.add_argument("--nj", type=int, default=1)

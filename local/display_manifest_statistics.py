@@ -16,7 +16,7 @@ from sammo.errors import run_main
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--manifest-dir", type=Path, required=True)
     parser.add_argument("--supervision-dir", type=Path, help="lhotse's manifests of CSJ.")
     parser.add_argument("--mode", help="Transcript mode to read (default: the corpus's).")

@@ -99,7 +99,7 @@ def make_shar(manifests: list[Path], shar_dir: Path, shard_size: int, field: str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--manifests", type=Path, nargs="+", required=True)
     parser.add_argument("--shar-dir", type=Path, required=True)
     parser.add_argument("--shard-size", type=int, default=1000, help="Cuts in a shard.")

@@ -185,7 +185,7 @@ def prepare(an4_dir: Path, wav_dir: Path, manifest_dir: Path, order: str = "auto
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--an4-dir", type=Path, required=True)
     parser.add_argument("--wav-dir", type=Path, required=True, help="Where the audio goes.")
     parser.add_argument("--manifest-dir", type=Path, required=True)

@@ -53,7 +53,7 @@ def prepare(csj_dir: Path, transcript_dir: Path, manifest_dir: Path, nj: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--csj-dir", type=Path, required=True)
     parser.add_argument("--transcript-dir", type=Path, required=True, help="Copies of the transcripts; overwritten.")
     parser.add_argument("--manifest-dir", type=Path, required=True)

@@ -40,7 +40,7 @@ def prepare(musan_dir: Path, manifest_dir: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--musan-dir", type=Path, required=True)
     parser.add_argument("--manifest-dir", type=Path, required=True)
     args = parser.parse_args()

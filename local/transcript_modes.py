@@ -24,7 +24,7 @@ def read_mode(path: Path) -> tuple[str, dict[str, int]]:
     if path.stat().st_size > LARGEST:
         raise UserError(f"{path} is no transcript-mode file: it has {path.stat().st_size} bytes")
     config = ConfigParser(interpolation=None, delimiters=("=",), comment_prefixes=(";", "#"))
-    config.optionxform = str
+    config.optionxform = lambda optionstr: optionstr
     try:
         config.read_string(path.read_text(encoding="utf-8"), source=str(path))
         name, raw = config["CONSTANTS"]["MODE"].strip(), dict(config["DECISIONS"])

@@ -13,7 +13,7 @@ from sammo.errors import run_main
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("manifests", type=Path, nargs="+")
     parser.add_argument("--lang", type=Path, help="Units to count symbols with.")
     parser.add_argument("--mode", default="fluent", help="Transcript mode to check.")

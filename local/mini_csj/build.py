@@ -148,6 +148,7 @@ def build_talk(root: Path, talk: Talk, settings: Settings) -> Report:
 def _end_with_parent() -> None:
     """Workers of a killed run would otherwise wait for work for ever."""
     parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 

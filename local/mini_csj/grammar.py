@@ -110,7 +110,7 @@ class Grammar:
             shares[others[(self.number * SPECIAL + i) % len(others)]] = SPECIAL_SHARE
         free = [word for word in shares if word not in self._drawn] or list(shares)
         behind = {word: (self.uses[word] + self.rng.random()) / shares[word] for word in free}
-        word = min(behind, key=behind.get)
+        word = min(behind, key=behind.__getitem__)
         self._drawn.append(word)
         return word
 

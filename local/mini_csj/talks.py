@@ -60,7 +60,7 @@ def stream(seed: int, *names: object) -> int:
 def _train_ids(count: int, seed: int) -> list[str]:
     """Training ids shaped like real ones; every eighth is a dialogue, at least one."""
     rng = random.Random(stream(seed, "ids"))
-    taken = set(" ".join((*EVAL, VALID, EXCLUDED)).split())
+    taken: set[str] = set(" ".join((*EVAL, VALID, EXCLUDED)).split())
     ids: list[str] = []
     while len(ids) < count:
         kind = "D" if len(ids) % 8 == 4 else "AS"[len(ids) % 2]

@@ -42,7 +42,7 @@ def analyze(text: str) -> list[dict[str, Any]]:
     joined = "".join(feature["string"] for feature in features)
     if joined != text:
         raise RuntimeError(f"the text front-end changed {text!r} into {joined!r}")
-    return features
+    return [dict(feature) for feature in features]
 
 
 def morae(pron: str) -> list[str]:
@@ -158,4 +158,5 @@ def _around(words: list[Word], tag: str) -> list[Word]:
 
 def labels_of(words: list[Word]) -> list[str]:
     """Full-context labels for the synthesizer."""
-    return pyopenjtalk.make_label([word.feature for word in words])
+    features: list[Any] = [word.feature for word in words]
+    return pyopenjtalk.make_label(features)

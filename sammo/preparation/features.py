@@ -14,10 +14,12 @@ import shutil
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Sequence
 
 import torch
 from lhotse import LilcomChunkyWriter
-from lhotse.cut import MonoCut
+from lhotse.cut import Cut
+from lhotse.cut.data import DataCut
 
 from sammo.data.features import make_extractor
 from sammo.data.manifests import read_cuts, write_cuts
@@ -29,11 +31,13 @@ from sammo.progress import progress
 MIN_PIECE, MAX_PIECE, PIECES = 180.0, 3600.0, 32  # seconds, seconds, pieces of a part that fits in between
 
 
-def compute_features(cuts: list[MonoCut], directory: Path, nj: int, desc: str) -> list[MonoCut]:
+def compute_features(cuts: Sequence[Cut], directory: Path, nj: int, desc: str) -> list[Cut]:
     """Stores the features of ``cuts`` below ``directory`` and returns the cuts with them, in the same order.
 
     Pieces that an earlier run completed for the same cuts are kept; those of other cuts are removed.
-    Raises UserError naming the first cut whose audio cannot be read.
+
+    Raises:
+      UserError: the audio of a cut cannot be read; the first one is named.
     """
     directory = directory.resolve()
     key = _key(cuts)
@@ -55,11 +59,11 @@ def compute_features(cuts: list[MonoCut], directory: Path, nj: int, desc: str) -
     return done
 
 
-def divide(cuts: list[MonoCut]) -> list[list[MonoCut]]:
+def divide(cuts: Sequence[Cut]) -> list[list[Cut]]:
     """Pieces of about equal duration; a function of the cuts alone, so that another --nj finds the same pieces."""
     total = sum(cut.duration for cut in cuts)
     size = min(MAX_PIECE, max(MIN_PIECE, total / PIECES))
-    pieces: list[list[MonoCut]] = []
+    pieces: list[list[Cut]] = []
     filled = size
     for cut in cuts:
         if filled >= size:
@@ -70,7 +74,7 @@ def divide(cuts: list[MonoCut]) -> list[list[MonoCut]]:
     return pieces
 
 
-def _run(todo: list[tuple[int, list[MonoCut]]], directory: Path, nj: int, desc: str) -> None:
+def _run(todo: list[tuple[int, list[Cut]]], directory: Path, nj: int, desc: str) -> None:
     with ProcessPoolExecutor(nj) as pool:
         waiting = iter(todo)
         running = {pool.submit(_compute_piece, *job, directory) for _, job in zip(range(2 * nj), waiting)}
@@ -89,7 +93,7 @@ def _run(todo: list[tuple[int, list[MonoCut]]], directory: Path, nj: int, desc: 
         next(bar, None)  # lets the bar close
 
 
-def _compute_piece(number: int, cuts: list[MonoCut], directory: Path) -> str | None:
+def _compute_piece(number: int, cuts: list[Cut], directory: Path) -> str | None:
     torch.set_num_threads(1)
     extractor = make_extractor()
     archive = directory / f"{number:05d}.lca"
@@ -97,16 +101,16 @@ def _compute_piece(number: int, cuts: list[MonoCut], directory: Path) -> str | N
     done = []
     with LilcomChunkyWriter(scratch) as writer:
         for cut in cuts:
-            source = cut.recording.sources[0].source
+            source = _source(cut)
             try:
                 lacking = shortfall(source)
                 if lacking:
                     return f"the audio of cut {cut.id} ({source}) is cut short: {lacking}; copy it again"
-                cut = cut.compute_and_store_features(extractor, writer)
+                stored = cut.compute_and_store_features(extractor, writer)
             except Exception as error:  # lhotse's audio back-ends have no common error
                 return f"the audio of cut {cut.id} ({source}) cannot be read: {brief(error)}"
-            cut.features.storage_path = str(archive)
-            done.append(cut)
+            stored.features.storage_path = str(archive)
+            done.append(stored)
     os.replace(scratch, archive)
     write_cuts(_manifest(directory, number), done)
     return None
@@ -116,9 +120,15 @@ def _manifest(directory: Path, number: int) -> Path:
     return directory / f"{number:05d}.jsonl.gz"
 
 
-def _key(cuts: list[MonoCut]) -> str:
+def _key(cuts: Sequence[Cut]) -> str:
     """sha256 over everything about ``cuts`` that decides their features, and where their audio is."""
     digest = hashlib.sha256(repr(make_extractor().config).encode())
     for cut in cuts:
-        digest.update(f"{cut.id} {cut.start} {cut.duration} {cut.recording.sources[0].source}\n".encode())
+        digest.update(f"{cut.id} {cut.start} {cut.duration} {_source(cut)}\n".encode())
     return digest.hexdigest()
+
+
+def _source(cut: Cut) -> str:
+    """The file with the audio of a cut of one recording."""
+    assert isinstance(cut, DataCut) and cut.recording is not None
+    return str(cut.recording.sources[0].source)
