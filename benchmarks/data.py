@@ -60,7 +60,7 @@ def measure(config: DataConfig, tokenizer: Tokenizer, seconds: float) -> tuple[f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--lang", type=Path, default=Path("data/lang_char"))
     parser.add_argument("--seconds", type=float, default=20.0, help="Time to measure each row for.")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="Values of --num-workers to measure.")

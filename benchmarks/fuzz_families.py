@@ -171,7 +171,7 @@ class Manifests(Family):
 
     def __init__(self, directory: Path):
         super().__init__(directory)
-        from lhotse import CutSet, LilcomChunkyWriter, Recording, SupervisionSegment
+        from lhotse import LilcomChunkyWriter, Recording, SupervisionSegment
         from lhotse.cut import MonoCut
         from lhotse.shar import SharWriter
 
@@ -191,7 +191,7 @@ class Manifests(Family):
         self.shar = directory / "shar"
         self.shar.mkdir(exist_ok=True)
         with SharWriter(self.shar, fields={"features": "lilcom"}, shard_size=3, warn_unused_fields=False) as writer:
-            for cut in CutSet(cuts):
+            for cut in cuts:
                 writer.write(cut.drop_recording())
         shard = {
             "cuts": "cuts.000000.jsonl.gz",

@@ -41,7 +41,7 @@ def timed_step(optimizer: torch.optim.Optimizer, device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--encoder", choices=("zipformer", "sammo"), default="zipformer")
     parser.add_argument("--preset", default="medium")
     parser.add_argument("--vocab-size", type=int, default=3266)

@@ -18,9 +18,10 @@ import argparse
 import statistics
 import sys
 import time
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +73,10 @@ class IcefallStep:
     """The same step by icefall's Zipformer, whose directory is on the path."""
 
     def __init__(self, encoder: torch.nn.ModuleDict, chunk_size: int, left: int, batch: int):
-        self.embed, self.encoder, self.left = encoder["embed"], encoder["encoder"], left
+        # icefall's own classes
+        self.embed: Any = encoder["embed"]
+        self.encoder: Any = encoder["encoder"]
+        self.left = left
         self.encoder.chunk_size, self.encoder.left_context_frames = (chunk_size,), (left,)
         self.state = [self.embed.get_init_states(batch), self.encoder.get_init_states(batch)]
         self.features, self.lengths = window(batch, chunk_size)
@@ -161,7 +165,8 @@ def measure(step: Step | IcefallStep, seconds: float) -> Measured:
             start = time.thread_time()
             run()
             taken.append(time.thread_time() - start)
-    return Measured(*map(statistics.median, times), flops)
+    own, layers, floor = map(statistics.median, times)
+    return Measured(own, layers, floor, flops)
 
 
 def main() -> int:
@@ -187,12 +192,14 @@ def main() -> int:
     with torch.inference_mode():
         for name in args.encoders.split(",") + ["icefall"] * bool(args.icefall):
             if name == "icefall":
-                make_step, encoder = IcefallStep, icefall_encoder(args.icefall, args.preset)
+                make_step = partial(IcefallStep, icefall_encoder(args.icefall, args.preset))
+                attends = True
             else:
-                make_step, encoder = Step, build_encoder(encoder_config(name, args.preset)).eval()
-            for left in args.left_context_frames if name == "icefall" or encoder.config.left_context else [0]:
+                config = encoder_config(name, args.preset)
+                make_step, attends = partial(Step, build_encoder(config).eval()), config.left_context
+            for left in args.left_context_frames if attends else [0]:
                 for chunk, batch in rows:
-                    step = make_step(encoder, chunk, left, batch)
+                    step = make_step(chunk, left, batch)
                     if args.profile:
                         return profile(step)
                     found = measure(step, args.seconds)

@@ -53,7 +53,7 @@ PUTS = {"scatter_add_", "index_add_", "index_put_", "_index_put_impl_", "scatter
 # Read only the shape of their argument.
 SHAPED = {"zeros_like", "ones_like", "full_like", "rand_like", "new_zeros", "new_ones", "new_full"}
 # Arguments that a kernel of this project reads in rare cases only.
-RARELY_READ = {"_normalizer_kernel": ("lm_ptr", "am_ptr")}
+RARELY_READ: dict[str, tuple[str, ...]] = {"_normalizer_kernel": ("lm_ptr", "am_ptr")}
 RARELY_READ["_lost_gradient_kernel"] = (
     "weight_ptr",
     "normalizer_ptr",
@@ -166,7 +166,7 @@ def measure(args: argparse.Namespace) -> Meter:
     # The shortest of a bucket has nine tenths of the longest.
     lengths = torch.linspace(frames, 0.9 * frames, utterances).long()
     tokens = [[1] * (int(length) * args.symbols_a_second // 100) for length in lengths]
-    batch = dict(features=torch.empty(utterances, frames, 80), lengths=lengths, tokens=tokens)
+    batch: Any = dict(features=torch.empty(utterances, frames, 80), lengths=lengths, tokens=tokens)
     meter = Meter()
     with ExitStack() as stack:
         trace = stack.enter_context(fake_cuda())
@@ -178,7 +178,8 @@ def measure(args: argparse.Namespace) -> Meter:
         if args.kernels == "torch" and args.encoder == "sammo":
             model.encoder.set_engines(conv="torch")
         config = TrainConfig(precision=args.precision, tensorboard=False, average_period=10**9)
-        trainer = Trainer(config, model, None, None, World(device=torch.device("cuda")), StopRequest(), {}, 600.0)
+        nothing: Any = None  # a step needs neither data nor tokenizer
+        trainer = Trainer(config, model, nothing, nothing, World(device=torch.device("cuda")), StopRequest(), {}, 600.0)
         trainer.batch = args.batch
         set_batch_count(model, args.batch)
         model.train()
