@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sammo import geometry
+from sammo.markdown import markdown_table
 from sammo.memory.decoding import Condition, Outcome
 from sammo.memory.recurrence import Place
 from sammo.scoring import Counts, bootstrap_interval
@@ -150,7 +151,7 @@ def markdown(report: Report) -> str:
             *report.parts,
         ]
         out += ["", f"## Chunks of {chunk} frames ({chunk / geometry.RATE:g} s)", ""]
-        out += _table(head, [_row(row, report.recurrent) for row in found])
+        out += markdown_table(head, [_row(row, report.recurrent) for row in found])
     if report.times:
         head = ["stack", "frame rate (Hz)", "heads", "", *QUANTILES]
         body = []
@@ -166,7 +167,7 @@ def markdown(report: Report) -> str:
             "Seconds after which a head's state has fallen to 1/e: from the parameters alone (the step of the bias), "
             "and from the mean log decay a frame over the decoded utterances, tails of silence counted.",
             "",
-            *_table(head, body),
+            *markdown_table(head, body),
         ]
     return "\n".join(out) + "\n"
 
@@ -181,11 +182,6 @@ def _row(row: Row, recurrent: bool) -> list[str]:
     touched = [f"{row.touched:.0f}" if row.condition.window is not None else ""] if recurrent else []
     parts = [f"{rate:.2f}" for rate in row.parts.values()]
     return [row.label, f"{row.rate:.2f} ({low:.2f}–{high:.2f})", *shares, change, *touched, *parts]
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    rule = "|" + "|".join("---" if i == 0 else "---:" for i in range(len(head))) + "|"
-    return ["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(row) + " |" for row in body)]
 
 
 def to_json(report: Report) -> dict:

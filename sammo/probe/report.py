@@ -14,6 +14,7 @@ from matplotlib.ticker import NullLocator  # noqa: E402
 
 from sammo import geometry  # noqa: E402
 from sammo.files import atomic_path, atomic_write  # noqa: E402
+from sammo.markdown import markdown_table  # noqa: E402
 from sammo.probe.measure import Recall, wilson  # noqa: E402
 
 FRAME_SECONDS = 1 / geometry.RATE
@@ -34,13 +35,13 @@ def table(cells: Sequence[Recall], reaches: dict[str, float], chance: float) -> 
     """Markdown: accuracy in percent over the delay. ``reaches``: "system/chunk" -> seconds."""
     delays = sorted({cell.delay for cell in cells})
     head = ["system", "chunk (s)", "reach (s)", *(f"{delay:g} s" for delay in delays)]
-    rows = [head, ["---", "---:", "---:", *["---:"] * len(delays)]]
+    rows = []
     for (system, chunk), row in lines(cells).items():
         found = {cell.delay: f"{100 * cell.accuracy:.0f}" for cell in row}
         reach = f"{reaches[row[0].line]:.1f}"
         rows.append([system, f"{chunk * FRAME_SECONDS:.2f}", reach, *(found.get(delay, "") for delay in delays)])
     rows.append(["chance", "", "", *[f"{100 * chance:.0f}"] * len(delays)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join(markdown_table(head, rows))
 
 
 def note(cells: Sequence[Recall], chance: float) -> str:

@@ -13,6 +13,7 @@ from sammo import geometry
 from sammo.corpora import CSJ, Corpus
 from sammo.errors import UserError
 from sammo.files import atomic_write
+from sammo.markdown import markdown_table
 from sammo.scoring import figures
 from sammo.scoring.cer import bootstrap_interval, difference, metrics_for, total
 from sammo.scoring.results import failure_notes, read_results
@@ -68,7 +69,7 @@ def markdown(
                 rates = [_with_interval(cell, metric) for cell in cells]
                 first = [names[system.experiment], system.label, system.decoding]
                 rows.append([*first, f"{state / 1024:.0f}", *rates])
-        out += _lines(head, rows) + [""]
+        out += markdown_table(head, rows) + [""]
         out += _differences(table, tests, metric, names)
     out += ["## By part", ""]
     columns = [(part, metric) for part in parts for metric in metrics]
@@ -85,7 +86,7 @@ def markdown(
         for system, row in table.items()
         for chunk, cells in sorted(row.items())
     ]
-    out += _lines(head, rows)
+    out += markdown_table(head, rows)
     for title, lines in (("Failed", failures), ("Averages", notes), ("Corpus", [overlap] if overlap else [])):
         if lines:
             out += ["", f"## {title}", "", *(f"- {line}" for line in lines)]
@@ -120,7 +121,7 @@ def _differences(table: Table, tests: Sequence[str], metric: str, names: dict[st
                 "minus that of the others, in percent points with a 95 % paired bootstrap interval; below 0, it makes "
                 "fewer errors:",
                 "",
-                *_lines(["minus", "System", "State (KiB)", *map(chunk_name, ours)], rows),
+                *markdown_table(["minus", "System", "State (KiB)", *map(chunk_name, ours)], rows),
                 "",
             ]
     return out
@@ -143,11 +144,6 @@ def _with_interval(cell: Cell | None, metric: str) -> str:
         return f"{cell.rate(metric):.2f} ± {spread:.2f} ({len(cell.runs)} seeds){mark}"
     low, high = bootstrap_interval(cell.counts[metric])
     return f"{cell.rate(metric):.2f} ({low:.2f}–{high:.2f}){mark}"
-
-
-def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
 COLUMNS = {
