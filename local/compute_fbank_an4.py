@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Computes 80-bin Fbank of AN4's utterances, all parts in the order of their ids.
+"""Computes 80-bin Fbank of AN4's utterances, the speed-perturbed training copies in manifests of their own.
 
-Usage: local/compute_fbank_an4.py --manifest-dir DIR --fbank-dir DIR [--nj N]
+Usage: local/compute_fbank_an4.py --manifest-dir DIR --fbank-dir DIR [--nj N] [--perturb-speed true|false]
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import argparse
 from pathlib import Path
 
 from sammo.corpora import AN4, write_marker
-from sammo.data.manifests import read_cuts, write_cuts
+from sammo.data.manifests import read_cuts
 from sammo.errors import UserError, run_main
-from sammo.preparation.features import compute_features
+from sammo.options import parse_bool
+from sammo.preparation.features import store_part, store_training_part
 
 
 def main() -> None:
@@ -20,16 +21,18 @@ def main() -> None:
     parser.add_argument("--manifest-dir", type=Path, required=True)
     parser.add_argument("--fbank-dir", type=Path, required=True)
     parser.add_argument("--nj", type=int, default=1)
+    parser.add_argument("--perturb-speed", type=parse_bool, default=True)
     args = parser.parse_args()
     args.fbank_dir.mkdir(parents=True, exist_ok=True)
     for part in AN4.parts:
         source = AN4.manifest_path(args.manifest_dir, part)
         if not source.is_file():
             raise UserError(f"no {source}; run the manifest stage of prepare.sh first")
-        manifest = AN4.manifest_path(args.fbank_dir, part)
-        manifest.unlink(missing_ok=True)  # it may point at features that are about to be replaced
         cuts = list(read_cuts(source))
-        write_cuts(manifest, compute_features(cuts, args.fbank_dir / f"feats_{part}", args.nj, f"Fbank {part}"))
+        if part == AN4.train:
+            store_training_part(AN4, cuts, args.fbank_dir, args.nj, args.perturb_speed)
+        else:
+            store_part(AN4, part, cuts, args.fbank_dir, args.nj)
     write_marker(args.fbank_dir, AN4)
 
 

@@ -2,7 +2,7 @@
 """Cuts CSJ into utterances and computes 80-bin Fbank, the speed-perturbed training copies in manifests of their own.
 
 Utterances are lhotse's segments joined while the gap is below 1 s and the whole below 10 s, in all parts, as in the
-original experiments. The training manifests are shuffled once, so that a limited buffer sees many speakers.
+original experiments.
 
 Usage: local/compute_fbank_csj.py --manifest-dir DIR --fbank-dir DIR [--nj N] [--perturb-speed true|false]
 """
@@ -10,19 +10,17 @@ Usage: local/compute_fbank_csj.py --manifest-dir DIR --fbank-dir DIR [--nj N] [-
 from __future__ import annotations
 
 import argparse
-import random
 from pathlib import Path
-from typing import Sequence
 
 from lhotse import CutSet, RecordingSet
 from lhotse.cut import Cut
 from lhotse.recipes.csj import concat_csj_supervisions
 
 from sammo.corpora import CSJ, write_marker
-from sammo.data.manifests import read_recordings, read_supervisions, write_cuts
+from sammo.data.manifests import read_recordings, read_supervisions
 from sammo.errors import UserError, run_main
 from sammo.options import parse_bool
-from sammo.preparation.features import compute_features
+from sammo.preparation.features import store_part, store_training_part
 
 PARTS = {
     "eval1": ("eval1",),
@@ -33,7 +31,6 @@ PARTS = {
     "train": ("core", "noncore"),
 }
 CONCATENATION = {"gap": 1.0, "maxlen": 10.0}  # seconds
-SPEEDS = (0.9, 1.1)
 
 
 def utterances(manifest_dir: Path, sources: tuple[str, ...]) -> list[Cut]:
@@ -58,16 +55,6 @@ def utterances(manifest_dir: Path, sources: tuple[str, ...]) -> list[Cut]:
     return trimmed
 
 
-def compute_part(part: str, cuts: Sequence[Cut], fbank_dir: Path, nj: int) -> None:
-    """Writes csj_cuts_PART.jsonl.gz, and its features below feats_PART."""
-    manifest = CSJ.manifest_path(fbank_dir, part)
-    manifest.unlink(missing_ok=True)  # it may point at features that are about to be replaced
-    done = compute_features(cuts, fbank_dir / f"feats_{part}", nj, f"Fbank {part}")
-    if part.startswith("train"):
-        random.Random(0).shuffle(done)
-    write_cuts(manifest, done)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--manifest-dir", type=Path, required=True)
@@ -78,11 +65,10 @@ def main() -> None:
     args.fbank_dir.mkdir(parents=True, exist_ok=True)
     for part, sources in PARTS.items():
         cuts = utterances(args.manifest_dir, sources)
-        compute_part(part, cuts, args.fbank_dir, args.nj)
-        if part == "train" and args.perturb_speed:
-            for speed in SPEEDS:
-                perturbed = [cut.perturb_speed(speed) for cut in cuts]
-                compute_part(f"train_sp{speed}", perturbed, args.fbank_dir, args.nj)
+        if part == CSJ.train:
+            store_training_part(CSJ, cuts, args.fbank_dir, args.nj, args.perturb_speed)
+        else:
+            store_part(CSJ, part, cuts, args.fbank_dir, args.nj)
     write_marker(args.fbank_dir, CSJ)
 
 

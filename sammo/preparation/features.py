@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import shutil
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +22,7 @@ from lhotse import LilcomChunkyWriter
 from lhotse.cut import Cut
 from lhotse.cut.data import DataCut
 
+from sammo.corpora import Corpus
 from sammo.data.features import make_extractor
 from sammo.data.manifests import read_cuts, write_cuts
 from sammo.data.problems import brief
@@ -28,6 +30,7 @@ from sammo.data.whole import shortfall
 from sammo.errors import UserError
 from sammo.progress import progress
 
+SPEEDS = (0.9, 1.1)
 MIN_PIECE, MAX_PIECE, PIECES = 180.0, 3600.0, 32  # seconds, seconds, pieces of a part that fits in between
 
 
@@ -57,6 +60,26 @@ def compute_features(cuts: Sequence[Cut], directory: Path, nj: int, desc: str) -
     if [cut.id for cut in done] != [cut.id for cut in cuts]:
         raise UserError(f"{directory} does not hold the features of its cuts; remove it and run prepare.sh again")
     return done
+
+
+def store_part(corpus: Corpus, part: str, cuts: Sequence[Cut], fbank_dir: Path, nj: int) -> None:
+    """Writes the manifest of ``part`` below ``fbank_dir``, and its features beside it.
+
+    Training manifests are shuffled once, so that a limited buffer sees many speakers.
+    """
+    manifest = corpus.manifest_path(fbank_dir, part)
+    manifest.unlink(missing_ok=True)  # it may point at features that are about to be replaced
+    done = compute_features(cuts, fbank_dir / f"feats_{part}", nj, f"Fbank {part}")
+    if part.startswith(corpus.train):
+        random.Random(0).shuffle(done)
+    write_cuts(manifest, done)
+
+
+def store_training_part(corpus: Corpus, cuts: Sequence[Cut], fbank_dir: Path, nj: int, perturb_speed: bool) -> None:
+    """The same for the training part, with copies at other speeds as parts of their own if ``perturb_speed``."""
+    store_part(corpus, corpus.train, cuts, fbank_dir, nj)
+    for speed in SPEEDS if perturb_speed else ():
+        store_part(corpus, f"{corpus.train}_sp{speed}", [cut.perturb_speed(speed) for cut in cuts], fbank_dir, nj)
 
 
 def divide(cuts: Sequence[Cut]) -> list[list[Cut]]:
