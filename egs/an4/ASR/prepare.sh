@@ -18,6 +18,7 @@ byte_order=auto
 valid_speakers=6
 lang_type=
 vocab_sizes=100
+perturb_speed=true
 
 usage() {
   cat <<END
@@ -29,7 +30,7 @@ under --data-dir. What is done already, with the same options, is skipped; what 
 
 Stages:
   1  audio as WAV, manifests of the parts train, valid (speakers held out of the training list) and test
-  2  80-bin Fbank
+  2  80-bin Fbank, of the training part also at 0.9 and 1.1 times the speed
   3  character units, the space between words among them
   4  BPE units
   5  validation of the manifests
@@ -40,6 +41,7 @@ Options:
   --nj N                        processes (default: the number of cores, here $nj)
   --data-dir DIR                default: data, below the current directory
   --byte-order auto|big|little  of .raw files (default: auto, which asks the samples)
+  --perturb-speed BOOL          copies of the training part at other speeds (default: $perturb_speed)
   --valid-speakers N            speakers of the part valid (default: $valid_speakers)
   --lang-type "char bpe"        which units to make (default: char, the corpus's)
   --vocab-sizes "N ..."         BPE vocabularies (default: $vocab_sizes)
@@ -52,7 +54,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --help | -h) usage && exit 0 ;;
     --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-    --stage | --stop-stage | --nj | --an4-dir | --data-dir | --byte-order | --valid-speakers | --lang-type | --vocab-sizes)
+    --stage | --stop-stage | --nj | --an4-dir | --data-dir | --byte-order | --valid-speakers | --perturb-speed | --lang-type | --vocab-sizes)
       [ $# -gt 1 ] || die "$1 needs a value; see --help"
       name=${1#--}
       printf -v "${name//-/_}" '%s' "$2"
@@ -67,6 +69,7 @@ done
 [ "$nj" -ge 1 ] && [ "$nj" -le 1024 ] || die "--nj must be 1 to 1024 processes, got $nj"
 [[ $byte_order =~ ^(auto|big|little)$ ]] || die "--byte-order must be auto, big or little, got '$byte_order'"
 lang_type=${lang_type:-$("$python" -m sammo.corpora unit an4)}
+[[ $perturb_speed =~ ^(true|false)$ ]] || die "--perturb-speed must be true or false, got '$perturb_speed'"
 for unit in $lang_type; do
   [[ $unit =~ ^(char|bpe)$ ]] || die "--lang-type knows char and bpe, got '$unit'"
 done
@@ -90,8 +93,9 @@ run_stage 1 "Prepare AN4 manifests from $an4_dir" "" "$manifests/.an4.done" "$ke
   "$python" "$local/prepare_an4_manifests.py" --an4-dir "$an4_dir" --wav-dir "$data_dir/wav" \
   --manifest-dir "$manifests" --byte-order "$byte_order" --valid-speakers "$valid_speakers"
 
-run_stage 2 "Compute Fbank of AN4" "$manifests/.an4.done" "$fbank/.an4.done" "$key" \
-  "$python" "$local/compute_fbank_an4.py" --manifest-dir "$manifests" --fbank-dir "$fbank" --nj "$nj"
+run_stage 2 "Compute Fbank of AN4" "$manifests/.an4.done" "$fbank/.an4.done" "$key speed=$perturb_speed" \
+  "$python" "$local/compute_fbank_an4.py" --manifest-dir "$manifests" --fbank-dir "$fbank" --nj "$nj" \
+  --perturb-speed "$perturb_speed"
 
 train=$fbank/an4_cuts_train.jsonl.gz
 if [[ " $lang_type " == *" char "* ]]; then
