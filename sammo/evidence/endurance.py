@@ -173,6 +173,9 @@ def _decode(
     found: list[list[tuple[float, int]]] = [[] for _ in talks]  # (output frame of the talk, token)
     wait = math.inf if reset_every <= 0 else reset_every * geometry.RATE / chunk
     starts = [set(talk.chunks) for talk in talks]
+    step = geometry.STRIDE * chunk
+    last = [talk.chunks[-1] * step + utterances[talk.utterances[-1]].features.shape[0] for talk in talks]
+    ends = torch.tensor(last) + geometry.TAIL_PADDING
 
     def take(row: int) -> None:
         best = searcher.result(searches[row])[0]
@@ -190,7 +193,7 @@ def _decode(
                 take(row)
                 searches[row], begun[row] = searcher.start(), number
             state = _reset(state, blank, over)
-        lengths = torch.full((len(talks),), window.shape[1], device=device)
+        lengths = (ends - number * step).clamp(0, window.shape[1])
         output = encoder(window.to(device), lengths, state, chunk_size=chunk)
         state = output.state
         searches = searcher.advance(output.frames, output.lengths, searches)
