@@ -60,8 +60,9 @@ def test_parts(prepared):
     }
     speakers = {part: {cut.supervisions[0].speaker for cut in cuts} for part, cuts in parts.items()}
     assert speakers == {"train": {"fabc", "fghi2", "mabc", "mghi"}, "valid": {"fdef", "mdef"}, "test": {"fxyz", "mxyz"}}
-    for cuts in parts.values():
-        assert [cut.id for cut in cuts] == sorted(cut.id for cut in cuts)
+    for part, cuts in parts.items():
+        # Training is shuffled once, so that a limited buffer sees many speakers.
+        assert ([cut.id for cut in cuts] == sorted(cut.id for cut in cuts)) == (part != "train")
         for cut in cuts:
             assert cut.has_features and cut.num_features == 80 and cut.supervisions[0].text.isupper()
     cut = next(cut for cut in parts["test"] if cut.id == "an19-fxyz-b")
@@ -69,15 +70,28 @@ def test_parts(prepared):
     assert np.array_equal(np.round(cut.load_audio()[0] * 32768).astype(np.int16), speech_like(1.8, 19))
 
 
+def test_speed_copies(prepared):
+    original = {cut.id: cut.duration for cut in CutSet.from_file(prepared / "fbank/an4_cuts_train.jsonl.gz")}
+    for speed in (0.9, 1.1):
+        copies = CutSet.from_file(prepared / f"fbank/an4_cuts_train_sp{speed}.jsonl.gz")
+        found = {cut.id.removesuffix(f"_sp{speed}"): cut.duration * speed for cut in copies}
+        assert found == pytest.approx(original, abs=1e-3)
+
+
 def test_the_corpus_is_found_and_loads(prepared):
     assert find_corpus(prepared / "fbank").name == "an4"
     tokenizer = load_tokenizer(prepared / "lang_char")
     config = DataConfig(
-        manifest_dir=prepared / "fbank", max_duration=5.0, enable_musan=False, num_workers=0, drop_last=False
+        manifest_dir=prepared / "fbank",
+        max_duration=5.0,
+        enable_musan=False,
+        num_workers=0,
+        drop_last=False,
+        speed_perturb=True,
     )
     module = CsjDataModule(config, tokenizer)
     batches = list(module.train_dataloader(1))
-    assert sum(len(batch["cuts"]) for batch in batches) == 12
+    assert sum(len(batch["cuts"]) for batch in batches) == 3 * 12  # at three speeds
     for batch in batches:
         assert [tokenizer.decode(tokens) for tokens in batch["tokens"]] == batch["texts"]
     assert sum(len(batch["cuts"]) for batch in module.test_dataloader(*module.corpus.tests)) == 6
