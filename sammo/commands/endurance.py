@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
     check_range("--talks", args.talks, 1, 64, "they are decoded at the same time")
     check_range("--pause", args.pause, 0, 60, "it is the silence between two utterances, in seconds")
     check_range("--reset-every", args.reset_every, 0, 86400, "it is a time in seconds, or 0")
-    schemas = (ModelSource, Chunks, Search, DataConfig)
-    source, chunks, search, data = (from_args(schema, args) for schema in schemas)
+    source, chunks = from_args(ModelSource, args), from_args(Chunks, args)
+    search, data = from_args(Search, args), from_args(DataConfig, args)
     from sammo.evidence.command import Talks, show_endurance
 
     talks = Talks(args.minutes, args.talks, args.pause, args.reset_every, args.seed)
