@@ -13,9 +13,11 @@ from torch import Tensor
 
 from sammo import geometry
 from sammo.checkpoint import ModelInfo, check_tokenizer, load_model
+from sammo.corpora import Corpus
 from sammo.data.config import DataConfig
 from sammo.data.datamodule import CsjDataModule
 from sammo.data.dataset import Batch
+from sammo.data.manifests import manifest_digest
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.device import choose_device
 from sammo.encoder.mixers import MIXERS
@@ -166,17 +168,18 @@ def decode(
     res_dir = results.res_dir or default_directory(source, search)
     logging.info(f"{info.encoder} {info.preset}, {info.checkpoint}")
     for part in module.corpus.chosen(parts):
+        inputs = inputs_of(module.corpus, data, part, tokenizer)
         open_settings = [
             chunking
             for chunking, setting in settings.items()
-            if results.force or not has_results(res_dir, setting, part, module.corpus.metric)
+            if results.force or not has_results(res_dir, setting, part, module.corpus.metric, inputs)
         ]
         if len(open_settings) < len(settings):
             done = len(settings) - len(open_settings)
             logging.info(f"{part}: {done} of {len(settings)} settings were decoded before (--force decodes again)")
         if open_settings:
             chosen = {chunking: settings[chunking] for chunking in open_settings}
-            _decode_part(model, searcher, module, tokenizer, part, chosen, res_dir, chunks.pad_feature)
+            _decode_part(model, searcher, module, tokenizer, part, chosen, res_dir, chunks.pad_feature, inputs)
     logging.info(f"results are in {res_dir}")
 
 
@@ -189,6 +192,7 @@ def _decode_part(
     settings: dict[Chunking, DecodeSetting],
     res_dir: Path,
     tail: int,
+    inputs: dict[str, str],
 ) -> None:
     loader = data.test_dataloader(part)
     begin = time.monotonic()
@@ -196,12 +200,22 @@ def _decode_part(
     results = decode_batches(model, searcher, batches, tokenizer, list(settings), tail)
     seconds = time.monotonic() - begin
     for chunking, decoded in results.items():
-        rates = write_results(res_dir, settings[chunking], part, decoded, corpus=data.corpus)
+        rates = write_results(res_dir, settings[chunking], part, decoded, corpus=data.corpus, inputs=inputs)
         logging.info(
             f"{part}, chunk {chunking.chunk_size}, left context {chunking.left_context_frames}: "
             f"{', '.join(map(str, rates))}, {len(decoded)} utterances"
         )
     logging.info(f"{part}: {len(settings)} settings in {seconds:.1f} s")
+
+
+def inputs_of(corpus: Corpus, speech: Speech, part: str, tokenizer: Tokenizer) -> dict[str, str]:
+    """What a result of ``part`` depends on beside what :func:`describe` says: digests by kind.
+
+    Raises:
+      UserError: there is no manifest of that part, or it is damaged.
+    """
+    manifest = corpus.manifest_path(speech.manifest_dir, part)
+    return {"manifest": manifest_digest(manifest), "units": tokenizer.fingerprint[:16]}
 
 
 def describe(

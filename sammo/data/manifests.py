@@ -222,6 +222,14 @@ def build(kind: type, record: dict, path: Path) -> Any:
         raise UserError(f"{path}: {name} is no {kind.__name__} ({brief(error)})") from error
 
 
+def manifest_digest(path: Path) -> str:
+    """16 hex digits that tell manifests of other content apart, however they are packed."""
+    digest = hashlib.sha256()
+    for item in _json_lines(path):
+        digest.update(json.dumps(item).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
 def _json_lines(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise UserError(f"no {path}; run prepare.sh or pass another --manifest-dir")

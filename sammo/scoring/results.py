@@ -104,7 +104,8 @@ class PartResult(NamedTuple):
     """One part at one setting, as read back from its JSON file.
 
     counts: one an utterance, by metric: always "CER", also "WER" where the corpus is scored by words. corpus: None
-    where the file does not say. failed: why, by cut id, for utterances that were given up.
+    where the file does not say. failed: why, by cut id, for utterances that were given up. inputs: digests of what was
+    read beside the model, by its kind ("manifest").
     """
 
     setting: DecodeSetting
@@ -115,6 +116,7 @@ class PartResult(NamedTuple):
     path: Path
     corpus: Corpus | None = None
     failed: Mapping[str, str] = {}
+    inputs: Mapping[str, str] = {}
 
     def rate(self, metric: str = "CER") -> float:
         """Percent."""
@@ -129,6 +131,7 @@ def write_results(
     extra: dict[str, Any] | None = None,
     corpus: Corpus | None = None,
     failed: Mapping[str, str] | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> list[ErrorSummary]:
     """Score a decoded part and write its files, each whole or not at all.
 
@@ -142,6 +145,7 @@ def write_results(
       extra: further JSON values worth keeping (delays of tokens, for instance).
       failed: why, by cut id, for those of ``results`` that were given up. They count as they are, the part as not
         decoded: the next run decodes it again, and reports mark it.
+      inputs: digests of what was read beside the model, by its kind, for :func:`has_results`.
 
     Returns:
       The error rates, that of the corpus first.
@@ -175,6 +179,7 @@ def write_results(
         "part": part,
         "setting": made_by,
         "failed": failed,
+        "inputs": dict(inputs or {}),
     }
     for summary in summaries:
         kind = summary.metric.lower()
@@ -223,8 +228,15 @@ def error_lines(results: Sequence[tuple], summary: ErrorSummary) -> Iterable[str
             yield f"{count}   {what}"
 
 
-def has_results(res_dir: str | Path, setting: DecodeSetting, part: str, metric: str = "CER") -> bool:
-    """Whether this part was decoded at this setting from these very weights, all of it, and scored by ``metric``."""
+def has_results(
+    res_dir: str | Path,
+    setting: DecodeSetting,
+    part: str,
+    metric: str = "CER",
+    inputs: Mapping[str, str] | None = None,
+) -> bool:
+    """Whether this part was decoded at this setting from these very weights and ``inputs``, all of it, and scored by
+    ``metric``."""
     path = Path(res_dir) / f"cer-{result_name(res_dir, setting, part)}.json"
     if not path.is_file():
         return False
@@ -233,9 +245,14 @@ def has_results(res_dir: str | Path, setting: DecodeSetting, part: str, metric: 
     except UserError as error:
         logging.warning(str(error))
         return False
-    if result.setting == setting and result.failed:
+    if result.setting != setting or metric not in result.counts:
+        return False
+    other = [kind for kind, digest in (inputs or {}).items() if result.inputs.get(kind) != digest]
+    if other:
+        logging.info(f"{part}: decoded before from another {' and '.join(other)}; decoding it again")
+    elif result.failed:
         logging.info(f"{part}: {len(result.failed)} utterances failed the last time; decoding it again")
-    return result.setting == setting and not result.failed and metric in result.counts
+    return not other and not result.failed
 
 
 def result_name(res_dir: str | Path, setting: DecodeSetting, part: str) -> str:
@@ -268,8 +285,11 @@ def read_result(path: Path) -> PartResult:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] not in (FORMAT, OLD_FORMAT):
             raise ValueError(f"format {record['format']!r}")
-        record.setdefault("failed", {})
+        record = {"failed": {}, "inputs": {}, **record}
         utterances, part, extra, failed = (record[key] for key in ("utterances", "part", "extra", "failed"))
+        inputs = record["inputs"]
+        if not isinstance(inputs, dict) or not all(isinstance(digest, str) for digest in inputs.values()):
+            raise ValueError(f"inputs {str(inputs)[:80]}")
         if not isinstance(part, str) or not re.fullmatch(r"[\w.+-]+", part):
             raise ValueError(f"part {part!r}")
         if not isinstance(extra, dict) or not isinstance(failed, dict) or not failed.keys() <= utterances.keys():
@@ -285,7 +305,7 @@ def read_result(path: Path) -> PartResult:
         corpus = from_json(record["corpus"]) if record.get("corpus") else None
         if setting.experiment:
             setting = dataclasses.replace(setting, experiment=str((path.parent / setting.experiment).resolve()))
-        return PartResult(setting, part, list(utterances), counts, extra, path, corpus, failed)
+        return PartResult(setting, part, list(utterances), counts, extra, path, corpus, failed, inputs)
     except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a result file of decode.py ({reason}); delete it and decode again") from error

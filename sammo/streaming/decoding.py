@@ -21,7 +21,7 @@ from sammo.data.manifests import ManifestCuts, survey_manifests
 from sammo.data.sources import FILES, Allowed
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.data.transcripts import transcript
-from sammo.decoding import Chunking, chunkings, default_directory, describe, load_model_for, searcher_for
+from sammo.decoding import Chunking, chunkings, default_directory, describe, inputs_of, load_model_for, searcher_for
 from sammo.errors import UserError
 from sammo.files import atomic_write
 from sammo.options import Chunks, Deployment, ModelSource, Results, Search, Speech, Streams
@@ -142,7 +142,8 @@ def streaming_decode(
         setting = _setting(model, info, source, search, streams, speech, chunking, deployment)
         runtime = make_runtime(model, deployment, *chunking)
         for part in corpus.chosen(parts):
-            if has_results(res_dir, setting, part, corpus.metric) and not results.force:
+            inputs = inputs_of(corpus, speech, part, tokenizer)
+            if not results.force and has_results(res_dir, setting, part, corpus.metric, inputs):
                 logging.info(f"{part}: decoded before at {setting.suffix} (--force decodes again)")
                 continue
             recognizer = StreamingRecognizer(model, searcher, *chunking, state_dtype(streams), runtime=runtime)
@@ -157,7 +158,7 @@ def streaming_decode(
                 found = _decode_part(recognizer, cuts, tokenizer, mode, part, streams.num_decode_streams, file)
             elapsed = time.perf_counter() - started
             failed += sum(utterance.error is not None for utterance in found)
-            _report(res_dir, setting, part, corpus, found, elapsed)
+            _report(res_dir, setting, part, corpus, found, elapsed, inputs)
     if failed:
         logging.error(
             f"{failed} utterance(s) were given up; they are scored with what they gave until then, their parts are "
@@ -220,6 +221,7 @@ def _report(
     corpus: Corpus,
     results: list[StreamedUtterance],
     elapsed: float,
+    inputs: dict[str, str],
 ) -> None:
     """Writes the result files, delays among them, and logs one line."""
     delays = delay_summary([delay for result in results for delay in result.delays])
@@ -227,7 +229,7 @@ def _report(
     extra = {"delay_seconds": delays, "audio_seconds": audio, "wall_seconds": elapsed}
     scored = [(result.cut_id, result.reference, result.hypothesis, result.timestamps) for result in results]
     failed = {result.cut_id: result.error for result in results if result.error is not None}
-    rates = write_results(res_dir, setting, part, scored, extra, corpus, failed)
+    rates = write_results(res_dir, setting, part, scored, extra, corpus, failed, inputs)
     line = f"{part}, {setting.suffix}: {', '.join(map(str, rates))}"
     if delays["tokens"]:
         line += f", delay {delays['mean']:.2f} s (median {delays['p50']:.2f}, 90 % {delays['p90']:.2f})"

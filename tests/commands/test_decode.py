@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 
 import pytest
 import torch
@@ -14,11 +15,13 @@ from fixtures.training import Letters, checkpoint_of, make_batch
 from sammo import decoding
 from sammo.checkpoint import write_checkpoint
 from sammo.commands import decode as command
+from sammo.data.manifests import read_cuts, write_cuts
 from sammo.data.tokens import load_tokenizer
 from sammo.decoding import Chunking, chunkings, decode_batches, with_tails
 from sammo.errors import UserError
 from sammo.geometry import PADDING_VALUE
 from sammo.scoring import read_results
+from sammo.scoring.cer import total
 from sammo.search import make_searcher
 
 
@@ -155,6 +158,44 @@ def test_whatever_changes_a_result_is_decoded_and_filed_apart(work, tmp_path):
         assert len(read_results(tmp_path)) == count
     assert decode(work, "zipformer", *words) == 0 and len(read_results(tmp_path)) == len(changes) + 1
     assert len({result.setting for result in read_results(tmp_path)}) == len(changes) + 1
+
+
+def test_another_manifest_is_decoded_anew(work, tmp_path, caplog):
+    """Of the same name, with as many cuts of the same ids: only a text has changed."""
+    caplog.set_level("INFO")
+    manifests = shutil.copytree(work / "fbank", tmp_path / "fbank")
+    words = ["--res-dir", tmp_path / "results", "--decoding-method", "greedy_search", "--manifest-dir", manifests]
+    assert decode(work, "sammo", *words) == 0
+    path = manifests / "csj_cuts_eval1.jsonl.gz"
+    cuts = list(read_cuts(path))
+    write_cuts(path, cuts)  # packed otherwise
+    assert decode(work, "sammo", *words) == 0 and "1 of 1 settings were decoded before" in caplog.text
+    (before,) = read_results(tmp_path / "results")
+    text = cuts[0].supervisions[0].custom["disfluent"]
+    cuts[0].supervisions[0].custom["disfluent"] = text + text
+    write_cuts(path, cuts)
+    caplog.clear()
+    assert decode(work, "sammo", *words) == 0
+    assert "eval1: decoded before from another manifest; decoding it again" in caplog.text
+    (after,) = read_results(tmp_path / "results")
+    assert total(after.counts["CER"]).ref == total(before.counts["CER"]).ref + len(text)
+    assert after.inputs["manifest"] != before.inputs["manifest"] and after.inputs["units"] == before.inputs["units"]
+    # Results of before manifests were noted are not taken for those of this one.
+    record = json.loads(after.path.read_text(encoding="utf-8"))
+    del record["inputs"]
+    after.path.write_text(json.dumps(record), encoding="utf-8")
+    caplog.clear()
+    assert decode(work, "sammo", *words) == 0 and "another manifest and units; decoding" in caplog.text
+
+
+def test_other_hotwords_are_decoded_anew(work, tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = tmp_path / "names.txt"
+    words = ["--res-dir", tmp_path / "results", "--hotwords", path]
+    for text, count in (("あい", 1), ("あい", 1), ("うえ", 2)):
+        path.write_text(text, encoding="utf-8")
+        assert decode(work, "sammo", *words) == 0 and len(read_results(tmp_path / "results")) == count
+    assert caplog.text.count("were decoded before") == 1
 
 
 def test_default_directories(work):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -19,6 +20,7 @@ from lhotse import CutSet
 from sammo.checkpoint import write_checkpoint
 from sammo.commands import decode as simulated
 from sammo.commands import parity, streaming_decode, transcribe
+from sammo.data.manifests import read_cuts, write_cuts
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
 from sammo.scoring import read_results
@@ -95,6 +97,11 @@ def test_streaming_decode_writes_results(work, tmp_path):
     stamp = [path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())]
     assert decode(work, "sammo", *words) == 0  # nothing is decoded twice
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())] == stamp
+    manifests = shutil.copytree(work / "fbank", tmp_path / "fbank")
+    path = manifests / "csj_cuts_eval1.jsonl.gz"
+    write_cuts(path, list(read_cuts(path))[1:])  # but what other manifests hold is
+    assert decode(work, "sammo", *words, "--manifest-dir", manifests) == 0
+    assert [len(item.cut_ids) for item in read_results(tmp_path)] == [4, 4]
 
 
 def test_the_number_of_streams_changes_nothing(work, tmp_path):
