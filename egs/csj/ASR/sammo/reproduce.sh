@@ -1,0 +1,210 @@
+#!/usr/bin/env bash
+# Every table and figure of RESULTS.md from nothing: corpora, trainings, decodings, reports. See --help.
+set -euo pipefail
+
+here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
+root=$(cd "$here/../../../.." && pwd)
+. "$root/local/venv.sh"
+
+scale=cpu
+seeds=3
+tables="main state mixers"
+work_dir=reproduce
+data_dir=
+epochs=
+jobs=
+plan=false
+collect=
+
+usage() {
+  cat <<END
+Usage: reproduce.sh [options]
+
+Trains and decodes all systems that RESULTS.md compares, with several seeds, and rebuilds its tables. Each step is done
+once: interrupted anywhere, the same command resumes. A training that fails or diverges is reported at the end and left out
+of no table without a word.
+
+  --scale cpu|gpu      cpu: preset tiny on the synthetic corpus; gpu: preset medium on --data-dir (default: $scale)
+  --seeds N            of the main comparison (default: $seeds); everything else has one
+  --tables "NAME ..."  main: Sammo, Zipformer, Conformer; state: d_state 8, 16, 64; mixers: none, nla, gated_delta without
+                       left context, none, mamba2, gated_delta with it (default: $tables)
+  --work-dir DIR       everything is written below it (default: $work_dir)
+  --data-dir DIR       prepared by prepare.sh (default for cpu: made here)
+  --epochs N           for every training (default: 13 on cpu, 40 on gpu)
+  --jobs N             trainings at a time (default: the number of GPUs, or of cores if there is none)
+  --plan               says what would be done and what it costs, and ends
+  --collect DIR        copies the small files that the tables are made of there, and ends
+END
+}
+
+die() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --help | -h) usage && exit 0 ;;
+    --plan) plan=true && shift && continue ;;
+    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
+    --scale | --seeds | --tables | --work-dir | --data-dir | --epochs | --jobs | --collect)
+      [ $# -gt 1 ] || die "$1 needs a value; see --help"
+      name=${1#--}
+      printf -v "${name//-/_}" '%s' "$2"
+      shift 2
+      ;;
+    *) die "unknown option $1; see --help" ;;
+  esac
+done
+[[ $scale =~ ^(cpu|gpu)$ ]] || die "--scale must be cpu or gpu, got '$scale'"
+[[ $seeds =~ ^[1-9][0-9]?$ ]] || die "--seeds must be 1 to 99, got '$seeds'"
+[[ -z $epochs || $epochs =~ ^[1-9][0-9]*$ ]] || die "--epochs must be a whole number above 0, got '$epochs'"
+[[ -z $jobs || $jobs =~ ^[1-9][0-9]*$ ]] || die "--jobs must be a whole number above 0, got '$jobs'"
+for table in $tables; do
+  [[ $table =~ ^(main|state|mixers)$ ]] || die "--tables knows main, state and mixers, got '$table'"
+done
+
+chunks=16,32,64,128,256
+lefts=16,32,64,128,256
+if [ "$scale" = cpu ]; then
+  preset=tiny device=cpu minutes=26 # of one core a training
+  epochs=${epochs:-13}
+  jobs=${jobs:-$(nproc 2> /dev/null || echo 2)}
+  # As in run.sh of the repository, which says why.
+  budget=(--max-duration 12 --min-duration 0 --max-cut-duration 0 --curriculum 2:2 --ctc-loss-scale 1 --base-lr 0.03
+    --ref-duration 0.12 --lr-batches 4000 --lr-epochs 6 --lr-warmup-batches 100 --warm-step 200 --average-period 10
+    --num-workers 1 --drop-last false --enable-spec-aug false --enable-musan false --valid-interval 1000000)
+  average=1
+else
+  preset=medium device=cuda minutes=
+  epochs=${epochs:-40}
+  [ -n "$data_dir" ] || die "--scale gpu needs --data-dir, a corpus prepared by prepare.sh"
+  command -v nvidia-smi > /dev/null || $plan || die "--scale gpu needs a GPU, and there is no nvidia-smi"
+  jobs=${jobs:-$(nvidia-smi --list-gpus 2> /dev/null | wc -l)}
+  jobs=$((jobs > 0 ? jobs : 1))
+  budget=(--max-duration 2600 --precision bf16 --ctc-loss-scale 0.2)
+  average=9
+fi
+
+# name|options of train.py: one line a training. Left contexts are those of training, so that all of them can be decoded at.
+attends=(--left-context-frames "$lefts,-1")
+systems() {
+  local seed
+  if [[ " $tables " == *" main "* ]]; then
+    for seed in $(seq "$seeds"); do
+      echo "main/sammo/seed$seed|--encoder sammo --seed $seed"
+      echo "main/zipformer/seed$seed|--encoder zipformer --seed $seed ${attends[*]}"
+      echo "main/conformer/seed$seed|--encoder conformer --seed $seed ${attends[*]}"
+    done
+  fi
+  if [[ " $tables " == *" state "* ]]; then
+    for size in 8 16 64; do echo "state/sammo-$size/seed1|--encoder sammo --d-state $size --seed 1"; done
+  fi
+  if [[ " $tables " == *" mixers "* ]]; then
+    for mixer in none nla gated_delta; do echo "mixers/$mixer/seed1|--encoder sammo --mixer $mixer --seed 1"; done
+    for mixer in none mamba2 gated_delta; do
+      echo "mixers/$mixer-left/seed1|--encoder zipformer --mixer $mixer --seed 1 ${attends[*]}"
+    done
+  fi
+}
+
+count=$(systems | wc -l)
+echo "$count trainings of preset $preset, $epochs epochs, $jobs at a time; everything goes to $work_dir"
+if [ -n "$minutes" ]; then
+  # Decoding takes about a quarter of the time of 13 epochs; voices are synthesized in ten minutes of one core.
+  echo "about $(((count * (minutes * epochs / 13 + minutes / 4) / jobs + 10 + 59) / 60)) h on idle cores like those of benchmarks/README.md"
+fi
+if $plan; then
+  systems | tr '|' '\t'
+  exit 0
+fi
+
+mkdir -p "$work_dir"
+work_dir=$(cd "$work_dir" && pwd)
+
+collect_files() {
+  mkdir -p "$1"
+  (cd "$work_dir" && find exp report \( -name 'cer-*.json' -o -name '*.md' -o -name memory.json -o -name timing.json \
+    -o -name endurance*.json -o -name '*.png' -o -name '*.csv' \) -print0 2> /dev/null | tar --null -cf - --files-from=-) |
+    tar -xf - -C "$1"
+  du -sh "$1"
+}
+if [ -n "$collect" ]; then
+  collect_files "$collect"
+  exit 0
+fi
+
+make_venv "$root"
+export PYTHON PYTHONUTF8=1 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+if [ -z "$data_dir" ]; then
+  data_dir=$work_dir/data
+  echo "== Corpus in $data_dir"
+  "$root/prepare.sh" --corpus mini --data-dir "$data_dir" --hours 2 --eval-minutes 40 --perturb-speed false \
+    > "$work_dir/prepare.log" || die "preparation failed; see the end of $work_dir/prepare.log"
+fi
+
+# One system from training to error rates; what is done already is skipped by the commands themselves.
+run_system() { # name, options
+  local exp=$work_dir/exp/$1 log=$work_dir/logs/${1//\//-}.log
+  mkdir -p "$exp" "$work_dir/logs"
+  local data=(--manifest-dir "$data_dir/fbank" --lang "$data_dir/lang_char" --device "$device") model
+  # shellcheck disable=SC2086 # the options of a system are words
+  "$PYTHON" "$here/train.py" --preset "$preset" --exp-dir "$exp" --num-epochs "$epochs" "${data[@]}" "${budget[@]}" $2 \
+    >> "$log" 2>&1 || return 1
+  model=(--exp-dir "$exp" --epoch "$epochs" --avg "$average" "${data[@]}")
+  "$PYTHON" "$here/decode.py" "${model[@]}" --decoding-method modified_beam_search --beam-size 4 --chunk-size "$chunks" \
+    --left-context-frames "$lefts" --parts valid,tests --res-dir "$exp/results" >> "$log" 2>&1 || return 1
+  [ "${1%/seed1}" != "$1" ] || return 0
+  [ -f "$exp/memory/memory.json" ] ||
+    "$PYTHON" -m sammo.cli memory "${model[@]}" --chunk-size 16,64 >> "$log" 2>&1 || return 1
+  [ -f "$exp/endurance/endurance.json" ] ||
+    "$PYTHON" -m sammo.cli endurance "${model[@]}" --chunk-size 32 --left-context-frames 128 >> "$log" 2>&1 || return 1
+}
+
+failed=$work_dir/failed
+: > "$failed"
+trap 'jobs -p | xargs -r kill 2> /dev/null || true' EXIT
+echo "== Training and decoding"
+number=0
+gpus=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((jobs - 1)))}
+while IFS='|' read -r name options; do
+  number=$((number + 1))
+  while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do wait -n || true; done
+  echo "   $number of $count: $name ($((SECONDS / 60)) min; $work_dir/logs/${name//\//-}.log)"
+  (
+    if [ "$device" = cuda ]; then
+      IFS=, read -ra cards <<< "$gpus"
+      export CUDA_VISIBLE_DEVICES=${cards[$(((number - 1) % ${#cards[@]}))]}
+    else
+      export OMP_NUM_THREADS=1
+    fi
+    run_system "$name" "$options" || echo "$name" >> "$failed"
+  ) &
+done < <(systems)
+wait
+
+echo "== Reports"
+report() { # name, directories
+  local out=$work_dir/report/$1
+  shift
+  "$PYTHON" -m sammo.cli report "$@" --out-dir "$out" --pool-seeds --statistics "$data_dir/fbank/statistics.json"
+}
+for table in $tables; do
+  directories=("$work_dir/exp/$table")
+  [ "$table" = main ] || directories+=("$work_dir"/exp/main/*/seed1)
+  report "$table" "${directories[@]}" > /dev/null || echo "no report on $table" >> "$failed"
+done
+aligner=$work_dir/exp/main/zipformer/seed1
+if [ -d "$aligner/results" ]; then
+  [ -f "$work_dir/alignment.ctm" ] || "$PYTHON" -m sammo.cli align --exp-dir "$aligner" --epoch "$epochs" --avg "$average" \
+    --manifest-dir "$data_dir/fbank" --lang "$data_dir/lang_char" --device "$device" --parts tests \
+    --out "$work_dir/alignment.ctm"
+  "$PYTHON" -m sammo.cli timing "$work_dir"/exp/main/*/seed1/results --alignment "$work_dir/alignment.ctm" \
+    --out-dir "$work_dir/report/timing" > /dev/null
+fi
+echo "tables and figures: $work_dir/report ($((SECONDS / 60)) min)"
+if [ -s "$failed" ]; then
+  echo "not all of it came to its end:"
+  sed "s|^|   |; s|\$| (see $work_dir/logs)|" "$failed"
+  exit 1
+fi
