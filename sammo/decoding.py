@@ -20,6 +20,7 @@ from sammo.data.dataset import Batch
 from sammo.data.manifests import manifest_digest
 from sammo.data.tokens import Tokenizer, load_tokenizer
 from sammo.device import choose_device
+from sammo.encoder.config import ENCODER_PRESETS
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.state import state_numel
 from sammo.lm import NgramLM, file_digest
@@ -229,6 +230,7 @@ def describe(
 ) -> DecodeSetting:
     """What a result was made by: everything in the options that can change it."""
     encoder = model.config.encoder
+    usual = ENCODER_PRESETS.get(info.encoder, {}).get("mixer")
     state_bytes = 0
     if chunking.chunk_size != -1 and chunking.left_context_frames != -1:
         state_bytes = 4 * state_numel(model.encoder.init_state(1, chunking.left_context_frames))
@@ -251,6 +253,7 @@ def describe(
         search="-".join(_unusual(search) + ([] if tail == geometry.TAIL_PADDING else [f"pad-feature-{tail}"])),
         transcript_mode=speech.transcript_mode or info.transcript_mode,
         features="stored" if isinstance(speech, DataConfig) and not speech.on_the_fly_feats else "computed",
+        mixer="" if encoder.mixer == usual else encoder.mixer,
     )
 
 

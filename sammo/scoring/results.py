@@ -50,7 +50,7 @@ class DecodeSetting:
     simulated streaming; checkpoint names the weights (files and batch count). experiment is the directory of the
     training run; search, the options of search and padding that are not the defaults ("blank-penalty-1");
     transcript_mode, what was scored against, "" for the supervisions' own text; features, "computed" from the audio or
-    "stored".
+    "stored"; mixer, its name where it is not the one of ``encoder``'s preset.
     """
 
     encoder: str
@@ -71,6 +71,7 @@ class DecodeSetting:
     search: str = ""
     transcript_mode: str = ""
     features: str = "computed"
+    mixer: str = ""
 
     @property
     def weights(self) -> str:

@@ -36,11 +36,12 @@ class System(NamedTuple):
     state_dtype: str
     transcript_mode: str
     features: str
+    mixer: str
 
     @property
     def label(self) -> str:
         """As short as it can be told apart."""
-        words = [self.encoder.capitalize()]
+        words = [self.encoder.capitalize() + (f" with {self.mixer}" if self.mixer else "")]
         if self.left_context_frames:
             words.append(f"left {'all' if self.left_context_frames < 0 else self.left_context_frames}")
         if self.d_state:
@@ -93,6 +94,7 @@ def system_of(result: PartResult) -> System:
         setting.state_dtype,
         setting.transcript_mode,
         setting.features,
+        setting.mixer,
     )
 
 
