@@ -11,6 +11,11 @@ from sammo import __version__
 from sammo.errors import run_main
 
 COMMANDS = {
+    "prepare": ("sammo.commands.prepare", "make a corpus of recordings of your own"),
+    "train": ("sammo.commands.train", "train an encoder with its transducer, as train.py does"),
+    "decode": ("sammo.commands.decode", "decode test sets and score them, as decode.py does"),
+    "streaming-decode": ("sammo.commands.streaming_decode", "the same chunk by chunk, as streaming_decode.py does"),
+    "ngram": ("sammo.commands.ngram", "estimate an n-gram language model for --lm from the training text"),
     "info": ("sammo.commands.info", "parameters, state size and cost of a model"),
     "report": ("sammo.commands.report", "table and figures from the results of decode.py"),
     "parity": ("sammo.commands.parity", "compare simulated with chunk-by-chunk decoding"),

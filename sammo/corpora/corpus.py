@@ -103,7 +103,8 @@ def from_json(value: Any) -> Corpus:
     names = {item.name for item in dataclasses.fields(Corpus)}
     if not isinstance(value, dict) or not {"name", "tests", "manifest"} <= value.keys() <= names:
         raise ValueError("it describes no corpus")
-    corpus = Corpus(**{name: tuple(item) if name in lists else item for name, item in value.items()})
+    fields: dict[str, Any] = {name: tuple(item) if name in lists else item for name, item in value.items()}
+    corpus = Corpus(**fields)
     listed = (corpus.name, *corpus.parts, *corpus.modes, *filter(None, [corpus.default_mode]))
     if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in listed):
         raise ValueError("its name or one of its parts or modes is no word")

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Iterable, Protocol
 
+from sammo.corpora import Corpus
 from sammo.errors import UserError
 
 BLANK = "<blk>"
@@ -140,6 +141,26 @@ def load_tokenizer(lang_dir: str | Path) -> Tokenizer:
     ):
         raise UserError(f"{path} is damaged: its checksum is not that in {CHECKSUM}; make it again with prepare.sh")
     return BpeTokenizer(path)
+
+
+def find_lang(lang: Path | None, manifest_dir: Path, corpus: Corpus) -> Path:
+    """``lang``, or without it the units of the corpus's kind that lie beside ``manifest_dir``, or the only ones there.
+
+    Raises:
+      UserError: several sets of units, none of which is the one.
+    """
+    if lang is not None:
+        return lang
+    data_dir = Path(manifest_dir).parent
+    own = data_dir / "lang_char"
+    found = sorted(path for path in data_dir.glob("lang_*") if path.is_dir())
+    of_kind = [path for path in found if path.name.startswith(f"lang_{corpus.unit}")]
+    if corpus.unit == "char" and own in found:
+        return own
+    if len(of_kind or found) > 1:
+        names = ", ".join(map(str, of_kind or found))
+        raise UserError(f"{corpus.name} has several sets of units, {names}; choose one by --lang")
+    return (of_kind or found or [data_dir / f"lang_{corpus.unit}"])[0]
 
 
 def read_token_table(path: str | Path) -> list[str]:

@@ -21,9 +21,10 @@ from sammo.checkpoint import (
     read_checkpoint,
     remove_unfinished,
 )
+from sammo.corpora import find_corpus
 from sammo.data.config import DataConfig
 from sammo.data.datamodule import CsjDataModule
-from sammo.data.tokens import Tokenizer, load_tokenizer
+from sammo.data.tokens import Tokenizer, find_lang, load_tokenizer
 from sammo.errors import UserError
 from sammo.lock import locked
 from sammo.model_options import ModelOptions
@@ -53,7 +54,8 @@ def run(model_options: ModelOptions, config: TrainConfig, data_config: DataConfi
         name = "train" if world.size == 1 else f"train-rank-{world.rank}"
         set_up_logging(config.exp_dir / "log", name, console=world.is_main)
         try:
-            tokenizer = load_tokenizer(config.lang)
+            corpus = find_corpus(data_config.manifest_dir, data_config.corpus)
+            tokenizer = load_tokenizer(find_lang(config.lang, data_config.manifest_dir, corpus))
             use_ctc = config.ctc_loss_scale > 0
             model_config = model_options.to_config(tokenizer.vocab_size, tokenizer.blank_id, use_ctc)
             data = CsjDataModule(data_config, tokenizer)
