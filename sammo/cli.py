@@ -27,6 +27,7 @@ COMMANDS = {
     "transcribe": ("sammo.commands.transcribe", "transcribe audio files as a stream"),
     "doctor": ("sammo.commands.doctor", "list engines and try each against its reference"),
     "export": ("sammo.commands.export", "write ONNX files that sherpa-onnx runs"),
+    "package": ("sammo.commands.package", "write a trained model as a directory to pass on"),
     "import-icefall": ("sammo.commands.import_icefall", "turn a Zipformer checkpoint of icefall into one of ours"),
 }
 

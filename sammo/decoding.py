@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sammo import geometry
-from sammo.checkpoint import ModelInfo, check_tokenizer, load_model
+from sammo.checkpoint import ModelInfo, check_tokenizer, is_package, load_model
 from sammo.corpora import Corpus
 from sammo.data.config import DataConfig
 from sammo.data.datamodule import CsjDataModule
@@ -24,7 +24,7 @@ from sammo.encoder.config import ENCODER_PRESETS
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.state import state_numel
 from sammo.lm import NgramLM, file_digest
-from sammo.options import ModelSource, Results, Search, Speech, WholeChunks, check_chunking, check_threads
+from sammo.options import DEFAULT_LANG, ModelSource, Results, Search, Speech, WholeChunks, check_chunking, check_threads
 from sammo.progress import progress
 from sammo.scoring import DecodeSetting, has_results, write_results
 from sammo.search import Searcher, hotwords_digest, make_searcher, read_hotwords
@@ -117,13 +117,28 @@ def decode_batches(
 # ------------------------------------------------------------------------------------ decode.py
 
 
-def load_model_for(source: ModelSource, tokenizer: Tokenizer) -> tuple[Transducer, ModelInfo]:
-    """The model of ``source``, which must have been trained with the units of ``tokenizer``, and what it is."""
+class System(NamedTuple):
+    """A trained model, in evaluation mode, with its output units, and what it is."""
+
+    model: Transducer
+    tokenizer: Tokenizer
+    info: ModelInfo
+
+
+def load_system(source: ModelSource) -> System:
+    """What the options name: a checkpoint, an experiment or a package, which has its units in it.
+
+    Raises:
+      UserError: it is not there or damaged, or it was trained with other units than those of --lang.
+    """
     check_threads(source.num_threads)
     if source.num_threads > 0:
         torch.set_num_threads(source.num_threads)
+    path = source.checkpoint or source.exp_dir
+    lang = source.lang or (path if is_package(path) else DEFAULT_LANG)
+    tokenizer = load_tokenizer(lang)
     model, info = load_model(
-        source.checkpoint or source.exp_dir,
+        path,
         epoch=source.epoch,
         iteration=source.iter,
         avg=source.avg,
@@ -131,8 +146,8 @@ def load_model_for(source: ModelSource, tokenizer: Tokenizer) -> tuple[Transduce
         device=choose_device(source.device),
     )
     model.encoder.set_engines(scan=source.scan_engine, conv=source.conv_engine)
-    check_tokenizer(info, tokenizer.fingerprint, source.lang)
-    return model, info
+    check_tokenizer(info, tokenizer.fingerprint, lang)
+    return System(model, tokenizer, info)
 
 
 def searcher_for(model: Transducer, search: Search, tokenizer: Tokenizer) -> Searcher:
@@ -157,8 +172,7 @@ def decode(
     results: Results,
 ) -> None:
     """Decodes ``parts`` at all chunk sizes and left contexts and writes the results; raises UserError."""
-    tokenizer = load_tokenizer(source.lang)
-    model, info = load_model_for(source, tokenizer)
+    model, tokenizer, info = load_system(source)
     data = dataclasses.replace(data, transcript_mode=data.transcript_mode or info.transcript_mode)
     module = CsjDataModule(data, tokenizer)
     settings = {
@@ -279,8 +293,16 @@ def _experiment(source: ModelSource) -> Path:
     return source.checkpoint if source.checkpoint.is_dir() else source.checkpoint.parent
 
 
+def working_directory(source: ModelSource) -> Path:
+    """Where goes what is made of a model: its experiment, or for a package, which stays as it is, exp/NAME."""
+    directory = _experiment(source)
+    return Path("exp") / directory.resolve().name if is_package(directory) else directory
+
+
 def default_directory(source: ModelSource, search: Search) -> Path:
     """Where results go without --res-dir."""
-    directory = _experiment(source)
-    which = f"-{source.checkpoint.stem}" if source.checkpoint else f"-iter-{source.iter}" if source.iter else ""
+    directory = working_directory(source)
+    which = f"-iter-{source.iter}" if source.iter else ""
+    if source.checkpoint and source.checkpoint.is_file():
+        which = f"-{source.checkpoint.stem}"
     return directory / f"{search.decoding_method}{which}"

@@ -31,7 +31,12 @@ STATE_DTYPES = ("float32", "float16", "bfloat16")
 
 
 def option(
-    default: Any, help: str, choices: Sequence[str] = (), aliases: Sequence[str] = (), flag: bool = False
+    default: Any,
+    help: str,
+    choices: Sequence[str] = (),
+    aliases: Sequence[str] = (),
+    flag: bool = False,
+    parse: Callable[[str], Any] | None = None,
 ) -> Any:
     """A field that is an option.
 
@@ -39,8 +44,10 @@ def option(
       choices: values that it may have; (): all of its type.
       aliases: further names, "--test-sets".
       flag: given without a value, for a bool that is False by default.
+      parse: argparse type of the value; None: as the field's type says.
     """
-    return field(default=default, metadata={"help": help, "choices": choices, "aliases": aliases, "flag": flag})
+    about = {"help": help, "choices": choices, "aliases": aliases, "flag": flag, "parse": parse}
+    return field(default=default, metadata=about)
 
 
 def add_options(
@@ -70,8 +77,8 @@ def add_options(
             group.add_argument(*names, action="store_true", help=help)
             continue
         if default not in (None, "", ()):
-            help += f" (default: {_shown(default)})"
-        kind = _kind(hints[item.name])
+            help += f" (default: {shown(default)})"
+        kind = about["parse"] or _kind(hints[item.name])
         group.add_argument(*names, type=kind, default=default, choices=about["choices"] or None, help=help)
     if defaults:
         raise TypeError(f"{schema.__name__} has no fields {', '.join(defaults)}")
@@ -96,7 +103,8 @@ def _kind(hint: Any) -> Callable[[str], Any]:
     return _KINDS.get(hint, hint)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as it is typed."""
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -120,6 +128,22 @@ def integers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected whole numbers separated by commas, got {text!r}") from None
+
+
+def frames(text: str) -> tuple[int, ...]:
+    """argparse type: "16,0.64s,-1" -> (16, 32, -1): frames of 20 ms, or seconds that are whole frames."""
+    found = []
+    for part in text.split(","):
+        seconds = part.strip().removesuffix("s")
+        try:
+            value = float(seconds) * geometry.RATE if seconds != part.strip() else float(int(part))
+        except ValueError:
+            expected = f"expected frames of 20 ms or seconds (32 or 0.64s), separated by commas, got {text!r}"
+            raise argparse.ArgumentTypeError(expected) from None
+        if not abs(value) < 1e9 or abs(value - round(value)) > 1e-6:
+            raise argparse.ArgumentTypeError(f"{part.strip()} is no whole number of frames of 20 ms")
+        found.append(round(value))
+    return tuple(found)
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -170,12 +194,16 @@ def check_chunking(chunk_size: int, left_context_frames: int = 0) -> None:
 # ------------------------------------------------------------------------------------ shared by commands
 
 
+DEFAULT_LANG = Path("data/lang_char")
+OWN_PACKAGE = Path(__file__).resolve().parents[1] / "models" / "sammo-tiny"  # comes with the repository
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Where an experiment lies and what computes it."""
 
     exp_dir: Path = option(Path("exp"), "Directory of checkpoints, logs and TensorBoard files.")
-    lang: Path = option(Path("data/lang_char"), "Language directory: the output units.", aliases=("--lang-dir",))
+    lang: Path = option(DEFAULT_LANG, "Language directory: the output units.", aliases=("--lang-dir",))
     device: str = option("auto", "auto, cpu or cuda.", ("auto", "cpu", "cuda"))
     num_threads: int = option(0, "CPU threads a process; 0: as PyTorch chooses.")
     scan_engine: str = option("auto", "Recurrence of the mixer, by its name in sammo doctor.")
@@ -186,6 +214,12 @@ class Runtime:
 class ModelSource(Runtime):
     """Which trained model; its architecture is read from the checkpoint."""
 
+    exp_dir: Path = option(Path("exp"), "The --exp-dir of train.py, or a directory that sammo package wrote.")
+    lang: Path | None = option(
+        None,
+        "Language directory: the output units (default: a package's own, otherwise data/lang_char).",
+        aliases=("--lang-dir",),
+    )
     checkpoint: Path | None = option(None, "A checkpoint file instead of --exp-dir, best-valid.pt for instance.")
     epoch: int = option(0, "Take epoch-N.pt; 0: the newest checkpoint.")
     iter: int = option(0, "Take checkpoint-N.pt; 0: an epoch's.")
@@ -197,9 +231,9 @@ class ModelSource(Runtime):
 class Chunks:
     """Widths to decode at; frames are of 20 ms."""
 
-    chunk_size: tuple[int, ...] = option((32,), "Frames a chunk: 16,32,64,128.")
+    chunk_size: tuple[int, ...] = option((32,), "Frames a chunk, or seconds: 16,32,1.28s.", parse=frames)
     left_context_frames: tuple[int, ...] = option(
-        (128,), "Frames before a chunk that attention sees, where the model keeps any: 64,128,256."
+        (128,), "Frames before a chunk that attention sees, where the model keeps any: 64,128,5.12s.", parse=frames
     )
     round_left_context: bool = option(
         False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sammo.checkpoint.directory import BEST, batch_path, epoch_path, list_checkpoints, remove_old, remove_unfinished
 from sammo.checkpoint.files import newest_checkpoint, read_checkpoint, write_checkpoint, write_content
 from sammo.checkpoint.loading import ModelInfo, check_tokenizer, load_model
+from sammo.checkpoint.package import is_package
 from sammo.checkpoint.schema import Checkpoint, TrainingState
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "batch_path",
     "check_tokenizer",
     "epoch_path",
+    "is_package",
     "list_checkpoints",
     "load_model",
     "newest_checkpoint",

@@ -12,6 +12,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from sammo.checkpoint.averaging import average_between, average_states
 from sammo.checkpoint.directory import batch_path, epoch_path, list_checkpoints, listing
 from sammo.checkpoint.files import newest_checkpoint, read_checkpoint
+from sammo.checkpoint.package import is_package, read_package
 from sammo.checkpoint.schema import Checkpoint, Weights, weights_digest
 from sammo.errors import DAMAGE, UserError
 from sammo.transducer import ModelConfig, Transducer
@@ -42,11 +43,11 @@ def load_model(
     use_averaged_model: bool = True,
     device: torch.device | str = "cpu",
 ) -> tuple[Transducer, ModelInfo]:
-    """The model of a checkpoint file, or of an experiment directory, in evaluation mode.
+    """The model of a checkpoint file, of an experiment directory or of a package, in evaluation mode.
 
     Args:
-      path: a checkpoint file, or the --exp-dir of train.py. Of a file the running average is taken
-        (``use_averaged_model``) or the model as it was.
+      path: a checkpoint file, the --exp-dir of train.py, or what ``sammo package`` made. Of a file the running average
+        is taken (``use_averaged_model``) or the model as it was.
       epoch: take epoch-N.pt; 0: the newest checkpoint there is.
       iteration: take checkpoint-N.pt instead.
       avg: how many checkpoints to average over, the one named being the last.
@@ -57,12 +58,16 @@ def load_model(
       UserError: a checkpoint is not there or cannot be read, ``avg`` goes beyond what there is.
     """
     path = Path(path)
+    if is_package(path):
+        if epoch or iteration or avg != 1:
+            raise UserError(f"{path} is a package, which holds one model: leave --epoch, --iter and --avg out")
+        return _load_package(path, device)
     if path.is_file():
         files, before = [path], None
     elif path.is_dir():
         files, before = _select(path, epoch, iteration, avg, use_averaged_model)
     else:
-        raise UserError(f"no checkpoint and no experiment directory {path}")
+        raise UserError(f"no checkpoint, experiment directory or package {path}")
     part = "model_avg" if use_averaged_model else "model"
     end = read_checkpoint(files[-1], (part,))
     used = files
@@ -120,6 +125,26 @@ def _build(config: ModelConfig, weights: Weights, path: Path) -> Transducer:
     finally:
         hook.remove()
     return model
+
+
+def _load_package(path: Path, device: torch.device | str) -> tuple[Transducer, ModelInfo]:
+    package = read_package(path)
+    origin = package.origin
+    weights = {name: value.to(torch.float32) for name, value in package.weights.items()}
+    model = _build(package.config, weights, path).to(device).eval()
+    info = ModelInfo(
+        encoder=package.config.encoder.name,
+        preset=origin.preset,
+        epoch=origin.epoch,
+        iteration=0,
+        avg=origin.avg,
+        use_averaged_model=origin.use_averaged_model,
+        batch_idx_train=origin.batch_idx_train,
+        tokenizer=origin.tokenizer,
+        transcript_mode=origin.transcript_mode,
+        checkpoint=f"{origin.name}, batch {origin.batch_idx_train}, sha256 {weights_digest(weights)[:16]}",
+    )
+    return model, info
 
 
 def check_tokenizer(info: ModelInfo, fingerprint: str, lang: str | Path) -> None:

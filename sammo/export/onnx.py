@@ -20,8 +20,8 @@ from torch import nn
 
 from sammo import geometry
 from sammo.checkpoint.schema import weights_digest
-from sammo.data.tokens import Tokenizer, format_token_table, load_tokenizer
-from sammo.decoding import load_model_for
+from sammo.data.tokens import Tokenizer, format_token_table
+from sammo.decoding import load_system
 from sammo.errors import UserError
 from sammo.export.deployed import NAMES, TOKENS, file_name, need
 from sammo.export.graphs import DecoderGraph, EncoderGraph, JoinerGraph
@@ -62,8 +62,7 @@ def export(source: ModelSource, chunk_size: int, out_dir: Path, int8: bool = Fal
     """
     for module in ("onnx", "onnxruntime"):
         need(module)
-    tokenizer = load_tokenizer(source.lang)
-    model, info = load_model_for(dataclasses.replace(source, device="cpu"), tokenizer)
+    model, tokenizer, info = load_system(dataclasses.replace(source, device="cpu"))
     check_exportable(model, chunk_size)
     logging.info(f"{info.encoder} {info.preset}, {info.checkpoint}")
     write_directory(model, tokenizer, chunk_size, out_dir, int8)

@@ -12,8 +12,7 @@ from typing import Sequence
 from sammo import geometry
 from sammo.data.config import DataConfig
 from sammo.data.datamodule import CsjDataModule
-from sammo.data.tokens import load_tokenizer
-from sammo.decoding import load_model_for, searcher_for
+from sammo.decoding import load_system, searcher_for, working_directory
 from sammo.encoder import Encoder
 from sammo.errors import UserError
 from sammo.files import atomic_write
@@ -106,8 +105,7 @@ def show_memory(
       ages: seconds of the past that the recurrent state is held to; None: the default ones.
       out_dir: where the tables and the figure go; None: beside the model.
     """
-    tokenizer = load_tokenizer(source.lang)
-    model, info = load_model_for(source, tokenizer)
+    model, tokenizer, info = load_system(source)
     encoder = model.encoder
     tables = conditions(encoder, chunk_sizes, ages, left_context_frames)
     listed = [condition for table in tables.values() for condition in table]
@@ -145,7 +143,7 @@ def show_memory(
     )
     text = markdown(report)
     print(text)
-    out_dir = out_dir or (source.checkpoint.parent if source.checkpoint else source.exp_dir) / "memory"
+    out_dir = out_dir or working_directory(source) / "memory"
     for path in write(report, text, out_dir):
         print(path)
 

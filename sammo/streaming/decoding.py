@@ -19,9 +19,9 @@ from sammo.data.datamodule import check_units
 from sammo.data.features import SAMPLING_RATE, load_audio
 from sammo.data.manifests import ManifestCuts, survey_manifests
 from sammo.data.sources import FILES, Allowed
-from sammo.data.tokens import Tokenizer, load_tokenizer
+from sammo.data.tokens import Tokenizer
 from sammo.data.transcripts import transcript
-from sammo.decoding import Chunking, chunkings, default_directory, describe, inputs_of, load_model_for, searcher_for
+from sammo.decoding import Chunking, chunkings, default_directory, describe, inputs_of, load_system, searcher_for
 from sammo.errors import UserError
 from sammo.files import atomic_write
 from sammo.options import Chunks, Deployment, ModelSource, Results, Search, Speech, Streams
@@ -130,8 +130,7 @@ def streaming_decode(
     deployment: Deployment = Deployment(),  # noqa: B008, a frozen dataclass
 ) -> int:
     """Decodes every part at every setting, those that have results left alone; 1 where an utterance was given up."""
-    tokenizer = load_tokenizer(source.lang)
-    model, info = load_model_for(source, tokenizer)
+    model, tokenizer, info = load_system(source)
     res_dir = results.res_dir or default_directory(source, search)
     corpus = find_corpus(speech.manifest_dir, speech.corpus)
     check_units(corpus, tokenizer)

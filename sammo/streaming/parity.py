@@ -20,9 +20,8 @@ from sammo.corpora import find_corpus
 from sammo.data.datamodule import check_units
 from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
 from sammo.data.sources import Allowed
-from sammo.data.tokens import load_tokenizer
 from sammo.data.transcripts import transcript
-from sammo.decoding import load_model_for, searcher_for
+from sammo.decoding import load_system, searcher_for
 from sammo.options import Chunks, Deployment, ModelSource, Search, Speech, Streams
 from sammo.progress import progress
 from sammo.scoring import count_errors
@@ -193,8 +192,7 @@ def print_parity(
 
     ``max_utterances`` of a part; 0: all.
     """
-    tokenizer = load_tokenizer(source.lang)
-    model, info = load_model_for(source, tokenizer)
+    model, tokenizer, info = load_system(source)
     corpus = find_corpus(speech.manifest_dir, speech.corpus)
     check_units(corpus, tokenizer)
     metric = corpus.metric

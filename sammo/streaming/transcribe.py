@@ -6,8 +6,7 @@ import sys
 from functools import partial
 from typing import Sequence
 
-from sammo.data.tokens import load_tokenizer
-from sammo.decoding import load_model_for, searcher_for
+from sammo.decoding import load_system, searcher_for
 from sammo.errors import UserError
 from sammo.options import Chunks, Deployment, ModelSource, Search, Streams
 from sammo.streaming.audio import stream_audio
@@ -39,8 +38,7 @@ def transcribe(
     """
     if len(chunks.chunk_size) != 1 or len(chunks.left_context_frames) != 1:
         raise UserError("give one --chunk-size and one --left-context-frames to transcribe with")
-    tokenizer = load_tokenizer(source.lang)
-    model, _ = load_model_for(source, tokenizer)
+    model, tokenizer, _ = load_system(source)
     (chunking,) = settings(model, chunks)
     searcher, runtime = searcher_for(model, search, tokenizer), make_runtime(model, deployment, *chunking)
     recognizer = StreamingRecognizer(model, searcher, *chunking, state_dtype(streams), runtime=runtime)

@@ -32,7 +32,7 @@ class TrainConfig(Runtime):
     start_batch: int = option(0, "Above 0: resume from checkpoint-N.pt.")
     init_from: Path | None = option(
         None,
-        "Fine-tuning: a checkpoint or an --exp-dir whose weights a new training begins with. What does not fit (the "
+        "Fine-tuning: a checkpoint, an --exp-dir or a package whose weights a new training begins with. What does not fit (the "
         "mixer of another encoder, output layers of other units) is new; the log says which.",
     )
     init_avg: int = option(1, "Checkpoints of --init-from to average; 0: its weights as training left them.")

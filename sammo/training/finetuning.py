@@ -32,7 +32,7 @@ def init_from(model: Transducer, path: Path, avg: int, fingerprint: str) -> None
     where it has other units. Imported models of unknown units count as having these if they have as many.
 
     Args:
-      path: a checkpoint file or an experiment directory, whose newest checkpoint counts.
+      path: a checkpoint file, an experiment directory, whose newest checkpoint counts, or a package.
       avg: checkpoints of a directory to average over; 0: no average, the weights as training left them.
       fingerprint: of the units of ``model``.
 

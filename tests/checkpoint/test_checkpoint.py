@@ -363,7 +363,7 @@ def test_load_model_without_what_it_needs(copy, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(UserError, match="no checkpoint in .*; run train.py"):
         load_model(empty)
-    with pytest.raises(UserError, match="no checkpoint and no experiment directory"):
+    with pytest.raises(UserError, match="no checkpoint, experiment directory or package"):
         load_model(empty / "nothing")
 
 

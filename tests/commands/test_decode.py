@@ -214,9 +214,9 @@ def test_default_directories(work):
         ("sammo", ["--chunk-size", "32,18"], "chunk size 18 does not work with this model: use a positive multiple"),
         ("zipformer", ["--left-context-frames", 30], "left context 30 does not work"),
         ("sammo", ["--pad-feature", -1], "--pad-feature must be 0 to 30000"),
-        ("sammo", ["--checkpoint", "nothing.pt"], "no checkpoint and no experiment directory nothing.pt"),
+        ("sammo", ["--checkpoint", "nothing.pt"], "no checkpoint, experiment directory or package nothing.pt"),
         ("sammo", ["--parts", "eval9"], "csj_cuts_eval9"),
-        ("nobody", [], "no checkpoint and no experiment directory"),
+        ("nobody", [], "no checkpoint, experiment directory or package"),
     ],
 )
 def test_refusals(work, name, words, message):

@@ -91,7 +91,7 @@ def test_refusals(tmp_path):
     (tmp_path / "pretrained.pt").write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match="--init-from: .*pretrained.pt is damaged .*goes through sammo import-icefall"):
         init_from(fresh()[0], tmp_path / "pretrained.pt", 1, "letters")
-    with pytest.raises(UserError, match="no checkpoint and no experiment directory"):
+    with pytest.raises(UserError, match="no checkpoint, experiment directory or package"):
         init_from(fresh()[0], tmp_path / "nothing", 1, "letters")
     with pytest.raises(UserError, match="--freeze decoder: no such part; there are frontend, .*predictor, joiner"):
         freeze(fresh()[0], ["decoder"])
