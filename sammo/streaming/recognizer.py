@@ -148,7 +148,7 @@ class StreamingRecognizer:
         self.searcher = searcher.of_projected() if self.runtime.projects else searcher
         self.device = next(model.parameters()).device
         self._on_frames = on_frames
-        self._state_dtype = state_dtype
+        self.state_dtype = state_dtype
         self._widths: dict[int, Width] = {}
         self._streams: list[Stream] = []
 
@@ -295,7 +295,7 @@ class StreamingRecognizer:
         if chunk_size not in self._widths:
             self._check(chunk_size)
             runtime = self.runtime if chunk_size == self.chunk_size else self.runtime.of_width(chunk_size)
-            self._widths[chunk_size] = Width(runtime, StateStore(runtime.init_state, self._state_dtype))
+            self._widths[chunk_size] = Width(runtime, StateStore(runtime.init_state, self.state_dtype))
         return self._widths[chunk_size]
 
     def _check(self, chunk_size: int) -> None:
@@ -347,11 +347,11 @@ def recognize(
             if item is None:
                 break
             stream = recognizer.open(item[0])
-            feeds[stream] = _pieces(item[1])
+            feeds[stream] = pieces(item[1])
         if not recognizer.streams:
             return
         for stream in recognizer.streams:
-            _feed(recognizer, stream, feeds[stream])
+            fill(recognizer, stream, feeds[stream])
         for stream in recognizer.step():
             if on_partial is not None:
                 on_partial(stream)
@@ -360,11 +360,14 @@ def recognize(
                 yield stream
 
 
-def _pieces(source: Callable[[], Iterable[Tensor]]) -> Iterator[Tensor]:
+def pieces(source: Callable[[], Iterable[Tensor]]) -> Iterator[Tensor]:
+    """The audio of ``source``, which is first asked when the first piece is."""
     yield from source()
 
 
-def _feed(recognizer: StreamingRecognizer, stream: Stream, feed: Iterator[Tensor]) -> None:
+def fill(recognizer: StreamingRecognizer, stream: Stream, feed: Iterator[Tensor]) -> None:
+    """Takes pieces of audio (S,) from ``feed`` until ``stream`` has a chunk, or has ended. An error of the feed gives the
+    stream up."""
     while not stream.done and not recognizer.ready(stream):
         try:
             piece = next(feed, None)

@@ -66,11 +66,13 @@ class Session:
 
     Attributes:
       key: whatever the caller knows it by.
+      stream: of the recognizer.
     """
 
     def __init__(self, sessions: Sessions, stream: Stream, endpointing: Endpointing, key: Hashable, utterance: int):
         self.key = key
-        self._sessions, self._stream, self._endpointing = sessions, stream, endpointing
+        self.stream = stream
+        self._sessions, self._endpointing = sessions, endpointing
         self._utterance = utterance
         self._shown: tuple[int, ...] = ()
         self._events: list[Event] = []
@@ -78,22 +80,22 @@ class Session:
     @property
     def done(self) -> bool:
         """Nothing more will come."""
-        return self._stream.done
+        return self.stream.done
 
     @property
     def error(self) -> str | None:
         """One line where the stream was given up; what came before stands."""
-        return self._stream.error
+        return self.stream.error
 
     @property
     def duration(self) -> float:
         """Seconds of audio received."""
-        return self._stream.duration
+        return self.stream.duration
 
     @property
     def ready(self) -> bool:
         """Whether the next step has something to do for it."""
-        return self._sessions.recognizer.ready(self._stream)
+        return self._sessions.recognizer.ready(self.stream)
 
     @property
     def chunk_size(self) -> int:
@@ -102,19 +104,19 @@ class Session:
         Raises:
           UserError: when set to what the model or the runtime cannot do; the session goes on as before.
         """
-        return self._stream.chunk_size
+        return self.stream.chunk_size
 
     @chunk_size.setter
     def chunk_size(self, frames: int) -> None:
-        self._sessions.recognizer.set_chunk_size(self._stream, frames)
+        self._sessions.recognizer.set_chunk_size(self.stream, frames)
 
     def feed(self, samples: Tensor) -> None:
         """samples (S,) float at 16 kHz in [-1, 1], any S. Bad ones give this session up, with ``error`` set."""
-        self._stream.accept_audio(samples)
+        self.stream.accept_audio(samples)
 
     def finish(self) -> None:
         """No more audio will come; the last chunks and the last final event still do."""
-        self._stream.finish()
+        self.stream.finish()
 
     def close(self) -> None:
         """Forgets the session, whatever was still to come."""
@@ -136,11 +138,11 @@ class Session:
         """
         if self.done:
             raise UserError("this session has ended: there is nothing to take a snapshot of")
-        return to_bytes(self._sessions.recognizer, self._stream, {"utterance": self._utterance})
+        return to_bytes(self._sessions.recognizer, self.stream, {"utterance": self._utterance})
 
     def update(self) -> None:
         """Turns what its stream has found into events. For :class:`Sessions`, after each chunk."""
-        stream = self._stream
+        stream = self.stream
         length = (stream.consumed - stream.begin) / geometry.FEATURE_RATE
         last = stream.consumed / geometry.FEATURE_RATE - TOKEN_SECONDS
         silence = last - stream.timestamps[-1] if stream.timestamps else length
@@ -223,5 +225,5 @@ class Sessions:
 
     def forget(self, session: Session) -> None:
         """Takes ``session`` out."""
-        self._of.pop(session._stream, None)
-        self.recognizer.close(session._stream)
+        self._of.pop(session.stream, None)
+        self.recognizer.close(session.stream)
