@@ -18,10 +18,10 @@ from fuzz_families import COMMAND, ODD, Family, mutate, places, put
 
 from sammo.checkpoint import Checkpoint, load_model, read_checkpoint, write_checkpoint
 from sammo.checkpoint.schema import weights_digest
+from sammo.signals import StopRequest
 from sammo.training.config import TrainConfig
 from sammo.training.distributed import World
 from sammo.training.loop import Trainer
-from sammo.training.signals import StopRequest
 from sammo.transducer import Transducer, model_config
 
 SMALL = dict(

@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from sammo.fake_cuda import Launch, caller, fake_cuda  # noqa: E402
 from sammo.kernels import kernel_engine  # noqa: E402
 from sammo.regularize import set_batch_count  # noqa: E402
+from sammo.signals import StopRequest  # noqa: E402
 from sammo.training.config import TrainConfig  # noqa: E402
 from sammo.training.distributed import World  # noqa: E402
 from sammo.training.loop import Trainer  # noqa: E402
-from sammo.training.signals import StopRequest  # noqa: E402
 from sammo.transducer import Transducer, model_config  # noqa: E402
 
 PHASES = ("forward", "loss", "backward", "optimizer")

@@ -18,12 +18,12 @@ from sammo.fake_cuda import fake_cuda
 from sammo.kernels import kernel_engine
 from sammo.regularize import set_batch_count
 from sammo.search import make_searcher
+from sammo.signals import StopRequest
 from sammo.streaming.recognizer import StreamingRecognizer
 from sammo.training.config import TrainConfig
 from sammo.training.distributed import World
 from sammo.training.largest_batches import try_largest_batches
 from sammo.training.loop import Trainer
-from sammo.training.signals import StopRequest
 from sammo.transducer import Transducer, model_config
 
 CUDA = torch.device("cuda")

@@ -23,12 +23,12 @@ from sammo.probe.config import ProbeConfig
 from sammo.probe.measure import Recall, conditions, reach, recall
 from sammo.probe.recall import START_DELAY, Delays, RecallData, RecallTask
 from sammo.progress import progress
+from sammo.signals import StopRequest
 from sammo.training.config import TrainConfig
 from sammo.training.distributed import World
 from sammo.training.loop import Trainer
 from sammo.training.report import set_up_logging
 from sammo.training.run import train
-from sammo.training.signals import StopRequest
 
 # Of audio in a batch, by which --ref-duration is divided. Only their ratio matters.
 BATCH_SECONDS = 20.0

@@ -18,6 +18,7 @@ from sammo.decoding import load_system, searcher_for
 from sammo.encoder.state import state_numel
 from sammo.errors import UserError
 from sammo.options import MOST_STREAMS, Chunks, Deployment, Endpointing, ModelSource, Search, Streams, check_range
+from sammo.signals import StopRequest
 from sammo.streaming.audio import stream_audio
 from sammo.streaming.decoding import delay_summary, settings, state_dtype
 from sammo.streaming.live import PIECE, microphone, raw_audio
@@ -26,7 +27,6 @@ from sammo.streaming.output import Output, Screen
 from sammo.streaming.recognizer import StreamingRecognizer, fill, pieces
 from sammo.streaming.runtimes import make_runtime
 from sammo.streaming.session import Event, Session, Sessions
-from sammo.training.signals import StopRequest
 
 SUFFIXES = ".wav .wave .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .snd .w64 .caf .sph .nist".split()
 Source = tuple[str, Callable[[], Iterable[Tensor]]]  # its name, and what returns its pieces (S,) at 16 kHz

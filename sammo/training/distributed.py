@@ -16,8 +16,8 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from sammo.device import choose_device
 from sammo.errors import UserError, run_main
+from sammo.signals import STOP_SIGNALS
 from sammo.training.config import TrainConfig
-from sammo.training.signals import STOP_SIGNALS
 
 GRACE_SECONDS = 10.0  # in which the other processes may see that one is gone, and end
 CTRL_C = 130  # exit code

@@ -18,6 +18,7 @@ from sammo.data.manifests import Survey
 from sammo.data.tokens import Tokenizer
 from sammo.errors import DAMAGE, UserError
 from sammo.regularize import load_regularizer_state, regularizer_state, set_batch_count, settle, unsettled
+from sammo.signals import StopRequest
 from sammo.training.budget import Budget
 from sammo.training.config import LOSSES, TrainConfig
 from sammo.training.distributed import World
@@ -26,7 +27,6 @@ from sammo.training.optimization import Optimization
 from sammo.training.randomness import draw_chunk, random_state, seed_everything, set_random_state
 from sammo.training.report import RunReport, Step
 from sammo.training.resuming import check_options
-from sammo.training.signals import StopRequest
 from sammo.training.validation import validate
 from sammo.transducer import ModelConfig, Transducer
 

@@ -28,6 +28,7 @@ from sammo.data.tokens import Tokenizer, find_lang, load_tokenizer
 from sammo.errors import UserError
 from sammo.lock import locked
 from sammo.model_options import ModelOptions
+from sammo.signals import StopRequest
 from sammo.training.config import TrainConfig
 from sammo.training.diagnostics import diagnose
 from sammo.training.distributed import World, launch, lost_connection, started_by_launcher
@@ -36,7 +37,6 @@ from sammo.training.largest_batches import try_largest_batches
 from sammo.training.loop import Data, Trainer, check_same_model
 from sammo.training.randomness import random_state, seed_everything, set_random_state
 from sammo.training.report import set_up_logging
-from sammo.training.signals import StopRequest
 from sammo.transducer import LOSS_ENGINES, ModelConfig, Transducer
 
 DIAGNOSED_BATCHES = 5

@@ -14,10 +14,10 @@ from sammo.probe import recall as recall_task
 from sammo.probe.measure import count_right, reach
 from sammo.probe.recall import Delays, RecallData, RecallTask
 from sammo.search import Hypothesis, make_searcher
+from sammo.signals import StopRequest
 from sammo.training.config import TrainConfig
 from sammo.training.distributed import World
 from sammo.training.run import train
-from sammo.training.signals import StopRequest
 from sammo.transducer import Transducer
 
 TASK = RecallTask(events=2, distractors=2)

@@ -10,11 +10,11 @@ from fixtures.training import Letters, ListData, checkpoint_of, random_batch, sm
 
 from sammo.checkpoint import read_checkpoint, write_checkpoint
 from sammo.errors import UserError
+from sammo.signals import StopRequest
 from sammo.training.config import TrainConfig
 from sammo.training.distributed import World
 from sammo.training.finetuning import OF_UNITS, freeze, init_from, part_of
 from sammo.training.run import train
-from sammo.training.signals import StopRequest
 from sammo.transducer import Transducer
 
 FACTS = {"preset": "tiny", "transcript_mode": "fluent"}

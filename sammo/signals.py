@@ -1,4 +1,4 @@
-"""Signals that ask training to stop: it finishes its batch, saves and leaves."""
+"""Signals that ask a program to stop: training finishes its batch, saves and leaves; a microphone is closed."""
 
 from __future__ import annotations
 
