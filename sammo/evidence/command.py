@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Sequence
 
 from sammo.data.config import DataConfig
 from sammo.data.datamodule import CsjDataModule
-from sammo.data.tokens import Tokenizer, load_tokenizer
-from sammo.decoding import load_model_for, searcher_for
+from sammo.data.tokens import Tokenizer
+from sammo.decoding import load_system, searcher_for, working_directory
 from sammo.errors import UserError
 from sammo.evidence.alignment import align_batches, read_ctm, write_ctm
 from sammo.evidence.endurance import Joined, Utterance, decode_talks, join
@@ -40,7 +40,7 @@ class Talks(NamedTuple):
 def align(source: ModelSource, data: DataConfig, parts: Sequence[str], out: Path | None) -> None:
     """Aligns ``parts`` and writes the CTM file; raises UserError."""
     model, module, tokenizer, _ = _load(source, data)
-    out = out or (source.checkpoint.parent if source.checkpoint else source.exp_dir) / "alignment.ctm"
+    out = out or working_directory(source) / "alignment.ctm"
     found = []
     for part in module.corpus.chosen(parts):
         loader = module.test_dataloader(part)
@@ -105,15 +105,14 @@ def show_endurance(
         found[label] = decode_talks(model, searcher, utterances, joined, tokenizer, chunking, metric, talks.reset_every)
     text = endurance_markdown(found, name, talks, metric)
     print(text)
-    out_dir = out_dir or (source.checkpoint.parent if source.checkpoint else source.exp_dir) / "endurance"
+    out_dir = out_dir or working_directory(source) / "endurance"
     reset = f"-reset-{talks.reset_every:g}" if talks.reset_every else ""
     _write(out_dir, f"endurance{reset}", text, endurance_json(found, name, talks, metric))
 
 
 def _load(source: ModelSource, data: DataConfig) -> tuple[Transducer, CsjDataModule, Tokenizer, str]:
     """The model, the corpus in the transcripts that it was trained on, its units, and a line that names the model."""
-    tokenizer = load_tokenizer(source.lang)
-    model, info = load_model_for(source, tokenizer)
+    model, tokenizer, info = load_system(source)
     data = dataclasses.replace(data, transcript_mode=data.transcript_mode or info.transcript_mode)
     return model, CsjDataModule(data, tokenizer), tokenizer, f"{info.encoder} {info.preset}, {info.checkpoint}"
 
