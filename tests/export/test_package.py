@@ -18,6 +18,7 @@ from sammo import cli
 from sammo.checkpoint import load_model, write_checkpoint
 from sammo.checkpoint.package import write_sums
 from sammo.commands import info, package
+from sammo.corpora import CSJ
 from sammo.data.tokens import character_table, format_token_table, load_tokenizer
 from sammo.decoding import default_directory, load_system, working_directory
 from sammo.errors import UserError
@@ -149,10 +150,10 @@ def test_the_card_shows_results_of_these_weights_only(work, tmp_path):
     model, _, facts = load_system(source)
     setting = describe(model, facts, source, Search(), Speech(), Chunking(32, 0))
     utterances = [("a", "abcdefgh", "abcdefgx", []), ("b", "hallo", "hallo", [])]
-    write_results(tmp_path / "res", setting, "eval1", utterances, corpus="csj")
-    write_results(tmp_path / "res", setting, "eval2", utterances, corpus="csj", failed={"a": "lost"})
+    write_results(tmp_path / "res", setting, "eval1", utterances, corpus=CSJ)
+    write_results(tmp_path / "res", setting, "eval2", utterances, corpus=CSJ, failed={"a": "lost"})
     other = setting.__class__(**{**vars(setting), "checkpoint": "epoch-7, batch 9, sha256 0"})
-    write_results(tmp_path / "other", other, "eval1", [("a", "abc", "xyz", [])], corpus="csj")
+    write_results(tmp_path / "other", other, "eval1", [("a", "abc", "xyz", [])], corpus=CSJ)
     (tmp_path / "notes.md").write_text("Learned from letters.")
     words = ["--results", tmp_path / "res", "--notes", tmp_path / "notes.md", "--dataset", "letters"]
     card = (make(work, tmp_path / "with", *words) / "README.md").read_text()
