@@ -83,7 +83,7 @@ def _summary(system: System, options: PackageOptions, size: int) -> str:
     past = f"with a left context of {left / geometry.RATE:g} s" if left else "whatever has been said before"
     return (
         f"Streaming speech recognition: a transducer with the encoder {info.encoder} ({info.preset}), "
-        f"{parameters / 1e6:.1f} M parameters ({size / 1e6:.1f} MB in {options.dtype}), "
+        f"{parameters / 1e6:.1f} M parameters ({size / 1e6:.1f} MB, matrices in {options.dtype}), "
         f"{system.tokenizer.vocab_size} units ({system.tokenizer.kind}).\n"
         f"A stream keeps {state:.0f} KiB between chunks, {past}."
     )

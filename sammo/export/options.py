@@ -14,7 +14,11 @@ DTYPES = ("float32", "float16")
 class PackageOptions:
     """What goes into a package."""
 
-    dtype: str = option("float32", "Type that the weights are stored in; they are computed with in float32.", DTYPES)
+    dtype: str = option(
+        "float32",
+        "Type to store matrices in. Vectors, convolutions, predictor and joiner stay in float32; all is computed in it.",
+        DTYPES,
+    )
     onnx_chunk_size: tuple[int, ...] = option((), "Also export for chunks of so many frames of 20 ms: 16,32.")
     int8: bool = option(False, "Exports also with linear layers in 8 bits.", flag=True)
     results: Path | None = option(

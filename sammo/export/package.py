@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Sequence
 
+import torch
 from torch import Tensor
 
 from sammo.checkpoint import load_model
@@ -85,7 +86,11 @@ def package(source: ModelSource, out: Path, options: PackageOptions, command: st
 
 
 def _stored(weights: Weights, dtype: str) -> dict[str, Tensor]:
-    stored = {name: value.detach().cpu().to(DTYPES[dtype]) for name, value in weights.items()}
+    stored = {}
+    for name, value in weights.items():
+        # Little of a model is this, and it decides more than its share: with it in 16 bits, too, tokens change.
+        whole = value.ndim != 2 or name.startswith(("predictor.", "joiner."))
+        stored[name] = value.detach().cpu().to(torch.float32 if whole else DTYPES[dtype])
     for name, value in stored.items():
         if not bool(value.isfinite().all()):
             raise UserError(f"{name} has values that {dtype} cannot hold; pass --dtype float32")

@@ -77,15 +77,18 @@ def test_a_package_is_the_model(work, packaged):
 def test_half_precision_halves_the_file_and_says_so(work, packaged, tmp_path):
     half = make(work, tmp_path / "half", "--dtype", "float16")
     sizes = [(path / "model.safetensors").stat().st_size for path in (half, packaged)]
-    assert 0.5 <= sizes[0] / sizes[1] < 0.51
+    assert 0.5 < sizes[0] / sizes[1] < 0.65
     ours, theirs = weights_of(packaged), weights_of(half)
-    assert all(torch.equal(ours[name].half().float(), theirs[name]) for name in ours)
+    rounded = {name for name in ours if not torch.equal(ours[name], theirs[name])}
+    assert all(torch.equal(ours[name].half().float(), theirs[name]) for name in rounded)
+    assert len(rounded) > 50 and all(ours[name].ndim == 2 for name in rounded)
+    assert not any(name.startswith(("joiner", "predictor")) for name in rounded)
     assert load_model(half)[1].checkpoint != load_model(packaged)[1].checkpoint.replace("tiny", "half")
-    assert "in float16" in (half / "README.md").read_text()
+    assert "MB, matrices in float16" in (half / "README.md").read_text()
     model = make_model("sammo", 40)
-    model.joiner.output_linear.bias.data[1] = 1e6
+    model.simple_am_proj.weight.data[1] = 1e6
     write_checkpoint(tmp_path / "large.pt", checkpoint_of(model, load_tokenizer(work / "lang").fingerprint))
-    with pytest.raises(UserError, match="joiner.output_linear.bias .* float16 cannot hold"):
+    with pytest.raises(UserError, match="simple_am_proj.weight .* float16 cannot hold"):
         make(work, tmp_path / "large", "--dtype", "float16", model=tmp_path / "large.pt")
     assert not (tmp_path / "large").exists()
 
