@@ -251,7 +251,7 @@ def test_no_package(tmp_path):
 
 
 def test_byte_pairs_travel_with_their_checksum(tmp_path):
-    from train_bpe_model import train
+    from sammo.preparation.units import train_byte_pairs as train
 
     lang = tmp_path / "lang"
     lang.mkdir()
