@@ -13,18 +13,18 @@ from torch import Tensor
 
 from sammo import geometry
 from sammo.checkpoint import ModelInfo, check_tokenizer, is_package, load_model
-from sammo.corpora import Corpus
+from sammo.corpora import Corpus, find_corpus
 from sammo.data.config import DataConfig
 from sammo.data.datamodule import CsjDataModule
 from sammo.data.dataset import Batch
 from sammo.data.manifests import manifest_digest
-from sammo.data.tokens import Tokenizer, load_tokenizer
+from sammo.data.tokens import Tokenizer, find_lang, load_tokenizer
 from sammo.device import choose_device
 from sammo.encoder.config import ENCODER_PRESETS
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.state import state_numel
 from sammo.lm import NgramLM, file_digest
-from sammo.options import DEFAULT_LANG, ModelSource, Results, Search, Speech, WholeChunks, check_chunking, check_threads
+from sammo.options import ModelSource, Results, Search, Speech, WholeChunks, check_chunking, check_threads
 from sammo.progress import progress
 from sammo.scoring import DecodeSetting, has_results, write_results
 from sammo.search import Searcher, hotwords_digest, make_searcher, read_hotwords
@@ -125,8 +125,18 @@ class System(NamedTuple):
     info: ModelInfo
 
 
-def load_system(source: ModelSource) -> System:
+def lang_of(source: ModelSource, speech: Speech = Speech()) -> Path:  # noqa: B008, a frozen dataclass
+    """The language directory that the options name: --lang, a package's own, or that of the corpus of ``speech``."""
+    path = source.checkpoint or source.exp_dir
+    if source.lang is not None or is_package(path):
+        return source.lang or path
+    return find_lang(None, speech.manifest_dir, find_corpus(speech.manifest_dir, speech.corpus))
+
+
+def load_system(source: ModelSource, speech: Speech = Speech()) -> System:  # noqa: B008, a frozen dataclass
     """What the options name: a checkpoint, an experiment or a package, which has its units in it.
+
+    speech: whose units are taken where neither --lang nor a package has any.
 
     Raises:
       UserError: it is not there or damaged, or it was trained with other units than those of --lang.
@@ -134,11 +144,10 @@ def load_system(source: ModelSource) -> System:
     check_threads(source.num_threads)
     if source.num_threads > 0:
         torch.set_num_threads(source.num_threads)
-    path = source.checkpoint or source.exp_dir
-    lang = source.lang or (path if is_package(path) else DEFAULT_LANG)
+    lang = lang_of(source, speech)
     tokenizer = load_tokenizer(lang)
     model, info = load_model(
-        path,
+        source.checkpoint or source.exp_dir,
         epoch=source.epoch,
         iteration=source.iter,
         avg=source.avg,
@@ -172,7 +181,7 @@ def decode(
     results: Results,
 ) -> None:
     """Decodes ``parts`` at all chunk sizes and left contexts and writes the results; raises UserError."""
-    model, tokenizer, info = load_system(source)
+    model, tokenizer, info = load_system(source, data)
     data = dataclasses.replace(data, transcript_mode=data.transcript_mode or info.transcript_mode)
     module = CsjDataModule(data, tokenizer)
     settings = {

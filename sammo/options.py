@@ -194,7 +194,6 @@ def check_chunking(chunk_size: int, left_context_frames: int = 0) -> None:
 # ------------------------------------------------------------------------------------ shared by commands
 
 
-DEFAULT_LANG = Path("data/lang_char")
 OWN_PACKAGE = Path(__file__).resolve().parents[1] / "models" / "sammo-tiny"  # comes with the repository
 
 
@@ -203,7 +202,11 @@ class Runtime:
     """Where an experiment lies and what computes it."""
 
     exp_dir: Path = option(Path("exp"), "Directory of checkpoints, logs and TensorBoard files.")
-    lang: Path = option(DEFAULT_LANG, "Language directory: the output units.", aliases=("--lang-dir",))
+    lang: Path | None = option(
+        None,
+        "Language directory: the output units (default: a package's own, otherwise the corpus's, beside --manifest-dir).",
+        aliases=("--lang-dir",),
+    )
     device: str = option("auto", "auto, cpu or cuda.", ("auto", "cpu", "cuda"))
     num_threads: int = option(0, "CPU threads a process; 0: as PyTorch chooses.")
     scan_engine: str = option("auto", "Recurrence of the mixer, by its name in sammo doctor.")
@@ -215,11 +218,6 @@ class ModelSource(Runtime):
     """Which trained model; its architecture is read from the checkpoint."""
 
     exp_dir: Path = option(Path("exp"), "The --exp-dir of train.py, or a directory that sammo package wrote.")
-    lang: Path | None = option(
-        None,
-        "Language directory: the output units (default: a package's own, otherwise data/lang_char).",
-        aliases=("--lang-dir",),
-    )
     checkpoint: Path | None = option(None, "A checkpoint file instead of --exp-dir, best-valid.pt for instance.")
     epoch: int = option(0, "Take epoch-N.pt; 0: the newest checkpoint.")
     iter: int = option(0, "Take checkpoint-N.pt; 0: an epoch's.")

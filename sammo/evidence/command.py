@@ -112,7 +112,7 @@ def show_endurance(
 
 def _load(source: ModelSource, data: DataConfig) -> tuple[Transducer, CsjDataModule, Tokenizer, str]:
     """The model, the corpus in the transcripts that it was trained on, its units, and a line that names the model."""
-    model, tokenizer, info = load_system(source)
+    model, tokenizer, info = load_system(source, data)
     data = dataclasses.replace(data, transcript_mode=data.transcript_mode or info.transcript_mode)
     return model, CsjDataModule(data, tokenizer), tokenizer, f"{info.encoder} {info.preset}, {info.checkpoint}"
 

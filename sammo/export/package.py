@@ -17,11 +17,11 @@ from sammo.checkpoint import load_model
 from sammo.checkpoint.package import DTYPES, WEIGHTS, Origin, is_package, write_model, write_sums
 from sammo.checkpoint.schema import Weights, weights_digest
 from sammo.data.tokens import CHECKSUM, BpeTokenizer, Tokenizer, format_token_table
-from sammo.decoding import load_system
+from sammo.decoding import lang_of, load_system
 from sammo.errors import UserError
 from sammo.export.card import model_card
 from sammo.export.options import PackageOptions
-from sammo.options import DEFAULT_LANG, ModelSource
+from sammo.options import ModelSource
 from sammo.scoring import PartResult, read_results
 
 CARD = "README.md"
@@ -65,8 +65,7 @@ def package(source: ModelSource, out: Path, options: PackageOptions, command: st
             checkpoint=system.info.checkpoint,
         )
         write_model(work, system.model.config, origin, weights)
-        lang = source.lang or (source.exp_dir if is_package(source.exp_dir) else DEFAULT_LANG)
-        _write_units(work, system.tokenizer, lang)
+        _write_units(work, system.tokenizer, lang_of(source))
         system.model.load_state_dict(stored)
         for chunk_size in options.onnx_chunk_size:
             from sammo.export.onnx import write_directory

@@ -105,7 +105,7 @@ def show_memory(
       ages: seconds of the past that the recurrent state is held to; None: the default ones.
       out_dir: where the tables and the figure go; None: beside the model.
     """
-    model, tokenizer, info = load_system(source)
+    model, tokenizer, info = load_system(source, data)
     encoder = model.encoder
     tables = conditions(encoder, chunk_sizes, ages, left_context_frames)
     listed = [condition for table in tables.values() for condition in table]

@@ -130,7 +130,7 @@ def streaming_decode(
     deployment: Deployment = Deployment(),  # noqa: B008, a frozen dataclass
 ) -> int:
     """Decodes every part at every setting, those that have results left alone; 1 where an utterance was given up."""
-    model, tokenizer, info = load_system(source)
+    model, tokenizer, info = load_system(source, speech)
     res_dir = results.res_dir or default_directory(source, search)
     corpus = find_corpus(speech.manifest_dir, speech.corpus)
     check_units(corpus, tokenizer)

@@ -192,7 +192,7 @@ def print_parity(
 
     ``max_utterances`` of a part; 0: all.
     """
-    model, tokenizer, info = load_system(source)
+    model, tokenizer, info = load_system(source, speech)
     corpus = find_corpus(speech.manifest_dir, speech.corpus)
     check_units(corpus, tokenizer)
     metric = corpus.metric

@@ -20,11 +20,6 @@ LOSSES = ("simple_loss", "pruned_loss", "ctc_loss")  # in the order of TrainConf
 class TrainConfig(Runtime):
     """Each field is a command-line option of the same name. A "batch" is one step of all processes together."""
 
-    lang: Path | None = option(
-        None,
-        "Language directory: the output units (default: the corpus's, beside --manifest-dir).",
-        aliases=("--lang-dir",),
-    )
     num_epochs: int = option(40, "Epochs to train.")
     start_epoch: int = option(
         0, "0: resume from the newest checkpoint in --exp-dir, if any. N: start epoch N from epoch-(N-1).pt, 1: anew."

@@ -144,8 +144,8 @@ def test_decoding_and_report(data, tmp_path, capsys):
     model = make_model("sammo", tokenizer.vocab_size)
     (tmp_path / "exp").mkdir()
     write_checkpoint(tmp_path / "exp/epoch-1.pt", checkpoint_of(model, tokenizer.fingerprint, transcript_mode=""))
-    common = ["--manifest-dir", data / "fbank", "--lang", data / "lang_char", "--exp-dir", tmp_path / "exp"]
-    run("ngram", *common[:4], "--out", tmp_path / "lm.arpa", "--order", 2)
+    common = ["--manifest-dir", data / "fbank", "--exp-dir", tmp_path / "exp"]  # units lie beside the manifests
+    run("ngram", *common[:2], "--out", tmp_path / "lm.arpa", "--order", 2)
     assert "of valid" in capsys.readouterr().out
     words = [*common, "--chunk-size", 32, "--lm", tmp_path / "lm.arpa", "--lm-scale", 0.5, "--parts", "valid,tests"]
     run("decode", *words, "--num-workers", 0)
