@@ -1,23 +1,28 @@
-"""Families of benchmarks/fuzz.py that hold models: checkpoints."""
+"""Families of benchmarks/fuzz.py that hold models: checkpoints and packages."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import io
+import json
 import logging
 import pickle
 import random
+import shutil
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
+import safetensors.torch
 import torch
-from fuzz_families import COMMAND, ODD, Family, mutate, places, put
+from fuzz_families import COMMAND, ODD, TEXT, Family, mutate, odd_json, places, put
 
-from sammo.checkpoint import Checkpoint, load_model, read_checkpoint, write_checkpoint
+from sammo.checkpoint import Checkpoint, ModelInfo, check_tokenizer, load_model, read_checkpoint, write_checkpoint
+from sammo.checkpoint.package import SUMS, WEIGHTS, Origin, write_model, write_sums
 from sammo.checkpoint.schema import weights_digest
+from sammo.data.tokens import character_table, format_token_table, load_tokenizer
 from sammo.signals import StopRequest
 from sammo.training.config import TrainConfig
 from sammo.training.distributed import World
@@ -28,6 +33,7 @@ SMALL = dict(
     downsampling=(1, 2), encoder_dim=(32, 32), num_layers=(1, 1), unmasked_dim=(32, 32), feedforward_dim=(32, 32),
     num_heads=(2, 2), conv_kernel=(7, 7), frontend_channels=(2, 4, 4), mamba_head_dim=8, predictor_dim=32, joiner_dim=32,
 )  # fmt: skip
+ODD_NAMES = ("../../etc/passwd", "/dev/zero", "tokens.txt/x", ".", "", "a\\b", "x" * 5000, "\0", "fifo", "あ", "\ud800")
 
 
 def small_model() -> Transducer:
@@ -230,6 +236,75 @@ class Checkpoints(Family):
         return f"another {different[0]}" if different else None
 
 
+class Packages(Family):
+    """Directories of configuration, weights and units with checksums: loaded as they were, or refused.
+
+    Where the checksums are made anew after a change, as somebody who means harm would, what is loaded must fit together.
+    """
+
+    def __init__(self, directory: Path):
+        super().__init__(directory)
+        torch.set_num_threads(1)
+        model, self.seed = small_model(), directory / "seed"
+        self.seed.mkdir(exist_ok=True)
+        table = format_token_table(character_table([TEXT, "かきくけ"]))
+        (self.seed / "tokens.txt").write_text(table, encoding="utf-8")
+        (self.seed / "lang_type").write_text("char\n")
+        (self.seed / "README.md").write_text("A model.\n")
+        origin = Origin("small", "tiny", 3, 1, True, 12, load_tokenizer(self.seed).fingerprint, "fluent", "epoch-3")
+        write_model(self.seed, model.config, origin, model.state_dict())
+        write_sums(self.seed)
+        self.expected = self._load(self.seed)
+
+    @staticmethod
+    def _load(path: Path) -> tuple[str, ModelInfo, list[int]]:
+        model, info = load_model(path)
+        tokenizer = load_tokenizer(path)
+        check_tokenizer(info, tokenizer.fingerprint, path)
+        if not 0 < info.epoch <= 1 << 40 or not all(value.isfinite().all() for value in model.state_dict().values()):
+            raise AssertionError(f"loaded {info}")
+        return weights_digest(model.state_dict()), info, tokenizer.encode(TEXT)
+
+    def case(self, directory: Path, rng: random.Random) -> str | None:
+        case = directory / "case"
+        shutil.rmtree(case, ignore_errors=True)
+        shutil.copytree(self.seed, case)
+        path = rng.choice(sorted(case.iterdir()))
+        kind, honest = rng.randrange(5), rng.random() < 0.5
+        if kind == 0:
+            path.unlink()
+        elif kind == 1 and path.suffix == ".json":
+            changed = odd_json(json.loads(path.read_text(encoding="utf-8")), rng)
+            path.write_bytes(json.dumps(changed).encode("utf-8", "replace"))
+        elif kind == 2:
+            self._exchange(case / WEIGHTS, rng)
+        elif kind == 3:
+            path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
+        else:
+            path.write_bytes(mutate(path.read_bytes(), rng))
+        if not honest:
+            write_sums(case)
+            if rng.random() < 0.2:  # names from elsewhere
+                lines = (case / SUMS).read_text().replace("README.md", rng.choice(ODD_NAMES))
+                (case / SUMS).write_bytes(lines.encode("utf-8", "replace"))
+        found = self._load(case)
+        return "another model or other units" if honest and found != self.expected else None
+
+    @staticmethod
+    def _exchange(path: Path, rng: random.Random) -> None:
+        """Another tensor in the place of one, or a value that no weight has."""
+        weights = safetensors.torch.load_file(path)
+        name = rng.choice(sorted(weights))
+        others = [
+            torch.zeros(3),
+            torch.full_like(weights[name], float("nan")),
+            weights[name].long(),
+            weights[name][None],
+        ]
+        weights[name] = rng.choice([*others, weights[rng.choice(sorted(weights))]])
+        path.write_bytes(safetensors.torch.save({key: value.clone() for key, value in weights.items()}))
+
+
 def first_version(content: dict[str, Any]) -> dict[str, Any]:
     """The content of a checkpoint in the schema of the first version."""
     content = {name: value for name, value in content.items() if name not in ("sha256", "training")} | dict(
@@ -240,4 +315,4 @@ def first_version(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "format": "sammo-checkpoint-1"}
 
 
-MODEL_FAMILIES: dict[str, Callable[[Path], Family]] = {"checkpoints": Checkpoints}
+MODEL_FAMILIES: dict[str, Callable[[Path], Family]] = {"checkpoints": Checkpoints, "packages": Packages}

@@ -18,6 +18,7 @@ from transcript_modes import read_modes
 from sammo.data.manifests import read_cuts, write_cuts
 from sammo.data.problems import brief
 from sammo.errors import UserError, run_main
+from sammo.options import processes
 from sammo.progress import progress
 
 
@@ -45,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config", type=Path, nargs="+", required=True, help="Transcript-mode files.")
     parser.add_argument("--manifests", type=Path, nargs="+", required=True)
-    parser.add_argument("--nj", type=int, default=1)
+    parser.add_argument("--nj", type=processes, default=1)
     args = parser.parse_args()
     modes = read_modes(args.config)
     for manifest in args.manifests:

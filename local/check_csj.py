@@ -14,6 +14,7 @@ from pathlib import Path
 from lhotse.recipes import csj
 
 from sammo.errors import UserError, run_main
+from sammo.options import processes
 from sammo.progress import progress
 
 VOLUMES = ("core", "noncore")
@@ -117,7 +118,7 @@ def _some(names: list[str], count: int = 5) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--csj-dir", type=Path, required=True)
-    parser.add_argument("--nj", type=int, default=1)
+    parser.add_argument("--nj", type=processes, default=1)
     args = parser.parse_args()
     print(f"{check_corpus(args.csj_dir, args.nj)} transcripts checked")
 

@@ -19,7 +19,7 @@ from lhotse.recipes.csj import concat_csj_supervisions
 from sammo.corpora import CSJ, write_marker
 from sammo.data.manifests import read_recordings, read_supervisions
 from sammo.errors import UserError, run_main
-from sammo.options import parse_bool
+from sammo.options import parse_bool, processes
 from sammo.preparation.features import store_part, store_training_part
 
 PARTS = {
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--manifest-dir", type=Path, required=True)
     parser.add_argument("--fbank-dir", type=Path, required=True)
-    parser.add_argument("--nj", type=int, default=1)
+    parser.add_argument("--nj", type=processes, default=1)
     parser.add_argument("--perturb-speed", type=parse_bool, default=True)
     args = parser.parse_args()
     args.fbank_dir.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from lhotse import CutSet, RecordingSet
 
 from sammo.data.manifests import read_recordings, write_cuts
 from sammo.errors import UserError, run_main
+from sammo.options import processes
 from sammo.preparation.features import compute_features
 
 
@@ -20,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--manifest-dir", type=Path, required=True)
     parser.add_argument("--fbank-dir", type=Path, required=True)
-    parser.add_argument("--nj", type=int, default=1)
+    parser.add_argument("--nj", type=processes, default=1)
     args = parser.parse_args()
     recordings = []
     for part in ("music", "speech", "noise"):

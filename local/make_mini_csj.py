@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout works without installation
 
 from sammo.errors import UserError, run_main  # noqa: E402
+from sammo.options import processes
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -26,7 +27,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="corpus directory (WAV/, MORPH/SDB/)")
     parser.add_argument("--hours", type=float, default=2.0, help="hours of speech in core and noncore together")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other speakers and other sentences")
-    parser.add_argument("--nj", type=int, default=os.cpu_count() or 1, help="number of processes")
+    parser.add_argument("--nj", type=processes, default=os.cpu_count() or 1, help="number of processes")
     parser.add_argument("--voices", type=Path, help="directory with further .htsvoice files")
     parser.add_argument("--musan-out", type=Path, help="also write a MUSAN-shaped noise set here")
     parser.add_argument("--eval-minutes", type=float, default=7.0, help=argparse.SUPPRESS)  # speech in each of eval1-3
@@ -60,8 +61,6 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"--eval-minutes must be above 0 and at most 600, not {args.eval_minutes}")
     if not 0 < args.musan_minutes <= 600:
         raise UserError(f"--musan-minutes must be above 0 and at most 600, not {args.musan_minutes}")
-    if args.nj < 1:
-        raise UserError(f"--nj must be at least 1, not {args.nj}")
 
 
 def main() -> int:

@@ -29,6 +29,7 @@ from sammo.data.shar import INDEX, is_speed_perturbed
 from sammo.data.sources import SHAR
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_write
+from sammo.options import processes
 from sammo.progress import progress
 
 LAYOUT = "2"  # shards of another layout are written again
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--shar-dir", type=Path, required=True)
     parser.add_argument("--shard-size", type=int, default=1000, help="Cuts in a shard.")
     parser.add_argument("--field", choices=sorted(CODECS), default="features", help="What to store beside the cuts.")
-    parser.add_argument("--nj", type=int, default=1)
+    parser.add_argument("--nj", type=processes, default=1)
     args = parser.parse_args()
     count = make_shar(args.manifests, args.shar_dir, args.shard_size, args.field, args.nj)
     print(f"{args.shar_dir}: {count} shards")

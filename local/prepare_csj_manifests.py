@@ -17,6 +17,7 @@ from lhotse.recipes.csj import prepare_csj
 from sammo.data.manifests import read_recordings, read_records, read_supervisions, write_cuts
 from sammo.data.problems import brief
 from sammo.errors import UserError, run_main
+from sammo.options import processes
 
 PARTS = ("eval1", "eval2", "eval3", "excluded", "valid", "core", "noncore")
 
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--csj-dir", type=Path, required=True)
     parser.add_argument("--transcript-dir", type=Path, required=True, help="Copies of the transcripts; overwritten.")
     parser.add_argument("--manifest-dir", type=Path, required=True)
-    parser.add_argument("--nj", type=int, default=1)
+    parser.add_argument("--nj", type=processes, default=1)
     args = parser.parse_args()
     prepare(args.csj_dir, args.transcript_dir, args.manifest_dir, args.nj)
 

@@ -146,6 +146,15 @@ def frames(text: str) -> tuple[int, ...]:
     return tuple(found)
 
 
+def processes(text: str) -> int:
+    """argparse type of --nj: 1 to MOST_PROCESSES."""
+    try:
+        check_range("--nj", int(text), 1, MOST_PROCESSES, "each is a process of this machine")
+    except (ValueError, UserError) as error:
+        raise argparse.ArgumentTypeError(f"expected 1 to {MOST_PROCESSES} processes, got {text[:20]!r}") from error
+    return int(text)
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """argparse type: "0.04,4" -> (0.04, 4.0), "" -> ()."""
     try:

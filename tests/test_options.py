@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fixtures.paths import ROOT
 
-from sammo.options import add_options, from_args, option
+from sammo.options import add_options, from_args, option, processes
 
 
 @dataclass(frozen=True)
@@ -88,3 +88,15 @@ def test_help_loads_nothing_heavy():
     command = [sys.executable, "-c", HELP, *scripts]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]" and done.stderr == "", done.stderr
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "100000", "x", "9" * 5000])
+def test_no_script_starts_processes_without_bound(value, capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--nj", type=processes)
+    assert parser.parse_args(["--nj", "1024"]).nj == 1024
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--nj={value}"])
+    assert "expected 1 to 1024 processes, got" in capsys.readouterr().err
+    scripts = [path.read_text(encoding="utf-8") for path in (ROOT / "local").glob("*.py")]
+    assert sum('"--nj"' in text for text in scripts) == sum('"--nj", type=processes' in text for text in scripts) > 5

@@ -22,8 +22,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sammo.checkpoint.schema import Weights
-from sammo.errors import UserError
+from sammo.checkpoint.schema import Weights, read_fields
+from sammo.errors import DAMAGE, UserError
 from sammo.transducer import ModelConfig
 
 CONFIG, WEIGHTS, SUMS = "config.json", "model.safetensors", "SHA256SUMS"
@@ -105,13 +105,8 @@ def _read_config(path: Path) -> tuple[ModelConfig, Origin]:
             raise ValueError(f"its format is {content['format']!r}, not {FORMAT!r}")
         if content["version"] != VERSION:
             raise ValueError(f"it is of version {content['version']!r} and this Sammo reads {VERSION}: update Sammo")
-        values = {}
-        for item in dataclasses.fields(Origin):
-            value = values[item.name] = content[item.name]
-            if type(value).__name__ != item.type:
-                raise ValueError(f"its {item.name} is {value!r}")
-        return ModelConfig.from_dict(content["model"]), Origin(**values)
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, UserError) as error:
+        return ModelConfig.from_dict(content["model"]), Origin(**read_fields(Origin, content))
+    except (*DAMAGE, UserError) as error:
         problem = f"it has no {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{path} cannot be used: {problem}") from error
 

@@ -20,7 +20,8 @@ Weights = Mapping[str, Tensor]  # by the names of the model's state_dict
 # 1: everything in one flat dict, no checksums of weights.
 VERSION = 2
 _FORMAT = re.compile(r"sammo-checkpoint-(\d{1,9})")
-_NAME = re.compile(r"[\w.+-]{0,200}")  # of presets, units and transcripts: they become parts of the names of files
+# Names of presets, units and transcripts become parts of the names of files, and "checkpoint" a cell of tables.
+_NAME, _LINE = re.compile(r"[\w.+-]{0,200}"), re.compile(r"[^\x00-\x1f|\ud800-\udfff]{0,1000}")
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,9 @@ def from_content(content: dict[str, Any], path: Path, parts: tuple[str, ...]) ->
     if version == 1:
         content = _from_version_1(content)
     try:
-        values = _fields(Checkpoint, content)
+        values = read_fields(Checkpoint, content)
         _check_same_tensors(_weights(values, "model"), _weights(values, "model_avg"))
-        digests = {} if version == 1 else _fields(_Digests, content)["sha256"]
+        digests = {} if version == 1 else read_fields(_Digests, content)["sha256"]
         for name in ("model", "model_avg"):
             if name not in parts:
                 values[name] = {}
@@ -142,7 +143,7 @@ def from_content(content: dict[str, Any], path: Path, parts: tuple[str, ...]) ->
         if "training" not in parts:
             values["training"] = None
         if values["training"] is not None:
-            values["training"] = TrainingState(**_fields(TrainingState, values["training"]))
+            values["training"] = TrainingState(**read_fields(TrainingState, values["training"]))
         values["model_config"] = ModelConfig.from_dict(values["model_config"])
     except (*DAMAGE, UserError) as error:
         raise UserError(f"checkpoint {path} cannot be used: {error}") from error
@@ -154,7 +155,7 @@ def _from_version_1(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "training": {**training, "wall_seconds": content.get("seconds")} if training else None}
 
 
-def _fields(schema: type, content: dict[str, Any]) -> dict[str, Any]:
+def read_fields(schema: type, content: dict[str, Any]) -> dict[str, Any]:
     """The fields of ``schema``; ValueError for the first that ``content`` lacks or has with a wrong type."""
     values = {}
     for field in dataclasses.fields(schema):
@@ -167,7 +168,7 @@ def _fields(schema: type, content: dict[str, Any]) -> dict[str, Any]:
         wanted = _KINDS.get(kind, (list,) if kind.startswith("list") else (dict,))
         if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
             raise ValueError(f"its {field.name} is a {type(value).__name__}, not a {wanted[0].__name__}")
-        if kind == "str" and not _NAME.fullmatch(value):
+        if kind == "str" and not (_LINE if field.name == "checkpoint" else _NAME).fullmatch(value):
             raise ValueError(f"its {field.name} is {value[:80]!r}, no name")
         if kind in ("int", "float"):
             least, most = _BOUNDS.get(field.name, (0, 1 << 40))

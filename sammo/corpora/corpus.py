@@ -55,8 +55,11 @@ class Corpus:
         return self.metric == "WER"
 
     def chosen(self, parts: Iterable[str]) -> list[str]:
-        """The names in ``parts``, "tests" standing for all test parts."""
-        return [name for part in parts for name in (self.tests if part == "tests" else (part,))]
+        """The names in ``parts``, each once, "tests" standing for all test parts; UserError where there are none."""
+        found = [name for part in parts for name in (self.tests if part == "tests" else (part,))]
+        if not found:
+            raise UserError(f"--parts names no part; {self.name} has {', '.join(self.parts)}")
+        return list(dict.fromkeys(found))
 
     def manifest_path(self, manifest_dir: str | Path, part: str) -> Path:
         """The cut manifest of ``part``, or of a speed-perturbed copy such as "train_sp0.9"."""

@@ -105,3 +105,9 @@ def test_units_without_spaces_are_refused_where_words_count(tmp_path):
     )
     assert module.corpus is AN4 and module.mode == ""
     assert CsjDataModule(DataConfig(manifest_dir=tmp_path, corpus="csj"), module.tokenizer).mode == "fluent"
+
+
+def test_chosen_parts():
+    assert CSJ.chosen(["valid", "tests", "eval1"]) == ["valid", *CSJ.tests]
+    with pytest.raises(UserError, match="--parts names no part; csj has "):
+        CSJ.chosen([])

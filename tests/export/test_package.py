@@ -205,8 +205,9 @@ def lie(packaged, path, change):
     [
         (lambda c: c.update(format="other"), "its format is 'other'"),
         (lambda c: c.update(version=2), "of version 2 .* update Sammo"),
-        (lambda c: c.pop("epoch"), "it has no 'epoch'"),
-        (lambda c: c.update(epoch="1"), "its epoch is '1'"),
+        (lambda c: c.pop("epoch"), "it has no epoch"),
+        (lambda c: c.update(epoch="1"), "its epoch is a str, not a int"),
+        (lambda c: c.update(transcript_mode="../../x"), "its transcript_mode is '../../x', no name"),
         (lambda c: c.update(model=[]), "cannot be used"),
         (lambda c: c["model"].update(vocab_size=41), "does not hold the model that it describes"),
         (lambda c: c["model"].update(vocab_size=10**12), "cannot be used"),

@@ -223,7 +223,6 @@ def test_wav_files_are_16_bit_mono(corpus):
     [
         (None, ("--hours", "0"), "--hours must be above 0"),
         (None, ("--hours", "nan"), "--hours must be above 0"),
-        (None, ("--nj", "0"), "--nj must be at least 1"),
         (None, ("--voices", "{tmp}/none"), "no such directory"),
         ("voices/broken.htsvoice", ("--voices", "{tmp}/voices"), "cannot be loaded"),
         ("voices/readme.txt", ("--voices", "{tmp}/voices"), "no .htsvoice file"),
