@@ -19,7 +19,7 @@ from sammo.files import atomic_path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("cut")
     parser.add_argument("out", type=Path)

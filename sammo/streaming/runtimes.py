@@ -103,7 +103,10 @@ class OnnxRuntime:
 
     def of_width(self, chunk_size: int) -> OnnxRuntime:
         if chunk_size != self.chunk_size:
-            raise UserError(f"this export runs chunks of {self.chunk_size} frames only, not {chunk_size}")
+            raise UserError(
+                f"this export runs chunks of {self.chunk_size} frames only, not {chunk_size}: take --runtime torch, or export "
+                "for the other width, too"
+            )
         return self
 
     def step(self, features: Tensor, lengths: Tensor, state: Tensor) -> RuntimeOutput:

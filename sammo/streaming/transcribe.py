@@ -80,21 +80,22 @@ def transcribe(
     screen, measured, failed = Screen(sys.stderr), Measured(), 0
     with stop if live else contextlib.nullcontext():
         for session in follow(sessions, sources, options.num_streams, endpointing, measured.steps):
+            name = str(session.key)
             for event in session.events():
                 if event.final:
                     screen.clear()
-                    output.add(session.key, event)
+                    output.add(name, event)
                     measured.add(event)
                 elif not options.quiet:
-                    screen.show(f"{session.key}  " if len(sources) > 1 else "", session.duration, event.text)
+                    screen.show(f"{name}  " if len(sources) > 1 else "", session.duration, event.text)
             if session.done:
                 screen.clear()
                 measured.audio += session.duration
                 failed += session.error is not None
                 if session.error:
                     print(f"error: {session.error}", file=sys.stderr, flush=True)
-                output.end(session.key, session.error is not None)
-    if not options.quiet:
+                output.end(name, session.error is not None)
+    if measured.audio and not options.quiet:
         print(measured.summary(live, state_bytes(sessions.recognizer)), file=sys.stderr, flush=True)
     return 1 if failed else 0
 

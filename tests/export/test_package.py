@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from fixtures.streaming import make_model
+from fixtures.streaming import make_model, speech
 from fixtures.training import checkpoint_of, small_config
 
 import sammo
@@ -271,15 +271,34 @@ def test_byte_pairs_travel_with_their_checksum(tmp_path):
 def test_an_export_in_a_package_is_of_its_weights(work, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
+    from sammo.search import make_searcher
+    from sammo.streaming.recognizer import StreamingRecognizer
     from sammo.streaming.runtimes import OnnxRuntime
+    from sammo.streaming.session import Sessions
 
-    model = Transducer(small_config(vocab_size=40))
-    write_checkpoint(tmp_path / "a.pt", checkpoint_of(model, load_tokenizer(work / "lang").fingerprint))
-    out = make(work, tmp_path / "both", "--dtype", "float16", "--onnx-chunk-size", "16", model=tmp_path / "a.pt")
+    out = make(work, tmp_path / "both", "--dtype", "float16", "--onnx-chunk-size", "16")
     assert "onnx-16/encoder.onnx" in (out / "SHA256SUMS").read_text()
-    OnnxRuntime(out / "onnx-16", load_model(out)[0], 16)
     with pytest.raises(UserError, match="from other weights"):
-        OnnxRuntime(out / "onnx-16", load_model(tmp_path / "a.pt")[0], 16)
+        OnnxRuntime(out / "onnx-16", load_model(work / "exp")[0], 16)
+    # A session goes from one runtime to the other.
+    model, tokenizer, _ = sammo.from_pretrained(out)
+    found = []
+    for runtime in (None, OnnxRuntime(out / "onnx-16", model, 16)):
+        owners = [
+            Sessions(StreamingRecognizer(model, make_searcher(model), 16, runtime=chosen), tokenizer)
+            for chosen in (None, runtime)
+        ]
+        session = owners[0].open()
+        session.feed(speech(1.5, 3))
+        owners[0].run()
+        session = owners[1].open(snapshot=session.snapshot())
+        session.feed(speech(1.5, 4))
+        session.finish()
+        owners[1].run()
+        found.append(session.events()[-1].tokens)
+    assert found[0] == found[1] and len(found[0]) > 10
+    with pytest.raises(UserError, match="chunks of 16 frames only"):
+        owners[1].open(chunk_size=32)
     (out / "onnx-16/decoder.onnx").write_bytes(b"")
     with pytest.raises(UserError, match="decoder.onnx is damaged"):
         load_model(out)
