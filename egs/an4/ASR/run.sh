@@ -12,6 +12,10 @@ epochs=33
 preset=tiny
 device=auto
 work_dir=work
+lang_type=char
+vocab_size=250
+lm_order=0
+lm_scale=0.2
 cores=$(nproc 2> /dev/null || echo 2)
 smoke=false
 
@@ -28,6 +32,10 @@ it takes about half an hour.
   --preset P       tiny, small or medium (default: $preset)
   --device D       auto, cpu or cuda (default: $device)
   --work-dir DIR   everything is written below it (default: $here/$work_dir)
+  --lang-type T    char or bpe (default: $lang_type)
+  --vocab-size N   units of bpe (default: $vocab_size)
+  --lm-order N     decode also with an N-gram model of the training text; 0: without alone (default: $lm_order)
+  --lm-scale X     its weight (default: $lm_scale)
   --smoke          one epoch and two chunk widths; the error rates mean nothing
 END
 }
@@ -42,7 +50,7 @@ while [ $# -gt 0 ]; do
     --help | -h) usage && exit 0 ;;
     --smoke) smoke=true && shift && continue ;;
     --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
-    --an4-dir | --epochs | --preset | --device | --work-dir)
+    --an4-dir | --epochs | --preset | --device | --work-dir | --lang-type | --vocab-size | --lm-order | --lm-scale)
       [ $# -gt 1 ] || die "$1 needs a value; see --help"
       name=${1#--}
       printf -v "${name//-/_}" '%s' "$2"
@@ -54,6 +62,9 @@ done
 [ -n "$an4_dir" ] || die "--an4-dir DIR is missing; see --help"
 [[ $preset =~ ^(tiny|small|medium)$ ]] || die "--preset must be tiny, small or medium, got '$preset'"
 [[ $epochs =~ ^[1-9][0-9]*$ ]] || die "--epochs must be a whole number above 0, got '$epochs'"
+[[ $lang_type =~ ^(char|bpe)$ ]] || die "--lang-type must be char or bpe, got '$lang_type'"
+[[ $vocab_size =~ ^[1-9][0-9]*$ ]] || die "--vocab-size must be a whole number above 0, got '$vocab_size'"
+[[ $lm_order =~ ^[0-9]+$ ]] || die "--lm-order must be a whole number, got '$lm_order'"
 # Paths are the caller's.
 an4_dir=$(cd "$called_from" && readlink -m "$an4_dir")
 [ "$work_dir" = work ] || work_dir=$(cd "$called_from" && readlink -m "$work_dir")
@@ -77,23 +88,32 @@ export PYTHON PYTHONUTF8=1
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 mkdir -p "$work_dir"
 data=$work_dir/data
-options=(--manifest-dir "$data/fbank" --lang "$data/lang_char" --device "$device")
+units=$lang_type model=$preset
+if [ "$lang_type" = bpe ]; then units=bpe_$vocab_size model=$preset-bpe-$vocab_size; fi
+options=(--manifest-dir "$data/fbank" --lang "$data/lang_$units" --device "$device")
 
 echo "== Audio, manifests and features in $data"
-./prepare.sh --an4-dir "$an4_dir" --data-dir "$data" > "$work_dir/prepare.log" ||
-  die "preparation failed; see the end of $work_dir/prepare.log"
+./prepare.sh --an4-dir "$an4_dir" --data-dir "$data" --lang-type "$lang_type" --vocab-sizes "$vocab_size" \
+  > "$work_dir/prepare.log" || die "preparation failed; see the end of $work_dir/prepare.log"
+lm=$work_dir/$units-$lm_order-gram.arpa
+if [ "$lm_order" -gt 0 ]; then
+  "$PYTHON" -m sammo.cli ngram "${options[@]:0:4}" --order "$lm_order" --out "$lm"
+fi
 
 train() {
-  "$PYTHON" sammo/train.py --encoder "$1" --preset "$preset" --exp-dir "$work_dir/exp/$1-$preset" --num-epochs "$epochs" \
+  "$PYTHON" sammo/train.py --encoder "$1" --preset "$preset" --exp-dir "$work_dir/exp/$1-$model" --num-epochs "$epochs" \
     "${options[@]}" "${budget[@]}"
 }
 
 decode() {
-  local exp=$work_dir/exp/$1-$preset left=()
-  [ "$1" = sammo ] || left=(--left-context-frames "$lefts")
-  "$PYTHON" sammo/decode.py --exp-dir "$exp" --epoch "$epochs" --avg 1 --use-averaged-model true "${options[@]}" \
-    --decoding-method modified_beam_search --beam-size 4 --chunk-size "$chunks" "${left[@]}" --parts valid,tests \
-    --res-dir "$exp/results"
+  local exp=$work_dir/exp/$1-$model scale
+  local scales=(0)
+  [ "$lm_order" -eq 0 ] || scales+=("$lm_scale")
+  for scale in "${scales[@]}"; do
+    "$PYTHON" sammo/decode.py --exp-dir "$exp" --epoch "$epochs" --avg 1 --use-averaged-model true "${options[@]}" \
+      --decoding-method modified_beam_search --beam-size 4 --chunk-size "$chunks" --left-context-frames "$lefts" \
+      --lm "$lm" --lm-scale "$scale" --parts valid,tests --res-dir "$exp/results"
+  done
 }
 
 # Runs a function for both encoders: on CPUs side by side, which is faster for small models than threads are.
@@ -117,6 +137,6 @@ both train
 echo "== Decoding with chunks of $chunks frames of 20 ms"
 both decode
 echo "== Report"
-"$PYTHON" -m sammo.cli report "$work_dir/exp/sammo-$preset/results" "$work_dir/exp/zipformer-$preset/results" \
+"$PYTHON" -m sammo.cli report "$work_dir/exp/sammo-$model/results" "$work_dir/exp/zipformer-$model/results" \
   --out-dir "$work_dir/report" --statistics "$data/fbank/statistics.json"
 echo "   ($((SECONDS / 60)) min)"
