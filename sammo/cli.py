@@ -25,6 +25,7 @@ COMMANDS = {
     "timing": ("sammo.commands.timing", "show where in a chunk errors happen and how late tokens are"),
     "endurance": ("sammo.commands.endurance", "show error rates over the position in talks of an hour"),
     "transcribe": ("sammo.commands.transcribe", "transcribe audio as it arrives: files, raw samples, the microphone"),
+    "serve": ("sammo.commands.serve", "transcribe live, in the browser and over the network"),
     "doctor": ("sammo.commands.doctor", "list engines and try each against its reference"),
     "export": ("sammo.commands.export", "write ONNX files that sherpa-onnx runs"),
     "package": ("sammo.commands.package", "write a trained model as a directory to pass on"),

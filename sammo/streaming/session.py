@@ -93,6 +93,11 @@ class Session:
         return self.stream.duration
 
     @property
+    def taken(self) -> float:
+        """Seconds of it that chunks have taken."""
+        return self.stream.consumed / geometry.FEATURE_RATE
+
+    @property
     def ready(self) -> bool:
         """Whether the next step has something to do for it."""
         return self._sessions.recognizer.ready(self.stream)
@@ -205,6 +210,10 @@ class Sessions:
         stream = self.recognizer.open(key, held, chunk_size)
         session = self._of[stream] = Session(self, stream, endpointing or Endpointing(), key, utterance)
         return session
+
+    def all(self) -> list[Session]:
+        """The open ones."""
+        return list(self._of.values())
 
     def step(self) -> list[Session]:
         """One chunk of every session that is ready. Returns the sessions that moved or ended; [] if there is nothing
