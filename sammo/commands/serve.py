@@ -43,6 +43,6 @@ def run(args: argparse.Namespace) -> int:
     from sammo.streaming.transcribe import make_sessions, state_bytes
 
     sessions = make_sessions(source, chunks, search, streams, deployment)
-    name = str(source.checkpoint or source.exp_dir)
+    name = (source.checkpoint or source.exp_dir).resolve().name
     serve(sessions, options, name, state_bytes(sessions.recognizer))
     return 0

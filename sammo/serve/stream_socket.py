@@ -39,12 +39,15 @@ async def stream_socket(socket: WebSocket) -> None:
     except asyncio.TimeoutError:
         await _refuse(socket, "no start message came", TIMED_OUT)
         return
+    receiver = asyncio.create_task(_receive(socket, server, client, decoder))
     sender = asyncio.create_task(_send(socket, client, server.tokenizer))
     error: str | None = None
     gone = False
     try:
-        await _receive(socket, server, client, decoder)
-        await sender  # the last results
+        await asyncio.wait((receiver, sender), return_when=asyncio.FIRST_COMPLETED)
+        if not sender.done():  # else the stream was given up while more was to come
+            await receiver
+        await sender
     except WebSocketDisconnect:
         gone = True
     except UserError as caught:
@@ -52,6 +55,7 @@ async def stream_socket(socket: WebSocket) -> None:
     except asyncio.TimeoutError:
         error = f"nothing came for {server.options.idle_seconds:g} s"
     finally:
+        receiver.cancel()
         sender.cancel()
     if gone or error:
         await server.parking.park(key, client)
