@@ -17,6 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["sammo", "sammo.*"]),
+    package_data={"sammo.serve": ["page/*"]},
     install_requires=[
         "torch",
         "torchaudio",

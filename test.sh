@@ -18,6 +18,11 @@ if ! "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(None in map(u.find_
   2> /dev/null && ! "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements-deploy.txt; then
   echo "requirements-deploy.txt cannot be installed here (see above): the tests of exported models are skipped"
 fi
+# The server, and the client that it must be understood by.
+if ! "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(None in map(u.find_spec, ("starlette", "uvicorn", "openai")))' \
+  2> /dev/null && ! "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements-serve.txt openai==3.57.0; then
+  echo "requirements-serve.txt cannot be installed here (see above): the tests of sammo serve are skipped"
+fi
 # One process a core, one thread each: threads of several processes that wait for each other are slow.
 export OMP_NUM_THREADS=1 PYTHONUTF8=1
 exec "$PYTHON" -m pytest -q -n auto --dist loadfile --durations=10 "$@"
