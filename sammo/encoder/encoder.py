@@ -6,7 +6,7 @@ blocks) and real streaming (windows of an utterance, a state from one to the nex
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Iterable, Iterator, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Iterable, Iterator, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -100,9 +100,14 @@ class Stack(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The part that encoders share. A subclass makes ``stacks`` and runs them in :meth:`encode`."""
+    """The part that encoders share. A subclass makes ``stacks`` and runs them in :meth:`encode`.
+
+    ``looks_back`` counts the modules of a layer that look back one upon the other: so often attention does, and so many
+    convolutions.
+    """
 
     stacks: Modules[Stack]
+    looks_back: ClassVar[int] = 1
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()

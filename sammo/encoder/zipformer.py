@@ -165,6 +165,7 @@ class ResampledStack(Stack):
 class Zipformer(Encoder):
     """Stacks that halve the frame rate towards the middle and double it again, and the way to 25 Hz behind them."""
 
+    looks_back = 2
     stacks: Modules[ResampledStack]
 
     def __init__(self, config: EncoderConfig) -> None:

@@ -15,6 +15,7 @@ from sammo.data.dataset import Batch
 from sammo.data.tokens import Tokenizer
 from sammo.decoding import with_tails
 from sammo.encoder import Encoder, EncoderState
+from sammo.encoder.mixers import Decay
 from sammo.memory.recurrence import (
     ChunkWindow,
     Place,
@@ -62,9 +63,9 @@ class DecaySums:
     sums: dict[Place, Tensor] = field(default_factory=dict)  # (H,) float64
     frames: dict[Place, int] = field(default_factory=dict)
 
-    def add(self, log_decays: dict[Place, Tensor], valid: Tensor, factors: Sequence[int]) -> None:
-        """(N, T, H) each; valid (N,) embed frames of the chunk that are in the utterance; the stacks' factors."""
-        for place, log in log_decays.items():
+    def add(self, decays: dict[Place, Decay], valid: Tensor, factors: Sequence[int]) -> None:
+        """valid: (N,) embed frames of the chunk that are in the utterance; factors: of the stacks."""
+        for place, (log, _) in decays.items():
             factor = factors[place[0]]
             ends = (valid + factor - 1) // factor
             inside = torch.arange(log.shape[1], device=log.device) < ends[:, None]  # (N, T)
@@ -77,7 +78,7 @@ class DecaySums:
         return {place: -1.0 / (found / max(self.frames[place], 1)) for place, found in self.sums.items()}
 
 
-Observer = Callable[[dict[Place, Tensor], Tensor], None]
+Observer = Callable[[dict[Place, Decay], Tensor], None]
 
 
 def encode_chunks(
@@ -92,7 +93,7 @@ def encode_chunks(
     Args:
       features: (N, T, 80) with the tails of :func:`sammo.decoding.with_tails`.
       lengths: (N,) valid feature frames, tails counted.
-      observe: called after each chunk with the log decays (N, T', H) of the mixers and the valid embed frames (N,).
+      observe: called after each chunk with the decays of the mixers and the valid embed frames (N,).
 
     Returns:
       frames (N, T'', C) at 25 Hz and their lengths (N,).
@@ -105,7 +106,7 @@ def encode_chunks(
     outputs, counts = [], torch.zeros_like(lengths)
     size = geometry.window(chunk)
     frames = int(geometry.embed_frames(lengths).max())
-    with watch_decays(watched) as log_decays, silenced(encoder) if condition.silenced else nullcontext():
+    with watch_decays(watched) as decays, silenced(encoder) if condition.silenced else nullcontext():
         for start in range(0, max(frames, 1), chunk):
             piece = features[:, 2 * start : 2 * start + size]
             piece = F.pad(piece, (0, 0, 0, size - piece.shape[1]), value=geometry.PADDING_VALUE)
@@ -114,8 +115,8 @@ def encode_chunks(
             outputs.append(output.frames)
             counts = counts + output.lengths
             if observe is not None:
-                observe(log_decays, geometry.embed_frames(valid).clamp(max=chunk))
-            state = output.state if window is None else window.limit(state, output.state, log_decays)
+                observe(decays, geometry.embed_frames(valid).clamp(max=chunk))
+            state = output.state if window is None else window.limit(state, output.state, decays)
     return torch.cat(outputs, dim=1), counts
 
 
@@ -138,8 +139,8 @@ def decode_conditions(
     device = next(model.parameters()).device
     factors = [stack.factor for stack in encoder.stacks]
 
-    def observe(log_decays: dict[Place, Tensor], valid: Tensor) -> None:
-        sums.add(log_decays, valid, factors)
+    def observe(decays: dict[Place, Decay], valid: Tensor) -> None:
+        sums.add(decays, valid, factors)
 
     outcomes = {condition: Outcome() for condition in conditions}
     durations: list[float] = []

@@ -1,63 +1,32 @@
 """Which part of an encoder's state is recurrent, and how a chunk decays it: the one place that knows.
 
-A mixer has a recurrent state if it names the field of its state that holds it (``recurrent_leaf``) and tells the decay
-of each frame (``log_decay``). What is required of that state is that it is linear in its past,
+A mixer has a recurrent state if it names the field of its state that holds it (``recurrent_leaf``) and tells what frames leave
+of it (``decay``). What is required of that state is that it is linear in its past,
 
     S_t = decay_t(S_{t-1}) + what frame t writes,
 
-so that what older frames wrote can be followed through time and taken away. Where a frame's decay is more than a factor
-a head (a gated delta rule multiplies by a matrix), another :class:`Decay` with the same two operations does it.
+so that what older frames wrote can be followed through time and taken away.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Callable, Iterator, Protocol, runtime_checkable
+from functools import reduce
+from typing import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from sammo.encoder import Encoder, EncoderState
-from sammo.encoder.mixers import Mixer
+from sammo.encoder.mixers import Decay, Mixer
 
 Place = tuple[int, int]  # (stack, layer)
 
 
-@runtime_checkable
-class Recurrent(Protocol):
-    """A mixer with a recurrent state of H heads."""
-
-    recurrent_leaf: str  # the field of its state, (N, H, ...)
-
-    def log_decay(self, u: Tensor) -> Tensor:
-        """u (N, T, C), the mixer's input -> (N, T, H), log of the factor by which each frame decays the state."""
-        ...
-
-    def time_constants(self) -> Tensor:
-        """(H,) frames after which the state has fallen to 1/e, where the input does not change that."""
-        ...
-
-    def register_forward_pre_hook(self, hook: Callable[..., None]) -> RemovableHandle:
-        """As of any module."""
-        ...
-
-
-@dataclass(frozen=True)
-class Decay:
-    """What some frames leave of the state before them: a factor a head."""
-
-    log: Tensor  # (N, H)
-
-    def __call__(self, leaf: Tensor) -> Tensor:
-        """leaf (N, H, ...), the state or a part of it -> the same after those frames."""
-        return leaf * self.log.exp().reshape(*self.log.shape, *(1,) * (leaf.ndim - 2))
-
-    def after(self, earlier: Decay) -> Decay:
-        """The decay over ``earlier`` frames and then these."""
-        return Decay(self.log + earlier.log)
+def apply(transition: Tensor, state: Tensor) -> Tensor:
+    """What a :class:`Decay`'s transition leaves of a recurrent state (N, H, K, V), or of the transition of frames before."""
+    return transition * state if transition.shape[-1] == 1 else transition @ state
 
 
 def mixers(encoder: Encoder) -> dict[Place, Mixer]:
@@ -69,12 +38,12 @@ def mixers(encoder: Encoder) -> dict[Place, Mixer]:
     }
 
 
-def recurrent_mixers(encoder: Encoder) -> dict[Place, Recurrent]:
+def recurrent_mixers(encoder: Encoder) -> dict[Place, Mixer]:
     """The mixers that have a recurrent state."""
-    return {place: mixer for place, mixer in mixers(encoder).items() if isinstance(mixer, Recurrent)}
+    return {place: mixer for place, mixer in mixers(encoder).items() if mixer.recurrent_leaf}
 
 
-def recurrent_leaves(state: EncoderState, recurrent: dict[Place, Recurrent]) -> dict[Place, Tensor]:
+def recurrent_leaves(state: EncoderState, recurrent: dict[Place, Mixer]) -> dict[Place, Tensor]:
     """The recurrent parts (N, H, ...) of a state."""
     return {
         (stack, layer): getattr(state.stacks[stack][layer].mixer, mixer.recurrent_leaf)
@@ -82,7 +51,7 @@ def recurrent_leaves(state: EncoderState, recurrent: dict[Place, Recurrent]) -> 
     }
 
 
-def with_leaves(state: EncoderState, recurrent: dict[Place, Recurrent], leaves: dict[Place, Tensor]) -> EncoderState:
+def with_leaves(state: EncoderState, recurrent: dict[Place, Mixer], leaves: dict[Place, Tensor]) -> EncoderState:
     """``state`` with other recurrent parts; caches of convolutions and attention stay."""
     stacks = [list(layers) for layers in state.stacks]
     for (stack, layer), leaf in leaves.items():
@@ -93,13 +62,14 @@ def with_leaves(state: EncoderState, recurrent: dict[Place, Recurrent], leaves: 
 
 
 @contextmanager
-def watch_decays(recurrent: dict[Place, Recurrent]) -> Iterator[dict[Place, Tensor]]:
-    """Yields a dict that holds the log decays (N, T, H) of every mixer's last pass."""
-    seen: dict[Place, Tensor] = {}
+def watch_decays(recurrent: dict[Place, Mixer]) -> Iterator[dict[Place, Decay]]:
+    """Yields a dict that holds what every mixer's last pass leaves of the state before it."""
+    seen: dict[Place, Decay] = {}
 
     def watch(place: Place) -> Callable:
-        def hook(mixer: Recurrent, inputs: tuple) -> None:
-            seen[place] = mixer.log_decay(inputs[0])
+        def hook(mixer: Mixer, inputs: tuple) -> None:
+            x, _, _, state = inputs
+            seen[place] = mixer.decay(x, state)
 
         return hook
 
@@ -133,29 +103,27 @@ class ChunkWindow:
     taken away is what this run's chunks wrote.
     """
 
-    def __init__(self, recurrent: dict[Place, Recurrent], chunks: int) -> None:
+    def __init__(self, recurrent: dict[Place, Mixer], chunks: int) -> None:
         self._recurrent = recurrent
         self._chunks = chunks
-        # What each chunk wrote as it stood at that chunk's end, and the chunk's decay; the oldest first.
-        self._written: dict[Place, deque[tuple[Tensor, Decay]]] = {place: deque() for place in recurrent}
+        # What each chunk wrote as it stood at that chunk's end, and the chunk's transition; the oldest first.
+        self._written: dict[Place, deque[tuple[Tensor, Tensor]]] = {place: deque() for place in recurrent}
 
-    def limit(self, before: EncoderState, after: EncoderState, log_decays: dict[Place, Tensor]) -> EncoderState:
-        """The states around a chunk and the log decays (N, T, H) of its frames -> the state for the next chunk."""
+    def limit(self, before: EncoderState, after: EncoderState, decays: dict[Place, Decay]) -> EncoderState:
+        """The states around a chunk and what it leaves of the one before it -> the state for the next chunk."""
         old, new = recurrent_leaves(before, self._recurrent), recurrent_leaves(after, self._recurrent)
         limited = {
-            place: self._limit(self._written[place], old[place], leaf, Decay(log_decays[place].sum(dim=1)))
+            place: self._limit(self._written[place], old[place], leaf, decays[place].transition)
             for place, leaf in new.items()
         }
         return with_leaves(after, self._recurrent, limited)
 
-    def _limit(self, written: deque[tuple[Tensor, Decay]], old: Tensor, new: Tensor, decay: Decay) -> Tensor:
+    def _limit(self, written: deque[tuple[Tensor, Tensor]], old: Tensor, new: Tensor, transition: Tensor) -> Tensor:
         if self._chunks == 0:
             return torch.zeros_like(new)
-        written.append((new - decay(old), decay))
+        written.append((new - apply(transition, old), transition))
         if len(written) <= self._chunks:
             return new
         expired, _ = written.popleft()
-        since = written[0][1]
-        for _, later in list(written)[1:]:
-            since = later.after(since)
-        return new - since(expired)
+        since = reduce(lambda earlier, later: apply(later, earlier), (chunk for _, chunk in written))
+        return new - apply(since, expired)

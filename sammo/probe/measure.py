@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Sequence
 import torch
 
 from sammo import geometry
-from sammo.encoder import EncoderConfig
+from sammo.encoder import ENCODERS, EncoderConfig
 from sammo.encoder.mixers import MIXERS
 from sammo.memory.decoding import Condition, encode_chunks
 from sammo.memory.recurrence import recurrent_mixers
@@ -18,8 +18,6 @@ from sammo.transducer import Transducer
 
 BATCH_SECONDS = 200.0
 FEATURES_AN_OUTPUT = geometry.STRIDE * geometry.OUTPUT_DOWNSAMPLING
-# Modules of a layer that look back one upon the other: how often attention does, how many convolutions.
-LOOKS_BACK = {"zipformer": 2, "conformer": 1}
 
 
 class Recall(NamedTuple):
@@ -119,9 +117,9 @@ def reach(config: EncoderConfig, chunk_size: int, left_context_frames: int) -> f
     Left contexts add up: over layers, and in a layer of Zipformer over NLA and both self-attentions, each of which
     looks back from what the one before it made. Attention that stays in its chunk adds nothing to the convolutions.
     """
-    looks = LOOKS_BACK[config.encoder]
-    hops = looks + (config.mixer == "nla") if config.left_context else 0
-    recurrent = bool(getattr(MIXERS[config.mixer], "recurrent_leaf", None))
+    looks, mixer = ENCODERS[config.encoder].looks_back, MIXERS[config.mixer]
+    hops = looks + mixer.attends if config.left_context else 0
+    recurrent = mixer.recurrent_leaf is not None
     frames = chunk_size
     for factor, layers, kernel in zip(config.downsampling, config.num_layers, config.conv_kernel):
         convolutions = looks * (kernel // 2) + (config.mamba_conv_kernel - 1) * recurrent

@@ -16,16 +16,18 @@ from sammo import cli, corpora
 from sammo.checkpoint import write_checkpoint
 from sammo.data.tokens import load_tokenizer
 from sammo.decoding import chunkings, decode_batches
+from sammo.encoder.mixers import MIXERS, Decay
 from sammo.errors import UserError
 from sammo.memory import command
 from sammo.memory.decoding import Condition, DecaySums, decode_conditions, encode_chunks
-from sammo.memory.recurrence import mixers, recurrent_mixers
+from sammo.memory.recurrence import apply, mixers, recurrent_mixers
 from sammo.scoring import Counts
 from sammo.scoring.cer import characters, relative_change
 from sammo.scoring.report import resets
 from sammo.search import make_searcher
 
 CHUNK = 16
+RECURRENT = [name for name, mixer in MIXERS.items() if mixer.recurrent_leaf]
 LENGTHS = torch.tensor([290, 200, 131])
 
 
@@ -34,9 +36,9 @@ def utterances() -> torch.Tensor:
     return torch.randn(3, 290, 80, generator=generator).cumsum(1) * 0.3
 
 
-def slow_encoder():
+def slow_encoder(mixer="mamba2"):
     """A Sammo encoder that remembers for seconds, so that what is removed from its state counts."""
-    encoder = small_encoder("sammo")
+    encoder = small_encoder("sammo", mixer=mixer, delta_heads=2)
     with torch.no_grad():
         for mixer in recurrent_mixers(encoder).values():
             mixer.A_log.uniform_(math.log(0.01), math.log(0.3))
@@ -100,13 +102,15 @@ def brute_force(encoder, window):
 
     def replace(mixer, inputs):
         u, weights, plan, state = inputs
-        past = history[mixer][-window:] if window else []
-        ssm = torch.zeros_like(state.ssm)
+        past, name = history[mixer][-window:] if window else [], mixer.recurrent_leaf
+        state = state._replace(**{name: torch.zeros_like(getattr(state, name))})
+        leaf = getattr(state, name)
         if past:
             whole = torch.cat([chunk for chunk, _ in past], dim=1)
-            ssm = type(mixer).forward(mixer, whole, None, None, state._replace(conv=past[0][1], ssm=ssm))[1].ssm
+            after = type(mixer).forward(mixer, whole, None, None, state._replace(conv=past[0][1]))[1]
+            leaf = getattr(after, name)
         history[mixer].append((u, state.conv))
-        return u, weights, plan, state._replace(ssm=ssm)
+        return u, weights, plan, state._replace(**{name: leaf})
 
     handles = [mixer.register_forward_pre_hook(replace) for mixer in history]
     frames, _ = encode(encoder)
@@ -115,9 +119,10 @@ def brute_force(encoder, window):
     return frames
 
 
+@pytest.mark.parametrize("mixer", RECURRENT)
 @pytest.mark.parametrize("window", [0, 1, 3])
-def test_window_is_the_last_chunks_alone(window):
-    encoder = slow_encoder()
+def test_window_is_the_last_chunks_alone(window, mixer):
+    encoder = slow_encoder(mixer)
     frames, lengths = encode(encoder, window=window)
     expected, whole = brute_force(encoder, window), encode(encoder)[0]
     inside = (torch.arange(frames.shape[1]) < lengths[:, None])[:, :, None]
@@ -129,8 +134,9 @@ def test_window_is_the_last_chunks_alone(window):
     torch.testing.assert_close(frames[:, :untouched], whole[:, :untouched], rtol=0, atol=0)
 
 
-def test_window_beyond_the_utterance_changes_nothing():
-    encoder = slow_encoder()
+@pytest.mark.parametrize("mixer", RECURRENT)
+def test_window_beyond_the_utterance_changes_nothing(mixer):
+    encoder = slow_encoder(mixer)
     torch.testing.assert_close(encode(encoder, window=100)[0], encode(encoder)[0], rtol=0, atol=0)
 
 
@@ -159,25 +165,32 @@ def test_silenced_mixers_add_nothing(name):
     torch.testing.assert_close(silent, expected)
 
 
-def test_decay_and_time_constants():
-    encoder = slow_encoder()
-    for mixer in recurrent_mixers(encoder).values():
-        u = torch.randn(2, 7, mixer.in_proj.in_features)
+@pytest.mark.parametrize("name", RECURRENT)
+def test_decay_and_time_constants(name):
+    for mixer in recurrent_mixers(slow_encoder(name)).values():
+        u, leaf = torch.randn(2, 7, mixer.in_proj.in_features), mixer.recurrent_leaf
         state = mixer.init_state(2)
-        full = state._replace(ssm=torch.randn_like(state.ssm))
+        state = state._replace(conv=torch.randn_like(state.conv))
+        full = state._replace(**{leaf: torch.randn_like(getattr(state, leaf))})
         with torch.no_grad():
             # Linear in the state: what a state leaves is its decayed self.
-            left = mixer(u, state=full)[1].ssm - mixer(u, state=state)[1].ssm
-            expected = full.ssm * mixer.log_decay(u).sum(1).exp()[..., None, None]
+            left = getattr(mixer(u, state=full)[1], leaf) - getattr(mixer(u, state=state)[1], leaf)
+            expected = apply(mixer.decay(u, state).transition, getattr(full, leaf))
             torch.testing.assert_close(left, expected, rtol=1e-4, atol=1e-5)
-            still = mixer.log_decay(torch.zeros_like(u))
+            # The log is of one frame, over states of all directions.
+            log, transition = mixer.decay(u[:, :1], state)
+            width = transition.shape[-1]
+            torch.testing.assert_close(log[:, 0].exp(), transition.square().sum(dim=(-2, -1)).div(width).sqrt())
+            still = mixer.decay(torch.zeros_like(u), mixer.init_state(2)).log
         torch.testing.assert_close(-1.0 / still[0, 0], mixer.time_constants())
 
+
+def test_the_mean_decay_is_over_utterances_alone():
     # Padding counts in no mean: a constant input drives each head with its own constant.
     sums = DecaySums()
     log = torch.full((2, 4, 3), -0.5)
     log[1, 1:] = -100.0
-    sums.add({(1, 0): log}, torch.tensor([8, 1]), [1, 2])
+    sums.add({(1, 0): Decay(log, log)}, torch.tensor([8, 1]), [1, 2])
     assert sums.frames == {(1, 0): 5} and sums.time_constants()[1, 0].tolist() == [2.0, 2.0, 2.0]
 
 

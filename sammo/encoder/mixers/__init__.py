@@ -8,7 +8,7 @@ none          nothing: what attention and convolutions reach without any
 
 from __future__ import annotations
 
-from sammo.encoder.mixers.base import Mixer
+from sammo.encoder.mixers.base import Decay, Mixer
 from sammo.encoder.mixers.gated_delta import GatedDelta
 from sammo.encoder.mixers.mamba2 import Mamba2
 from sammo.encoder.mixers.nla import NonlinearAttention
@@ -28,4 +28,4 @@ def engine_names(operation: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for table in tables for name in table.names))
 
 
-__all__ = ["MIXERS", "Mixer", "engine_names"]
+__all__ = ["MIXERS", "Decay", "Mixer", "engine_names"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Mapping, NamedTuple
 
 from torch import Tensor, nn
 
@@ -11,6 +11,14 @@ from sammo.engines import Engines
 
 if TYPE_CHECKING:
     from sammo.encoder.config import EncoderConfig
+
+
+class Decay(NamedTuple):
+    """What T frames leave of the recurrent state S before them: S_T = transition S_0 + what the frames write."""
+
+    # (N, T, H): log of the share of a state that each frame leaves, the root mean square over the directions of S.
+    log: Tensor
+    transition: Tensor  # of all frames together: (N, H, 1, 1), a factor, or (N, H, K, K), a matrix on the left
 
 
 class Mixer(nn.Module):
@@ -22,7 +30,9 @@ class Mixer(nn.Module):
       engines: operation -> engines, of which ``self.<operation>_engine`` names the one that computes.
       dynamics: parameters that set how long a head remembers and how much it takes in; they take plain Adam steps, see
         TrainConfig.ssm_lr_scale.
-      recurrent_leaf: the field of its state that every frame rewrites as a whole; None where there is none.
+      recurrent_leaf: the field of its state that every frame rewrites as a whole, (N, H, K, V), of which :meth:`decay`
+        tells what frames leave; None where there is none.
+      attends: whether it looks back by the layer's attention weights.
     """
 
     label: ClassVar[str]
@@ -30,6 +40,7 @@ class Mixer(nn.Module):
     engines: ClassVar[Mapping[str, Engines]] = {}
     dynamics: ClassVar[tuple[str, ...]] = ()
     recurrent_leaf: ClassVar[str | None] = None
+    attends: ClassVar[bool] = False
 
     @classmethod
     def check(cls, config: EncoderConfig) -> None:
@@ -65,3 +76,7 @@ class Mixer(nn.Module):
         """(H,) frames after which a head's state has fallen to 1/e, where the input does not change its decay; None
         without heads that decay."""
         return None
+
+    def decay(self, x: Tensor, state: Any) -> Decay:
+        """What the frames x (N, T, C) leave of the recurrent state before them, ``state``."""
+        raise NotImplementedError

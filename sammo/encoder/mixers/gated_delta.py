@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sammo.cpu import linear
+from sammo.encoder.mixers.base import Decay
 from sammo.encoder.mixers.recurrent import GatedRMSNorm, RecurrentMixer, initial_decay
 from sammo.encoder.ssd import decay_between
 from sammo.engines import Engines, anywhere, import_reason, needs_cuda
@@ -147,6 +148,7 @@ class GatedDelta(RecurrentMixer):
     label = "Gated DeltaNet"
     options = (*RecurrentMixer.options, "delta_heads")
     engines = {"scan": DELTA_ENGINES, **RecurrentMixer.engines}
+    divisors, multiple = ("delta_heads",), KEY_SHARE
     recurrent_leaf = "memory"
     scan_engine = "auto"
 
@@ -168,39 +170,38 @@ class GatedDelta(RecurrentMixer):
         self.norm = GatedRMSNorm(d_inner)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
-    @classmethod
-    def check(cls, config) -> None:
-        super().check(config)
-        for dim in config.encoder_dim:
-            inner = cls.inner_dim(config, dim)
-            if inner < 1 or config.delta_heads < 1 or inner % (KEY_SHARE * config.delta_heads):
-                raise UserError(
-                    f"mamba_expand {config.mamba_expand} x encoder_dim {dim} = {config.mamba_expand * dim:g} is not a "
-                    f"multiple of {KEY_SHARE} x delta_heads {config.delta_heads}"
-                )
-
     @staticmethod
     def sizes(config) -> dict[str, int]:
         return {"heads": config.delta_heads}
 
     def forward(self, x, weights=None, plan=None, state: GatedDeltaState | None = None):
+        z, inputs, conv_state = self._project(x, None if state is None else state.conv)
+        y, memory = gated_delta_rule(*inputs, None if state is None else state.memory, self.scan_engine)
+        out = self.whiten(linear(self.norm(y.flatten(-2), z), self.out_proj.weight))
+        return out, GatedDeltaState(conv_state, memory)
+
+    def _project(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """z, the arguments q, k, v, beta and g of the rule, and the next state of the convolution."""
         heads = self.heads
         z, qkv, a, b = linear(x, self.in_proj.weight).split(
             [self.d_inner, self.conv1d.in_channels, heads, heads], dim=-1
         )
-        qkv, conv_state = self.convolve(qkv, None if state is None else state.conv)
-        q, k, v = qkv.split([self.d_key, self.d_key, self.d_inner], dim=-1)
-        y, memory = gated_delta_rule(
-            _unit(q.unflatten(-1, (heads, -1))),
-            _unit(k.unflatten(-1, (heads, -1))),
-            v.unflatten(-1, (heads, -1)),
-            b.sigmoid(),
-            -F.softplus(a.float() + self.dt_bias.float()) * self.A_log.float().exp(),
-            None if state is None else state.memory,
-            self.scan_engine,
+        qkv, past = self.convolve(qkv, past)
+        q, k, v = (
+            part.unflatten(-1, (heads, -1)) for part in qkv.split([self.d_key, self.d_key, self.d_inner], dim=-1)
         )
-        out = self.whiten(linear(self.norm(y.flatten(-2), z), self.out_proj.weight))
-        return out, GatedDeltaState(conv_state, memory)
+        g = -F.softplus(a.float() + self.dt_bias.float()) * self.A_log.float().exp()
+        return z, (_unit(q), _unit(k), v, b.sigmoid(), g), past
+
+    def decay(self, x: Tensor, state: GatedDeltaState | None = None) -> Decay:
+        """A frame multiplies the state by alpha (I - beta k k^T): all frames, where they write nothing, take the identity to
+        the transition; one leaves K - 1 directions their share alpha and that of its key (1 - beta) of this."""
+        _, (q, k, v, beta, g), _ = self._project(x, None if state is None else state.conv)
+        width = k.shape[-1]
+        start = torch.eye(width, device=x.device).expand(len(x), self.heads, width, width)
+        _, transition = gated_delta_rule(q, k, torch.zeros_like(k), beta, g, start, "torch")
+        along = 1.0 - beta.float() * k.float().square().sum(dim=-1)
+        return Decay(g + 0.5 * ((width - 1 + along.square()) / width).log(), transition)
 
     def init_state(self, batch: int, left: int | None = None) -> GatedDeltaState:
         memory = torch.zeros(batch, self.heads, self.d_key // self.heads, self.d_inner // self.heads)

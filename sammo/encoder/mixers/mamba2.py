@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sammo.cpu import linear
+from sammo.encoder.mixers.base import Decay
 from sammo.encoder.mixers.recurrent import GatedRMSNorm, RecurrentMixer, initial_decay
 from sammo.encoder.ssd import SCAN_ENGINES, ssd_scan
-from sammo.errors import UserError
 from sammo.recording import sizes
 
 
@@ -47,6 +47,7 @@ class Mamba2(RecurrentMixer):
     options = (*RecurrentMixer.options, "d_state", "mamba_head_dim", "mamba_groups")
     engines = {"scan": SCAN_ENGINES, **RecurrentMixer.engines}
     dynamics = ("A_log", "dt_bias", "D")
+    divisors = ("mamba_head_dim", "mamba_groups")
     recurrent_leaf = "ssm"
     scan_engine = "auto"
 
@@ -76,22 +77,6 @@ class Mamba2(RecurrentMixer):
         self.norm = GatedRMSNorm(d_inner)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
-    @classmethod
-    def check(cls, config) -> None:
-        super().check(config)
-        head_dim, groups = config.mamba_head_dim, config.mamba_groups
-        if config.d_state < 1:
-            raise UserError("d_state must be positive")
-        for dim in config.encoder_dim:
-            inner = cls.inner_dim(config, dim)
-            if inner < 1 or inner % head_dim:
-                raise UserError(
-                    f"mamba_expand {config.mamba_expand} x encoder_dim {dim} = {config.mamba_expand * dim:g} is not a "
-                    f"multiple of mamba_head_dim {head_dim}"
-                )
-            if (inner // head_dim) % groups:
-                raise UserError(f"{inner // head_dim} Mamba heads do not divide into mamba_groups {groups}")
-
     @staticmethod
     def sizes(config) -> dict[str, int]:
         return {"d_state": config.d_state, "head_dim": config.mamba_head_dim, "groups": config.mamba_groups}
@@ -120,7 +105,7 @@ class Mamba2(RecurrentMixer):
         heads = self.d_inner // self.head_dim
         return Mamba2State(self.init_convolution(batch), torch.zeros(batch, heads, self.head_dim, self.d_state))
 
-    def log_decay(self, u: Tensor) -> Tensor:
-        """u (N, T, d_model) -> (N, T, H) float32: log of what each frame leaves of a head's state before it."""
-        dt = linear(u, self.in_proj.weight[-self.A_log.numel() :]).float()
-        return -F.softplus(dt + self.dt_bias.float()) * torch.exp(self.A_log.float())
+    def decay(self, x: Tensor, state: Mamba2State | None = None) -> Decay:
+        dt = linear(x, self.in_proj.weight[-self.A_log.numel() :]).float()
+        log = -F.softplus(dt + self.dt_bias.float()) * torch.exp(self.A_log.float())
+        return Decay(log, log.sum(dim=1).exp()[..., None, None])

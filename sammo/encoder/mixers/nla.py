@@ -25,6 +25,7 @@ class NonlinearAttention(Mixer):
     """
 
     label = "non-linear attention"
+    attends = True
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()

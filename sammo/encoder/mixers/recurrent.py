@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Callable, cast
+from typing import Callable, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,13 +30,16 @@ NORM_EPS = 1e-5
 class RecurrentMixer(Mixer):
     """A mixer of which each head's state decays by exp(-softplus(dt + dt_bias) exp(A_log)) a frame, dt from the input.
 
-    A subclass makes ``conv1d`` (depthwise), ``dt_bias``, ``A_log`` and ``out_proj``. ``conv_engine`` chooses who computes the
-    convolution, see :func:`sammo.encoder.causal_conv.causal_conv`.
+    A subclass makes ``conv1d`` (depthwise), ``dt_bias``, ``A_log`` and ``out_proj``, names the ``divisors`` of its hidden width
+    and answers ``decay``. ``conv_engine`` chooses who computes the convolution, see
+    :func:`sammo.encoder.causal_conv.causal_conv`.
     """
 
     options = ("mamba_expand", "mamba_conv_kernel", "mamba_conv_bias", "mamba_time_constants", "mamba_output_scale")
     engines = {"conv": CONV_ENGINES}
     dynamics = ("A_log", "dt_bias")
+    divisors: ClassVar[tuple[str, ...]]  # options whose product, times ``multiple``, divides the hidden width
+    multiple: ClassVar[int] = 1
     conv_engine = "auto"
     conv1d: nn.Conv1d
     dt_bias: nn.Parameter
@@ -49,8 +52,18 @@ class RecurrentMixer(Mixer):
 
     @classmethod
     def check(cls, config) -> None:
-        if min(config.mamba_conv_kernel, config.mamba_head_dim, config.mamba_groups) < 1:
-            raise UserError("mamba_conv_kernel, mamba_head_dim and mamba_groups must be positive")
+        for name in ("mamba_conv_kernel", "d_state", *cls.divisors):
+            if getattr(config, name) < 1:
+                raise UserError(f"{name} {getattr(config, name)} must be positive")
+        divisor = cls.multiple * math.prod(getattr(config, name) for name in cls.divisors)
+        for dim in config.encoder_dim:
+            inner = cls.inner_dim(config, dim)
+            if inner < 1 or inner % divisor:
+                names = " x ".join(f"{name} {getattr(config, name)}" for name in cls.divisors)
+                raise UserError(
+                    f"mamba_expand {config.mamba_expand} x encoder_dim {dim} = {config.mamba_expand * dim:g} is not a "
+                    f"multiple of {names}" + (f" x {cls.multiple}" if cls.multiple > 1 else "")
+                )
         times = config.mamba_time_constants
         if times and not (len(times) == 2 and 0 < times[0] <= times[1]):
             raise UserError(f"mamba_time_constants {times}: give the shortest and the longest in seconds, or neither")
