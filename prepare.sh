@@ -71,43 +71,15 @@ END
 
 . "$local/stages.sh"
 
-while [ $# -gt 0 ]; do
-  case $1 in
-    --help | -h)
-      usage
-      exit 0
-      ;;
-    --*=*)
-      set -- "${1%%=*}" "${1#*=}" "${@:2}"
-      continue
-      ;;
-    --stage | --stop-stage | --nj | --corpus | --csj-dir | --musan-dir | --data-dir | --perturb-speed | --mode-files | \
-      --transcript-mode | --lang-type | --vocab-sizes | --shar | --shard-size | \
-      --hours | --eval-minutes | --seed | --voices)
-      [ $# -gt 1 ] || die "$1 needs a value; see --help"
-      name=${1#--}
-      printf -v "${name//-/_}" '%s' "$2"
-      shift 2
-      ;;
-    *) die "unknown option $1; see --help" ;;
-  esac
-done
+names="stage stop-stage nj corpus csj-dir musan-dir data-dir perturb-speed mode-files transcript-mode lang-type"
+parse_options "$names vocab-sizes shar shard-size hours eval-minutes seed voices" "" "$@"
 
 if [ -z "$corpus" ]; then
   if [ -n "$csj_dir" ]; then corpus=csj; else corpus=mini; fi
 fi
-for name in stage stop_stage nj shard_size; do
-  [[ ${!name} =~ ^[0-9]{1,9}$ ]] || die "--${name//_/-} must be a number, got '${!name}'"
-done
-[ "$nj" -ge 1 ] && [ "$nj" -le 1024 ] || die "--nj must be 1 to 1024 processes, got $nj"
+check_options shard_size '[0-9]{1,9}' "a number"
 [ "$shard_size" -ge 1 ] || die "--shard-size must be at least 1 cut"
-for name in perturb_speed shar; do
-  [[ ${!name} =~ ^(true|false)$ ]] || die "--${name//_/-} must be true or false, got '${!name}'"
-done
-lang_type=${lang_type:-$("$python" -m sammo.corpora unit csj)}
-for unit in $lang_type; do
-  [[ $unit =~ ^(char|bpe)$ ]] || die "--lang-type knows char and bpe, got '$unit'"
-done
+check_options "perturb_speed shar" "true|false" "true or false"
 case $corpus in
   mini)
     [ -z "$csj_dir" ] || die "--csj-dir is for --corpus csj; the small corpus is made below --data-dir"
@@ -122,12 +94,7 @@ case $corpus in
     ;;
   *) die "--corpus must be mini or csj, got '$corpus'" ;;
 esac
-for size in $vocab_sizes; do
-  [[ $size =~ ^[0-9]+$ ]] || die "--vocab-sizes must be numbers, got '$size'"
-done
-find_packages='from importlib.util import find_spec as f; import sys; sys.exit(not all(map(f, sys.argv[1:])))'
-"$python" -c "$find_packages" lhotse torch sentencepiece lilcom ||
-  die "$python lacks lhotse, torch, sentencepiece or lilcom: pip install -r requirements.txt, or set PYTHON"
+check_stages csj
 
 lock_directory "$data_dir"
 data_dir=$(cd "$data_dir" && pwd)

@@ -31,28 +31,11 @@ it resumes where it stopped. On 2 CPU cores it takes about 40 minutes.
 END
 }
 
-die() {
-  echo "error: $*" >&2
-  exit 1
-}
-
-while [ $# -gt 0 ]; do
-  case $1 in
-    --help | -h) usage && exit 0 ;;
-    --smoke) smoke=true && shift && continue ;;
-    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
-    --hours | --epochs | --preset | --device | --work-dir | --nj)
-      [ $# -gt 1 ] || die "$1 needs a value; see --help"
-      name=${1#--}
-      printf -v "${name//-/_}" '%s' "$2"
-      shift 2
-      ;;
-    *) die "unknown option $1; see --help" ;;
-  esac
-done
-[[ $preset =~ ^(tiny|small|medium)$ ]] || die "--preset must be tiny, small or medium, got '$preset'"
-[[ $hours =~ ^[0-9]*\.?[0-9]+$ ]] || die "--hours must be a number, got '$hours'"
-[[ -z $epochs || $epochs =~ ^[1-9][0-9]*$ ]] || die "--epochs must be a whole number above 0, got '$epochs'"
+. local/options.sh
+parse_options "hours epochs preset device work-dir nj" smoke "$@"
+check_options preset "tiny|small|medium" "tiny, small or medium"
+check_options hours '[0-9]*\.?[0-9]+' "a number"
+check_options epochs '|[1-9][0-9]*' "a whole number above 0"
 
 chunks=16,32,64,128
 lefts=16,32,64,128,256  # 32 keeps as many bytes as Sammo does
@@ -96,19 +79,16 @@ stage "Corpus, manifests and features in $data"
 took "$t"
 
 train() {
-  local left=()
-  [ "$1" = sammo ] || left=(--left-context-frames "$lefts,-1")
   "$PYTHON" $recipe/train.py --encoder "$1" --preset "$preset" --exp-dir "$work_dir/exp/$1-$preset" \
-    --manifest-dir "$data/fbank" --lang "$data/lang_char" --num-epochs "$epochs" --device "$device" "${left[@]}" \
-    "${budget[@]}"
+    --manifest-dir "$data/fbank" --lang "$data/lang_char" --num-epochs "$epochs" --device "$device" \
+    --left-context-frames "$lefts,-1" "${budget[@]}"
 }
 
 decode() {
-  local exp=$work_dir/exp/$1-$preset left=()
-  [ "$1" = sammo ] || left=(--left-context-frames "$lefts")
+  local exp=$work_dir/exp/$1-$preset
   "$PYTHON" $recipe/decode.py --exp-dir "$exp" --epoch "$epochs" --avg 1 --use-averaged-model true \
     --manifest-dir "$data/fbank" --lang "$data/lang_char" --decoding-method modified_beam_search --beam-size 4 \
-    --chunk-size "$chunks" "${left[@]}" --parts "$parts" --res-dir "$exp/results" --device "$device"
+    --chunk-size "$chunks" --left-context-frames "$lefts" --parts "$parts" --res-dir "$exp/results" --device "$device"
 }
 
 # What the memory is worth: error rates with parts of it removed.
@@ -118,32 +98,22 @@ memory() {
     --decoding-method modified_beam_search --beam-size 4
 }
 
-# Runs a function for both encoders: on CPUs side by side, which is faster for small models than threads are.
-both() {
-  local t=$SECONDS run=$1 first=$2 second=$3 log=$work_dir/$1-$3.log
-  if [ "$device" = cuda ] || { [ "$device" = auto ] && command -v nvidia-smi > /dev/null; } || [ "$cores" -lt 2 ]; then
-    "$run" "$first"
-    "$run" "$second"
-  else
-    echo "   $second runs beside $first; what it prints is in $log"
-    OMP_NUM_THREADS=$((cores / 2)) "$run" "$second" > "$log" 2>&1 &
-    local pid=$!
-    OMP_NUM_THREADS=$((cores / 2)) "$run" "$first"
-    kill -0 $pid 2> /dev/null && echo "   $first is done; $second:" && tail -n 1 -f --pid=$pid "$log"
-    wait $pid || die "$second failed: $(tail -n 1 "$log") (all of it: $log)"
-  fi
-  took "$t"
-}
-trap 'jobs -p | xargs -r kill 2> /dev/null || true' EXIT
+. local/experiment.sh
 
+t=$SECONDS
 stage "Training Sammo and Zipformer ($preset, $epochs epochs) in $work_dir/exp"
 both train sammo zipformer
+took "$t"
 
+t=$SECONDS
 stage "Decoding with chunks of $chunks frames of 20 ms"
 both decode zipformer sammo
+took "$t"
 
+t=$SECONDS
 stage "Decoding with parts of the memory removed"
 both memory zipformer sammo
+took "$t"
 
 stage "Report"
 sammo report "$work_dir/exp/sammo-$preset/results" "$work_dir/exp/zipformer-$preset/results" \

@@ -1,5 +1,5 @@
 # Sourced by the prepare.sh of every recipe: messages, and stages that are skipped when they are done.
-# Reads $stage, $stop_stage and $python.
+# Reads $stage, $stop_stage, $nj, $lang_type, $vocab_sizes and $python.
 
 command_line="${0##*/} $*"
 
@@ -7,9 +7,18 @@ log() {
   echo "$(date '+%Y-%m-%d %H:%M:%S') (${0##*/}) $*"
 }
 
-die() {
-  echo "error: $*" >&2
-  exit 1
+. "${BASH_SOURCE[0]%/*}/options.sh"
+
+# The options that all recipes have, and what their stages need.
+check_stages() { # corpus
+  check_options "stage stop_stage nj" '[0-9]{1,9}' "a number"
+  [ "$nj" -ge 1 ] && [ "$nj" -le 1024 ] || die "--nj must be 1 to 1024 processes, got $nj"
+  check_options lang_type '((char|bpe)( |$))*' "char, bpe or both"
+  check_options vocab_sizes '[0-9 ]*' "numbers"
+  local find_packages='from importlib.util import find_spec as f; import sys; sys.exit(not all(map(f, sys.argv[1:])))'
+  "$python" -c "$find_packages" lhotse torch sentencepiece lilcom ||
+    die "$python lacks lhotse, torch, sentencepiece or lilcom: pip install -r requirements.txt, or set PYTHON"
+  lang_type=${lang_type:-$("$python" -m sammo.corpora unit "$1")}
 }
 
 # Two runs in one directory would write the same files: the second ends here and is told who the first is. The lock is

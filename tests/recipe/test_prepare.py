@@ -131,7 +131,7 @@ def test_help_lists_stages():
         (["--nj"], "--nj needs a value"),
         (["--nj", "two"], "--nj must be a number"),
         (["--corpus", "ted"], "--corpus must be mini or csj"),
-        (["--lang-type", "word"], "--lang-type knows char and bpe"),
+        (["--lang-type", "word"], "--lang-type must be char, bpe or both"),
     ],
 )
 def test_wrong_options(arguments, message, tmp_path):

@@ -191,7 +191,7 @@ def test_one_person_under_two_names_is_in_one_part(copy):
         ([], "--an4-dir DIR is missing"),
         (["--an4-dir", "/nowhere"], "no AN4 directory /nowhere"),
         (["--an4-dir", ".", "--byte-order", "middle"], "--byte-order must be auto, big or little"),
-        (["--an4-dir", ".", "--lang-type", "phone"], "--lang-type knows char and bpe"),
+        (["--an4-dir", ".", "--lang-type", "phone"], "--lang-type must be char, bpe or both"),
         (["--frobnicate", "1"], "unknown option --frobnicate"),
     ],
 )

@@ -50,37 +50,14 @@ END
 
 . "$local/stages.sh"
 
-while [ $# -gt 0 ]; do
-  case $1 in
-    --help | -h) usage && exit 0 ;;
-    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-    --stage | --stop-stage | --nj | --an4-dir | --data-dir | --byte-order | --valid-speakers | --perturb-speed | --lang-type | --vocab-sizes)
-      [ $# -gt 1 ] || die "$1 needs a value; see --help"
-      name=${1#--}
-      printf -v "${name//-/_}" '%s' "$2"
-      shift 2
-      ;;
-    *) die "unknown option $1; see --help" ;;
-  esac
-done
-for name in stage stop_stage nj valid_speakers; do
-  [[ ${!name} =~ ^[0-9]{1,9}$ ]] || die "--${name//_/-} must be a number, got '${!name}'"
-done
-[ "$nj" -ge 1 ] && [ "$nj" -le 1024 ] || die "--nj must be 1 to 1024 processes, got $nj"
-[[ $byte_order =~ ^(auto|big|little)$ ]] || die "--byte-order must be auto, big or little, got '$byte_order'"
-lang_type=${lang_type:-$("$python" -m sammo.corpora unit an4)}
-[[ $perturb_speed =~ ^(true|false)$ ]] || die "--perturb-speed must be true or false, got '$perturb_speed'"
-for unit in $lang_type; do
-  [[ $unit =~ ^(char|bpe)$ ]] || die "--lang-type knows char and bpe, got '$unit'"
-done
-for size in $vocab_sizes; do
-  [[ $size =~ ^[0-9]+$ ]] || die "--vocab-sizes must be numbers, got '$size'"
-done
+names="stage stop-stage nj an4-dir data-dir byte-order valid-speakers perturb-speed lang-type vocab-sizes"
+parse_options "$names" "" "$@"
+check_options valid_speakers '[0-9]{1,9}' "a number"
+check_options byte_order "auto|big|little" "auto, big or little"
+check_options perturb_speed "true|false" "true or false"
 [ -n "$an4_dir" ] || die "--an4-dir DIR is missing, the directory of CMU's AN4 that holds etc and wav; see --help"
 [ -d "$an4_dir" ] || die "no AN4 directory $an4_dir; --an4-dir is the directory that holds etc and wav"
-find_packages='from importlib.util import find_spec as f; import sys; sys.exit(not all(map(f, sys.argv[1:])))'
-"$python" -c "$find_packages" lhotse torch sentencepiece lilcom ||
-  die "$python lacks lhotse, torch, sentencepiece or lilcom: pip install -r requirements.txt, or set PYTHON"
+check_stages an4
 
 lock_directory "$data_dir"
 data_dir=$(cd "$data_dir" && pwd)

@@ -40,31 +40,13 @@ it takes about half an hour.
 END
 }
 
-die() {
-  echo "error: $*" >&2
-  exit 1
-}
-
-while [ $# -gt 0 ]; do
-  case $1 in
-    --help | -h) usage && exit 0 ;;
-    --smoke) smoke=true && shift && continue ;;
-    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
-    --an4-dir | --epochs | --preset | --device | --work-dir | --lang-type | --vocab-size | --lm-order | --lm-scale)
-      [ $# -gt 1 ] || die "$1 needs a value; see --help"
-      name=${1#--}
-      printf -v "${name//-/_}" '%s' "$2"
-      shift 2
-      ;;
-    *) die "unknown option $1; see --help" ;;
-  esac
-done
+. "$root/local/options.sh"
+parse_options "an4-dir epochs preset device work-dir lang-type vocab-size lm-order lm-scale" smoke "$@"
 [ -n "$an4_dir" ] || die "--an4-dir DIR is missing; see --help"
-[[ $preset =~ ^(tiny|small|medium)$ ]] || die "--preset must be tiny, small or medium, got '$preset'"
-[[ $epochs =~ ^[1-9][0-9]*$ ]] || die "--epochs must be a whole number above 0, got '$epochs'"
-[[ $lang_type =~ ^(char|bpe)$ ]] || die "--lang-type must be char or bpe, got '$lang_type'"
-[[ $vocab_size =~ ^[1-9][0-9]*$ ]] || die "--vocab-size must be a whole number above 0, got '$vocab_size'"
-[[ $lm_order =~ ^[0-9]+$ ]] || die "--lm-order must be a whole number, got '$lm_order'"
+check_options preset "tiny|small|medium" "tiny, small or medium"
+check_options "epochs vocab_size" '[1-9][0-9]*' "a whole number above 0"
+check_options lang_type "char|bpe" "char or bpe"
+check_options lm_order '[0-9]+' "a whole number"
 # Paths are the caller's.
 an4_dir=$(cd "$called_from" && readlink -m "$an4_dir")
 [ "$work_dir" = work ] || work_dir=$(cd "$called_from" && readlink -m "$work_dir")
@@ -116,26 +98,12 @@ decode() {
   done
 }
 
-# Runs a function for both encoders: on CPUs side by side, which is faster for small models than threads are.
-both() {
-  local log=$work_dir/$1-zipformer.log
-  if [ "$device" = cuda ] || { [ "$device" = auto ] && command -v nvidia-smi > /dev/null; } || [ "$cores" -lt 2 ]; then
-    "$1" sammo
-    "$1" zipformer
-    return
-  fi
-  echo "   zipformer runs beside sammo; what it prints is in $log"
-  OMP_NUM_THREADS=$((cores / 2)) "$1" zipformer > "$log" 2>&1 &
-  local pid=$!
-  OMP_NUM_THREADS=$((cores / 2)) "$1" sammo
-  wait $pid || die "zipformer failed: $(tail -n 1 "$log") (all of it: $log)"
-}
-trap 'jobs -p | xargs -r kill 2> /dev/null || true' EXIT
+. "$root/local/experiment.sh"
 
 echo "== Training Sammo and Zipformer ($preset, $epochs epochs) in $work_dir/exp"
-both train
+both train sammo zipformer
 echo "== Decoding with chunks of $chunks frames of 20 ms"
-both decode
+both decode zipformer sammo
 echo "== Report"
 "$PYTHON" -m sammo.cli report "$work_dir/exp/sammo-$model/results" "$work_dir/exp/zipformer-$model/results" \
   --out-dir "$work_dir/report" --statistics "$data/fbank/statistics.json"

@@ -15,7 +15,6 @@ parts=valid,tests
 streaming=false
 out_dir=report
 jobs=
-options=()
 
 usage() {
   cat <<END
@@ -38,24 +37,12 @@ that is best on the part valid.
 END
 }
 
-while [ $# -gt 0 ]; do
-  case $1 in
-    --help | -h) usage && exit 0 ;;
-    --) shift && options=("$@") && break ;;
-    --streaming) streaming=true && shift && continue ;;
-    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
-    --exp-dirs | --chunk-sizes | --left-contexts | --methods | --avgs | --epoch | --parts | --jobs | --out-dir)
-      [ $# -gt 1 ] || { echo "error: $1 needs a value; see --help" >&2 && exit 1; }
-      name=${1#--}
-      printf -v "${name//-/_}" '%s' "$2"
-      shift 2
-      ;;
-    *) echo "error: unknown option $1; see --help" >&2 && exit 1 ;;
-  esac
-done
-[ -n "$exp_dirs" ] || { echo "error: --exp-dirs is needed; see --help" >&2 && exit 1; }
+. "$here/../../../../local/options.sh"
+parse_options "exp-dirs chunk-sizes left-contexts methods avgs epoch parts jobs out-dir" streaming "$@"
+options=("${rest[@]}")
+[ -n "$exp_dirs" ] || die "--exp-dirs is needed; see --help"
 for dir in $exp_dirs; do
-  [ -d "$dir" ] || { echo "error: no experiment directory $dir; run train.py with this --exp-dir first" >&2 && exit 1; }
+  [ -d "$dir" ] || die "no experiment directory $dir; run train.py with this --exp-dir first"
 done
 
 # Those that CUDA_VISIBLE_DEVICES leaves, or all.
