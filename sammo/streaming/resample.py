@@ -17,6 +17,10 @@ class OnlineResampler:
 
     Output n is the input weighted with a Hann-windowed sinc around the time n / target_rate (Smith, "Digital
     Audio Resampling"). Only the input inside of the next window is held. Any pair of rates costs the same.
+
+    Not soxr, because training data are resampled by lhotse with torchaudio's filter, which keeps less above 7.4 kHz: features
+    of the same speech at 44.1 kHz, resampled by soxr, are off by 0.43 there in the mean (log-mel), and soxr's stream comes 30
+    to 75 ms later, this one less than 1 ms.
     """
 
     def __init__(self, rate: int, target_rate: int):
