@@ -13,16 +13,30 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sammo.data.config import DataConfig  # noqa: E402
-from sammo.data.datamodule import CsjDataModule  # noqa: E402
-from sammo.data.dataset import WaitTimer  # noqa: E402
-from sammo.data.tokens import Tokenizer, load_tokenizer  # noqa: E402
-from sammo.errors import run_main  # noqa: E402
-from sammo.options import add_options, from_args  # noqa: E402
+from sammo.data.config import DataConfig
+from sammo.options import add_options, from_args
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--lang", type=Path, default=Path("data/lang_char"))
+    parser.add_argument("--seconds", type=float, default=20.0, help="Time to measure each row for.")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="Values of --num-workers to measure.")
+    add_options(parser, DataConfig, "data", "How batches are made of the corpus that prepare.sh wrote.")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # --help answers before what follows is loaded
+
+import torch
+
+from sammo.data.datamodule import CsjDataModule
+from sammo.data.dataset import WaitTimer
+from sammo.data.tokens import Tokenizer, load_tokenizer
+from sammo.errors import run_main
 
 
 def variants(config: DataConfig, workers: list[int]) -> list[tuple[str, DataConfig]]:
@@ -60,12 +74,7 @@ def measure(config: DataConfig, tokenizer: Tokenizer, seconds: float) -> tuple[f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--lang", type=Path, default=Path("data/lang_char"))
-    parser.add_argument("--seconds", type=float, default=20.0, help="Time to measure each row for.")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="Values of --num-workers to measure.")
-    add_options(parser, DataConfig, "data", "How batches are made of the corpus that prepare.sh wrote.")
-    args = parser.parse_args()
+    args = parse_args()
     torch.set_num_threads(1)
     config = from_args(DataConfig, args)
     tokenizer = load_tokenizer(args.lang)

@@ -34,10 +34,26 @@ from typing import Any, Callable
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from fuzz_families import DATA_FAMILIES, Family  # noqa: E402
-from fuzz_models import MODEL_FAMILIES  # noqa: E402
 
-from sammo.errors import OUTSIDE, UserError, run_main  # noqa: E402
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--families", default="", help="Separated by commas (default: all).")
+    parser.add_argument("--seconds", type=float, default=10.0, help="CPU time of a case (default: 10).")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="Stop after so long, with a table of less.")
+    parser.add_argument("--keep", type=Path, help="Where to leave the files (default: nowhere).")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # --help answers before what follows is loaded
+
+
+from fuzz_families import DATA_FAMILIES, Family
+from fuzz_models import MODEL_FAMILIES
+
+from sammo.errors import OUTSIDE, UserError, run_main
 
 FAMILIES: dict[str, Callable[[Path], Family]] = {**DATA_FAMILIES, **MODEL_FAMILIES}
 OUTCOMES = ("accepted", "refused", "traceback", "hang", "crash", "executed", "wrong")
@@ -199,21 +215,14 @@ def table(counts: dict[str, Counter]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--families", default=",".join(FAMILIES), help="(default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="CPU time of a case (default: 10).")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="Stop after so long, with a table of less.")
-    parser.add_argument("--keep", type=Path, help="Where to leave the files (default: nowhere).")
-    args = parser.parse_args()
-    unknown = [name for name in args.families.split(",") if name not in FAMILIES]
+    args = parse_args()
+    names = [name for name in args.families.split(",") if name] or list(FAMILIES)
+    unknown = [name for name in names if name not in FAMILIES]
     if unknown or args.cases < 1:
         raise UserError(f"--families are {', '.join(FAMILIES)}, --cases at least 1; got {args.families}, {args.cases}")
     directory = args.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))
     begin, spent = time.monotonic(), time.process_time()
     try:
-        names = args.families.split(",")
         counts, failures = fuzz(
             directory, args.cases, args.seed, names, args.seconds, lambda line: print(line, flush=True), args.minutes
         )

@@ -23,15 +23,8 @@ import time
 from pathlib import Path
 from typing import Callable
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from machine import machine  # noqa: E402
-
-from sammo.transducer import full_loss, prune_ranges, pruned_loss, smoothed_loss  # noqa: E402
-
-LM_SCALE = 0.25
 # Row -> (what it needs, what it stands for).
 ROWS = {
     "torchaudio": ("torchaudio", "torchaudio.functional.rnnt_loss, full"),
@@ -43,6 +36,34 @@ ROWS = {
     "sammo-simple": (None, "sammo, simple alone"),
     "sammo-pruned": (None, "sammo, pruned alone"),
 }
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--frames", type=int, default=300)
+    parser.add_argument("--symbols", type=int, default=60)
+    parser.add_argument("--vocab-sizes", type=int, nargs="+", default=[500, 3266])
+    parser.add_argument("--prune-range", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--engine", default="native", help="of sammo's recursion: native, triton or k2")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--max-seconds", type=float, default=20.0, help="of runs per row; one run at least")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--row", choices=list(ROWS), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # --help answers before what follows is loaded
+
+import torch
+from machine import machine
+
+from sammo.transducer import full_loss, prune_ranges, pruned_loss, smoothed_loss
+
+LM_SCALE = 0.25
 PASSED_ON = (
     "batch_size", "frames", "symbols", "prune_range", "device", "engine", "threads", "repeats", "max_seconds",
 )  # fmt: skip
@@ -162,20 +183,7 @@ def status_bytes(name: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--frames", type=int, default=300)
-    parser.add_argument("--symbols", type=int, default=60)
-    parser.add_argument("--vocab-sizes", type=int, nargs="+", default=[500, 3266])
-    parser.add_argument("--prune-range", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--engine", default="native", help="of sammo's recursion: native, triton or k2")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--max-seconds", type=float, default=20.0, help="of runs per row; one run at least")
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--row", choices=list(ROWS), help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse_args()
     torch.set_num_threads(args.threads)
     if args.row:
         args.vocab_size = args.vocab_sizes[0]

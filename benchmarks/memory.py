@@ -25,17 +25,33 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, default=3.0)
+    parser.add_argument("--encoder", default="sammo")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--chunk-size", type=int, default=64)
+    parser.add_argument("--left-context-frames", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("memory"), help="Writes OUTPUT.csv and OUTPUT.png.")
+    parser.add_argument("--max-growth-mb", type=float, default=4.0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # --help answers before what follows is loaded
+
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from sammo.encoder.state import state_numel  # noqa: E402
-from sammo.errors import run_main  # noqa: E402
-from sammo.files import atomic_path  # noqa: E402
-from sammo.search import make_searcher  # noqa: E402
-from sammo.streaming.recognizer import Snapshot, Stream, StreamingRecognizer  # noqa: E402
-from sammo.transducer import Transducer, model_config  # noqa: E402
+from sammo.encoder.state import state_numel
+from sammo.errors import run_main
+from sammo.files import atomic_path
+from sammo.search import make_searcher
+from sammo.streaming.recognizer import Snapshot, Stream, StreamingRecognizer
+from sammo.transducer import Transducer, model_config
 
 VOCAB_SIZE = 500
 WARM_UP_MINUTES = 10  # allocators settle
@@ -108,15 +124,7 @@ def make_model(args: argparse.Namespace) -> Transducer:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hours", type=float, default=3.0)
-    parser.add_argument("--encoder", default="sammo")
-    parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--chunk-size", type=int, default=64)
-    parser.add_argument("--left-context-frames", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("memory"), help="Writes OUTPUT.csv and OUTPUT.png.")
-    parser.add_argument("--max-growth-mb", type=float, default=4.0)
-    args = parser.parse_args()
+    args = parse_args()
     torch.set_num_threads(1)
     model = make_model(args)
     lanes = [Lane(model, args)]

@@ -16,15 +16,29 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from machine import machine  # noqa: E402
 
-from sammo.errors import run_main  # noqa: E402
-from sammo.optim import ScaledAdam  # noqa: E402
-from sammo.transducer import Transducer, model_config  # noqa: E402
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--encoder", choices=("zipformer", "sammo"), default="zipformer")
+    parser.add_argument("--preset", default="medium")
+    parser.add_argument("--vocab-size", type=int, default=3266)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--steps", type=int, default=24, help="timed steps; 4 more come first")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # --help answers before what follows is loaded
+
+import torch
+from machine import machine
+
+from sammo.device import choose_device
+from sammo.errors import run_main
+from sammo.optim import ScaledAdam
+from sammo.transducer import Transducer, model_config
 
 
 def timed_step(optimizer: torch.optim.Optimizer, device: torch.device) -> float:
@@ -41,16 +55,9 @@ def timed_step(optimizer: torch.optim.Optimizer, device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--encoder", choices=("zipformer", "sammo"), default="zipformer")
-    parser.add_argument("--preset", default="medium")
-    parser.add_argument("--vocab-size", type=int, default=3266)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=24, help="timed steps; 4 more come first")
-    args = parser.parse_args()
-
+    args = parse_args()
     torch.manual_seed(0)
-    device = torch.device(args.device)
+    device = choose_device(args.device)
     params = list(Transducer(model_config(args.encoder, args.preset, args.vocab_size)).to(device).parameters())
     for p in params:
         p.grad = torch.randn_like(p)

@@ -23,19 +23,37 @@ from math import prod
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from sammo.options import integers
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="medium")
+    parser.add_argument("--encoders", default="sammo,zipformer")
+    parser.add_argument("--chunk-sizes", type=integers, default=(16, 32, 64), help="Chunks of one stream.")
+    parser.add_argument("--left-context-frames", type=integers, default=(64, 128, 256), help="Of Zipformer.")
+    parser.add_argument("--batch", type=integers, default=(16,), help="Streams in a batch; with --batch-chunk-size.")
+    parser.add_argument("--batch-chunk-size", type=integers, default=(32,))
+    parser.add_argument("--icefall", type=Path, metavar="DIR", help="Measure the original Zipformer, too.")
+    parser.add_argument("--seconds", type=float, default=5.0, help="Time for each row.")
+    parser.add_argument("--profile", action="store_true", help="Print where the time goes instead (first row only).")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # --help answers before what follows is loaded
+
 import torch
 import torch.nn.functional as F
+from machine import machine
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from machine import machine  # noqa: E402
-
-from sammo import geometry  # noqa: E402
-from sammo.encoder import Encoder, build_encoder, encoder_config  # noqa: E402
-from sammo.errors import UserError, run_main  # noqa: E402
-from sammo.options import integers  # noqa: E402
+from sammo import geometry
+from sammo.encoder import Encoder, build_encoder, encoder_config
+from sammo.errors import UserError, run_main
 
 FLOOR_SHAPE = (32, 512, 1536)
 FLOOR_REPEATS = 40  # products timed together, about 30 ms
@@ -170,17 +188,7 @@ def measure(step: Step | IcefallStep, seconds: float) -> Measured:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="medium")
-    parser.add_argument("--encoders", default="sammo,zipformer")
-    parser.add_argument("--chunk-sizes", type=integers, default=(16, 32, 64), help="Chunks of one stream.")
-    parser.add_argument("--left-context-frames", type=integers, default=(64, 128, 256), help="Of Zipformer.")
-    parser.add_argument("--batch", type=integers, default=(16,), help="Streams in a batch; with --batch-chunk-size.")
-    parser.add_argument("--batch-chunk-size", type=integers, default=(32,))
-    parser.add_argument("--icefall", type=Path, metavar="DIR", help="Measure the original Zipformer, too.")
-    parser.add_argument("--seconds", type=float, default=5.0, help="Time for each row.")
-    parser.add_argument("--profile", action="store_true", help="Print where the time goes instead (first row only).")
-    args = parser.parse_args()
+    args = parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows = [(chunk, 1) for chunk in args.chunk_sizes]

@@ -19,20 +19,43 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Iterator
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", default="sammo", choices=("sammo", "zipformer"))
+    parser.add_argument("--preset", default="medium")
+    parser.add_argument("--vocab-size", type=int, default=3266)
+    parser.add_argument("--max-duration", type=float, default=650.0, help="seconds of audio in the batch")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of its longest utterance")
+    parser.add_argument("--symbols-a-second", type=int, default=8)
+    parser.add_argument("--chunk-size", type=int, default=32, help="embed frames, -1 for whole utterances")
+    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
+    parser.add_argument("--kernels", default="auto", choices=("auto", "torch"), help="torch: without sammo/kernels")
+    parser.add_argument("--batch", type=int, default=2000, help="batches trained so far, for the schedules")
+    parser.add_argument("--seed", type=int, default=0, help="of what acts at random in the step")
+    parser.add_argument("--places", type=int, default=0, help="also print so many of the places that move most")
+    parser.add_argument("--by-kernel", action="store_true", help="with --places: each kind of kernel for itself")
+    parser.add_argument("--json", type=Path, help="write the table there, too")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    parse_args()  # --help answers before what follows is loaded
+
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from sammo.fake_cuda import Launch, caller, fake_cuda  # noqa: E402
-from sammo.kernels import kernel_engine  # noqa: E402
-from sammo.regularize import set_batch_count  # noqa: E402
-from sammo.signals import StopRequest  # noqa: E402
-from sammo.training.config import TrainConfig  # noqa: E402
-from sammo.training.distributed import World  # noqa: E402
-from sammo.training.loop import Trainer  # noqa: E402
-from sammo.transducer import Transducer, model_config  # noqa: E402
+from sammo.fake_cuda import Launch, caller, fake_cuda
+from sammo.kernels import kernel_engine
+from sammo.regularize import set_batch_count
+from sammo.signals import StopRequest
+from sammo.training.config import TrainConfig
+from sammo.training.distributed import World
+from sammo.training.loop import Trainer
+from sammo.transducer import Transducer, model_config
 
 PHASES = ("forward", "loss", "backward", "optimizer")
 # Nothing runs, or only the host does.
@@ -175,7 +198,7 @@ def measure(args: argparse.Namespace) -> Meter:
         with torch.device("cuda"):
             sizes = {"chunk_sizes": (args.chunk_size,), "left_context_frames": (128,)}
             model = Transducer(model_config(args.encoder, args.preset, args.vocab_size, **sizes))
-        if args.kernels == "torch" and args.encoder == "sammo":
+        if args.kernels == "torch":
             model.encoder.set_engines(conv="torch")
         config = TrainConfig(precision=args.precision, tensorboard=False, average_period=10**9)
         nothing: Any = None  # a step needs neither data nor tokenizer
@@ -213,25 +236,6 @@ def _mark_phases(trainer: Trainer, meter: Meter) -> None:
     during(trainer.model, "loss", "loss")
     during(trainer.optimization.optimizer, "measure", "optimizer")
     during(trainer.optimization.optimizer, "step", "optimizer")
-
-
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", default="sammo", choices=("sammo", "zipformer"))
-    parser.add_argument("--preset", default="medium")
-    parser.add_argument("--vocab-size", type=int, default=3266)
-    parser.add_argument("--max-duration", type=float, default=650.0, help="seconds of audio in the batch")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of its longest utterance")
-    parser.add_argument("--symbols-a-second", type=int, default=8)
-    parser.add_argument("--chunk-size", type=int, default=32, help="embed frames, -1 for whole utterances")
-    parser.add_argument("--precision", default="bf16", choices=("bf16", "fp32"))
-    parser.add_argument("--kernels", default="auto", choices=("auto", "torch"), help="torch: without sammo/kernels")
-    parser.add_argument("--batch", type=int, default=2000, help="batches trained so far, for the schedules")
-    parser.add_argument("--seed", type=int, default=0, help="of what acts at random in the step")
-    parser.add_argument("--places", type=int, default=0, help="also print so many of the places that move most")
-    parser.add_argument("--by-kernel", action="store_true", help="with --places: each kind of kernel for itself")
-    parser.add_argument("--json", type=Path, help="write the table there, too")
-    return parser.parse_args(arguments)
 
 
 def main() -> None:

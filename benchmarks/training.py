@@ -18,20 +18,36 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from machine import machine  # noqa: E402
 
-from sammo.device import choose_device  # noqa: E402
-from sammo.errors import run_main  # noqa: E402
-from sammo.optim import ScaledAdam  # noqa: E402
-from sammo.progress import progress  # noqa: E402
-from sammo.regularize import set_batch_count  # noqa: E402
-from sammo.training.config import TrainConfig  # noqa: E402
-from sammo.training.precision import Precision  # noqa: E402
-from sammo.transducer import Transducer, model_config  # noqa: E402
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoders", default="sammo,zipformer")
+    parser.add_argument("--preset", default="medium")
+    parser.add_argument("--vocab-size", type=int, default=3266)
+    parser.add_argument("--max-duration", type=float, default=650.0)
+    parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"))
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--num-threads", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=40, help="timed steps of each system; 8 more come first")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # --help answers before what follows is loaded
+
+import torch
+from machine import machine
+
+from sammo.device import choose_device
+from sammo.errors import run_main
+from sammo.optim import ScaledAdam
+from sammo.progress import progress
+from sammo.regularize import set_batch_count
+from sammo.training.config import TrainConfig
+from sammo.training.precision import Precision
+from sammo.transducer import Transducer, model_config
 
 PARTS = ("encoder", "loss", "backward", "optimizer")
 CHARACTERS_A_SECOND = 7.0
@@ -101,16 +117,7 @@ def random_batch(args: argparse.Namespace, seed: int, device: torch.device):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoders", default="sammo,zipformer")
-    parser.add_argument("--preset", default="medium")
-    parser.add_argument("--vocab-size", type=int, default=3266)
-    parser.add_argument("--max-duration", type=float, default=650.0)
-    parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"))
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--num-threads", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=40, help="timed steps of each system; 8 more come first")
-    args = parser.parse_args()
+    args = parse_args()
     if args.num_threads:
         torch.set_num_threads(args.num_threads)
     device = choose_device(args.device)

@@ -12,7 +12,6 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from lhotse.recipes.csj import CSJSDBParser
 from transcript_modes import read_modes
 
 from sammo.data.manifests import read_cuts, write_cuts
@@ -24,6 +23,8 @@ from sammo.progress import progress
 
 def add_modes(manifest: Path, modes: dict[str, dict[str, int]]) -> Counter | str:
     """Rewrites ``manifest``; returns how many cuts have no text in each mode, or a line about what is wrong."""
+    from lhotse.recipes.csj import CSJSDBParser
+
     parsers = {name: CSJSDBParser(decisions) for name, decisions in modes.items()}
     cuts = []
     empty: Counter = Counter()

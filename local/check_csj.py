@@ -11,8 +11,6 @@ import re
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from lhotse.recipes import csj
-
 from sammo.errors import UserError, run_main
 from sammo.options import processes
 from sammo.progress import progress
@@ -21,12 +19,13 @@ VOLUMES = ("core", "noncore")
 TIME, SPEAKER, SURFACE = 3, 2, 5  # columns of an SDB line
 # What the parser of lhotse takes for a tag: ASCII characters after an opening bracket.
 TAG = re.compile(r"\([ _]*([!-'*-+\--:<-^`-~]+)")
-TAGS = frozenset(tag.rstrip(",") for tag in csj.DECISIONS)
 TIME_FIELD = re.compile(r"^\S+ \d+(\.\d+)?-\d+(\.\d+)? \S+$")
 
 
 def check_layout(csj_dir: Path) -> list[Path]:
     """The SDB files of ``csj_dir``; UserError where ids of lhotse's lists or the audio of any id are missing."""
+    from lhotse.recipes import csj
+
     hint = "--csj-dir is the directory that holds WAV and MORPH"
     if not csj_dir.is_dir():
         raise UserError(f"no CSJ directory {csj_dir}; {hint}")
@@ -88,11 +87,14 @@ def _check_line(line: str, name: str) -> str | None:
         return f"a dialogue needs channel L: or R:, column 4 is {columns[TIME]!r}"
     surface = columns[SURFACE] if len(columns) > SURFACE else ""
     if "(" in surface:
+        from lhotse.recipes import csj
+
         for noise in csj._REPLACEMENTS:
             surface = surface.replace(noise, "")
-        unknown = [tag for tag in TAG.findall(surface) if tag not in TAGS]
+        known = {tag.rstrip(",") for tag in csj.DECISIONS}
+        unknown = [tag for tag in TAG.findall(surface) if tag not in known]
         if unknown:
-            return f"unknown tag {unknown[0]!r} in {columns[SURFACE]!r}; known: {' '.join(sorted(TAGS))}"
+            return f"unknown tag {unknown[0]!r} in {columns[SURFACE]!r}; known: {' '.join(sorted(known))}"
     return None
 
 

@@ -13,7 +13,6 @@ from sammo.corpora import AN4, write_marker
 from sammo.data.manifests import read_cuts
 from sammo.errors import UserError, run_main
 from sammo.options import parse_bool, processes
-from sammo.preparation.features import store_part, store_training_part
 
 
 def main() -> None:
@@ -23,6 +22,8 @@ def main() -> None:
     parser.add_argument("--nj", type=processes, default=1)
     parser.add_argument("--perturb-speed", type=parse_bool, default=True)
     args = parser.parse_args()
+    from sammo.preparation.features import store_part, store_training_part
+
     args.fbank_dir.mkdir(parents=True, exist_ok=True)
     for part in AN4.parts:
         source = AN4.manifest_path(args.manifest_dir, part)

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-
-from lhotse import CutSet, RecordingSet
-from lhotse.cut import Cut
-from lhotse.recipes.csj import concat_csj_supervisions
+from typing import TYPE_CHECKING
 
 from sammo.corpora import CSJ, write_marker
 from sammo.data.manifests import read_recordings, read_supervisions
 from sammo.errors import UserError, run_main
 from sammo.options import parse_bool, processes
-from sammo.preparation.features import store_part, store_training_part
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
 
 PARTS = {
     "eval1": ("eval1",),
@@ -35,6 +34,9 @@ CONCATENATION = {"gap": 1.0, "maxlen": 10.0}  # seconds
 
 def utterances(manifest_dir: Path, sources: tuple[str, ...]) -> list[Cut]:
     """The cuts, one supervision each, of lhotse's parts ``sources``, ordered by id."""
+    from lhotse import CutSet, RecordingSet
+    from lhotse.recipes.csj import concat_csj_supervisions
+
     recordings, supervisions = [], []
     for source in sources:
         for kind, into, read in (
@@ -62,6 +64,8 @@ def main() -> None:
     parser.add_argument("--nj", type=processes, default=1)
     parser.add_argument("--perturb-speed", type=parse_bool, default=True)
     args = parser.parse_args()
+    from sammo.preparation.features import store_part, store_training_part
+
     args.fbank_dir.mkdir(parents=True, exist_ok=True)
     for part, sources in PARTS.items():
         cuts = utterances(args.manifest_dir, sources)

@@ -9,12 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lhotse import CutSet, RecordingSet
-
 from sammo.data.manifests import read_recordings, write_cuts
 from sammo.errors import UserError, run_main
 from sammo.options import processes
-from sammo.preparation.features import compute_features
 
 
 def main() -> None:
@@ -23,6 +20,10 @@ def main() -> None:
     parser.add_argument("--fbank-dir", type=Path, required=True)
     parser.add_argument("--nj", type=processes, default=1)
     args = parser.parse_args()
+    from lhotse import CutSet, RecordingSet
+
+    from sammo.preparation.features import compute_features
+
     recordings = []
     for part in ("music", "speech", "noise"):
         path = args.manifest_dir / f"musan_recordings_{part}.jsonl.gz"

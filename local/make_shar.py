@@ -19,18 +19,18 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-
-from lhotse.cut import Cut
-from lhotse.shar import SharWriter
+from typing import TYPE_CHECKING
 
 from sammo.data.manifests import read_cuts, write_cuts
 from sammo.data.problems import brief
-from sammo.data.shar import INDEX, is_speed_perturbed
 from sammo.data.sources import SHAR
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_write
 from sammo.options import processes
 from sammo.progress import progress
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
 
 LAYOUT = "2"  # shards of another layout are written again
 CODECS = {"features": "lilcom", "recording": "flac"}
@@ -41,6 +41,10 @@ def write_shard(job: tuple[int, list[Cut]], shar_dir: Path, field: str) -> dict 
 
     The manifest is moved into place last: where it exists the shard is complete.
     """
+    from lhotse.shar import SharWriter
+
+    from sammo.data.shar import is_speed_perturbed
+
     number, cuts = job
     entry = {"cuts": f"cuts.{number:06d}.jsonl.gz", field: f"{field}.{number:06d}.tar", "count": len(cuts)}
     entry["speed_perturbed"] = is_speed_perturbed(cuts[0].id)
@@ -65,6 +69,8 @@ def write_shard(job: tuple[int, list[Cut]], shar_dir: Path, field: str) -> dict 
 
 def make_shar(manifests: list[Path], shar_dir: Path, shard_size: int, field: str, nj: int) -> int:
     """Writes all shards and index.json, the latter when everything else is there; returns the number of shards."""
+    from sammo.data.shar import INDEX, is_speed_perturbed
+
     cuts: list[Cut] = []
     for manifest in manifests:
         if not manifest.is_file():

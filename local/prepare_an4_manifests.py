@@ -13,11 +13,8 @@ import argparse
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from lhotse import Recording, SupervisionSegment
-from lhotse.audio import AudioSource
-from lhotse.cut import MonoCut
 from pcm import Pcm, byte_order, read_raw, read_sphere, some, write_wav
 
 from sammo.corpora import AN4
@@ -25,6 +22,9 @@ from sammo.data.frames import SAMPLING_RATE
 from sammo.data.manifests import write_cuts
 from sammo.errors import UserError, run_main
 from sammo.progress import progress
+
+if TYPE_CHECKING:
+    from lhotse.cut import MonoCut
 
 LISTS = ("train", "test")
 LAST_PARENTHESIS = re.compile(r"^(.*)\(([^()\s]+)\)\s*$")
@@ -134,6 +134,10 @@ def convert(utterance: Utterance, wav_dir: Path, order: str) -> MonoCut:
 
 def make_cut(utterance: Utterance, path: Path, pcm: Pcm) -> MonoCut:
     """The whole of ``path`` as a cut with one supervision."""
+    from lhotse import Recording, SupervisionSegment
+    from lhotse.audio import AudioSource
+    from lhotse.cut import MonoCut
+
     duration = len(pcm.samples) / pcm.sampling_rate
     recording = Recording(
         id=utterance.id,

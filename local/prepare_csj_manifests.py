@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 from check_csj import check_corpus
-from lhotse.recipes.csj import prepare_csj
 
 from sammo.data.manifests import read_recordings, read_records, read_supervisions, write_cuts
 from sammo.data.problems import brief
@@ -24,6 +23,8 @@ PARTS = ("eval1", "eval2", "eval3", "excluded", "valid", "core", "noncore")
 
 def prepare(csj_dir: Path, transcript_dir: Path, manifest_dir: Path, nj: int) -> None:
     """Writes csj_{recordings,supervisions}_PART.jsonl.gz into ``manifest_dir``, all of them or none."""
+    from lhotse.recipes.csj import prepare_csj
+
     csj_dir = csj_dir.resolve()  # lhotse notes the audio's paths as they are given
     check_corpus(csj_dir, nj)
     # lhotse sorts copies of the transcripts into directories by part and cannot go on with a half-sorted one.

@@ -11,8 +11,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from lhotse.recipes.musan import prepare_musan
-
 from sammo.data.manifests import read_recordings, write_cuts
 from sammo.data.problems import brief
 from sammo.errors import UserError, run_main
@@ -22,6 +20,8 @@ PARTS = ("music", "speech", "noise")
 
 def prepare(musan_dir: Path, manifest_dir: Path) -> None:
     """Writes musan_recordings_{music,speech,noise}.jsonl.gz into ``manifest_dir``, all of them or none."""
+    from lhotse.recipes.musan import prepare_musan
+
     musan_dir = musan_dir.resolve()
     for part in PARTS:
         if next((musan_dir / part).rglob("*.wav"), None) is None:

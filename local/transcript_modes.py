@@ -10,8 +10,6 @@ from configparser import ConfigParser
 from configparser import Error as ConfigError
 from pathlib import Path
 
-from lhotse.recipes.csj import DECISIONS
-
 from sammo.errors import UserError
 
 LARGEST = 1 << 20  # bytes
@@ -19,6 +17,8 @@ LARGEST = 1 << 20  # bytes
 
 def read_mode(path: Path) -> tuple[str, dict[str, int]]:
     """Name and decisions of the mode in ``path``; UserError for anything but a complete table of 0 and 1."""
+    from lhotse.recipes.csj import DECISIONS
+
     if not path.is_file():
         raise UserError(f"no transcript-mode file {path}")
     if path.stat().st_size > LARGEST:
