@@ -43,10 +43,15 @@ def recurrent_mixers(encoder: Encoder) -> dict[Place, Mixer]:
     return {place: mixer for place, mixer in mixers(encoder).items() if mixer.recurrent_leaf}
 
 
+def _leaf(mixer: Mixer) -> str:
+    assert mixer.recurrent_leaf is not None
+    return mixer.recurrent_leaf
+
+
 def recurrent_leaves(state: EncoderState, recurrent: dict[Place, Mixer]) -> dict[Place, Tensor]:
     """The recurrent parts (N, H, ...) of a state."""
     return {
-        (stack, layer): getattr(state.stacks[stack][layer].mixer, mixer.recurrent_leaf)
+        (stack, layer): getattr(state.stacks[stack][layer].mixer, _leaf(mixer))
         for (stack, layer), mixer in recurrent.items()
     }
 
@@ -56,7 +61,7 @@ def with_leaves(state: EncoderState, recurrent: dict[Place, Mixer], leaves: dict
     stacks = [list(layers) for layers in state.stacks]
     for (stack, layer), leaf in leaves.items():
         old = stacks[stack][layer]
-        mixer = old.mixer._replace(**{recurrent[stack, layer].recurrent_leaf: leaf})
+        mixer = old.mixer._replace(**{_leaf(recurrent[stack, layer]): leaf})
         stacks[stack][layer] = old._replace(mixer=mixer)
     return state._replace(stacks=tuple(tuple(layers) for layers in stacks))
 

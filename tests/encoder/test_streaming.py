@@ -9,6 +9,7 @@ from fixtures.encoder import LEFT, small_encoder, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sammo.encoder.mixers import MIXERS
 from sammo.encoder.state import (
     cast_state,
     map_state,
@@ -24,10 +25,12 @@ from sammo.errors import UserError
 
 NAMES = ("sammo", "zipformer", "conformer")
 ENCODERS = {name: small_encoder(name) for name in NAMES}
-ENCODERS["sammo-gated_delta"] = small_encoder("sammo", mixer="gated_delta")
-ENCODERS["zipformer-mamba2"] = small_encoder("zipformer", mixer="mamba2")
+# Every mixer with and without a left context, where no preset has it.
+for mixer in MIXERS:
+    for name in ("sammo", "zipformer"):
+        encoder = small_encoder(name, mixer=mixer)
+        ENCODERS.setdefault(encoder.config.name, encoder)
 ENCODERS["conformer-nla"] = small_encoder("conformer", mixer="nla")
-ENCODERS["zipformer-none"] = small_encoder("zipformer", mixer="none")
 TOLERANCE = 2e-5
 
 

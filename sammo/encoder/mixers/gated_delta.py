@@ -27,6 +27,7 @@ from sammo.errors import UserError
 
 BLOCK = 32  # frames per triangular system
 KEY_SHARE = 2  # values are so many times as wide as keys, as in the original
+RuleInputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # q, k, v, beta, log_decay
 HALVES = (torch.float16, torch.bfloat16)  # what the kernels take
 
 
@@ -180,7 +181,7 @@ class GatedDelta(RecurrentMixer):
         out = self.whiten(linear(self.norm(y.flatten(-2), z), self.out_proj.weight))
         return out, GatedDeltaState(conv_state, memory)
 
-    def _project(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    def _project(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, RuleInputs, Tensor]:
         """z, the arguments q, k, v, beta and g of the rule, and the next state of the convolution."""
         heads = self.heads
         z, qkv, a, b = linear(x, self.in_proj.weight).split(
