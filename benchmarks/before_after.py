@@ -3,10 +3,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/before_after.py BEFORE [AFTER] --work-dir DIR
 
-BEFORE and AFTER (default: this checkout) are commits or directories of checkouts. Both train Sammo and Zipformer (tiny, CPU)
-for --steps batches of a small corpus that AFTER's prepare.sh makes; then both decode what BEFORE has trained, in the four
-ways that users have: whole utterances by greedy and by modified beam search, chunk by chunk, and audio files as streams. So
-a training that drifts by rounding hides no difference of decoding, and AFTER must read the checkpoints of BEFORE.
+BEFORE and AFTER (default: this checkout) are commits or directories of checkouts. Both train Sammo and Zipformer
+(tiny, CPU) for --steps batches of a small corpus that AFTER's prepare.sh makes (or of --data-dir); then both decode what
+BEFORE has trained, in the four ways that users have: whole utterances by greedy and by modified beam search, chunk by
+chunk, and audio files as streams. So a training that drifts by rounding hides no difference of decoding, and AFTER must
+read the checkpoints of BEFORE.
 
 Prints a table of what was compared and whether it is identical; exits 1 if anything differs, as diff does. What is done
 already is skipped: the same command resumes.
@@ -265,13 +266,14 @@ def main() -> int:
     parser.add_argument("after", metavar="AFTER", nargs="?", default=str(ROOT))
     parser.add_argument("--work-dir", type=Path, required=True, help="Everything is written below it.")
     parser.add_argument("--steps", type=int, default=200, help="Batches to train (default: 200).")
-    parser.add_argument("--hours", type=float, default=0.1, help="Hours of training speech (default: 0.1).")
+    parser.add_argument("--hours", type=float, default=0.03, help="Hours of training speech to make (default: 0.03).")
+    parser.add_argument("--data-dir", type=Path, help="What prepare.sh wrote (default: made below --work-dir).")
     args = parser.parse_args()
     work = args.work_dir.resolve()
     work.mkdir(parents=True, exist_ok=True)
     before = Side(checkout(args.before, work / "code"), work / "before")
     after = Side(checkout(args.after, work / "code"), work / "after")
-    data = prepare(after.code, work, args.hours)
+    data = args.data_dir.resolve() if args.data_dir else prepare(after.code, work, args.hours)
     jobs: list[Callable[[], None]] = []
     for encoder in ENCODERS:
         jobs += [lambda s=side, e=encoder: train(s, e, data, args.steps) for side in (before, after)]

@@ -37,32 +37,12 @@ of no table without a word.
 END
 }
 
-die() {
-  echo "error: $*" >&2
-  exit 1
-}
-
-while [ $# -gt 0 ]; do
-  case $1 in
-    --help | -h) usage && exit 0 ;;
-    --plan) plan=true && shift && continue ;;
-    --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" && continue ;;
-    --scale | --seeds | --tables | --work-dir | --data-dir | --epochs | --jobs | --collect)
-      [ $# -gt 1 ] || die "$1 needs a value; see --help"
-      name=${1#--}
-      printf -v "${name//-/_}" '%s' "$2"
-      shift 2
-      ;;
-    *) die "unknown option $1; see --help" ;;
-  esac
-done
-[[ $scale =~ ^(cpu|gpu)$ ]] || die "--scale must be cpu or gpu, got '$scale'"
-[[ $seeds =~ ^[1-9][0-9]?$ ]] || die "--seeds must be 1 to 99, got '$seeds'"
-[[ -z $epochs || $epochs =~ ^[1-9][0-9]*$ ]] || die "--epochs must be a whole number above 0, got '$epochs'"
-[[ -z $jobs || $jobs =~ ^[1-9][0-9]*$ ]] || die "--jobs must be a whole number above 0, got '$jobs'"
-for table in $tables; do
-  [[ $table =~ ^(main|state|mixers)$ ]] || die "--tables knows main, state and mixers, got '$table'"
-done
+. "$root/local/options.sh"
+parse_options "scale seeds tables work-dir data-dir epochs jobs collect" plan "$@"
+check_options scale "cpu|gpu" "cpu or gpu"
+check_options seeds '[1-9][0-9]?' "1 to 99"
+check_options "epochs jobs" '|[1-9][0-9]*' "a whole number above 0"
+check_options tables '((main|state|mixers)( |$))*' "main, state or mixers, or several"
 
 chunks=16,32,64,128,256
 lefts=16,32,64,128,256
