@@ -1,4 +1,4 @@
-"""What a stream carries from chunk to chunk, and the one place that stacks, splits, packs and counts it.
+"""What a stream carries from chunk to chunk, and the one place that stacks, selects, packs and counts it.
 
 Every module that looks back makes its own part (``init_state``), takes it and returns the next one; the layer, the
 stack and the encoder collect the parts. A state is thus a tree of NamedTuples and tuples whose leaves are tensors; the
@@ -47,12 +47,6 @@ def stack_states(states: Sequence[Any]) -> Any:
     if len(states) == 1:
         return states[0]
     return map_state(lambda *leaves: torch.cat(leaves), *states)
-
-
-def split_state(state: Any) -> list[Any]:
-    """One state per stream (N = 1 each), sharing memory with ``state``."""
-    rows = [leaf.split(1) for leaf in state_leaves(state)]
-    return [_rebuild(state, iter(leaves)) for leaves in zip(*rows)]
 
 
 def select_state(state: Any, indices: Sequence[int] | Tensor) -> Any:

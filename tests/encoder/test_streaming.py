@@ -15,7 +15,6 @@ from sammo.encoder.state import (
     map_state,
     pack_state,
     select_state,
-    split_state,
     stack_states,
     state_leaves,
     state_numel,
@@ -164,13 +163,13 @@ def test_state_operations(name):
     def equal(a, b):
         return all(torch.equal(p, q) for p, q in zip(state_leaves(a), state_leaves(b), strict=True))
 
-    assert equal(stack_states(split_state(state)), state)
+    assert equal(stack_states([select_state(state, [row]) for row in range(3)]), state)
     flat = pack_state(state)
     counters = int(encoder.config.left_context)
     assert flat.shape == (3, state_numel(state) + counters)
     assert equal(unpack_state(flat, encoder.init_state(1, LEFT)), state)
     picked = select_state(state, [2, 0])
-    assert equal(picked, stack_states([split_state(state)[2], split_state(state)[0]]))
+    assert equal(picked, stack_states([select_state(state, [2]), select_state(state, [0])]))
     half = cast_state(state, torch.float16)
     assert {leaf.dtype for leaf in state_leaves(half)} <= {torch.float16, torch.int64}
     assert type(half) is type(state) and type(half.stacks[0][0]) is type(state.stacks[0][0])

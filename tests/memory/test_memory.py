@@ -17,6 +17,7 @@ from sammo.checkpoint import write_checkpoint
 from sammo.data.tokens import load_tokenizer
 from sammo.decoding import chunkings, decode_batches
 from sammo.encoder.mixers import MIXERS, Decay
+from sammo.encoder.mixers.recurrent import RecurrentMixer
 from sammo.errors import UserError
 from sammo.memory import command
 from sammo.memory.decoding import Condition, DecaySums, decode_conditions, encode_chunks
@@ -27,7 +28,7 @@ from sammo.scoring.report import resets
 from sammo.search import make_searcher
 
 CHUNK = 16
-RECURRENT = [name for name, mixer in MIXERS.items() if mixer.recurrent_leaf]
+RECURRENT = [name for name, mixer in MIXERS.items() if issubclass(mixer, RecurrentMixer)]
 LENGTHS = torch.tensor([290, 200, 131])
 
 
