@@ -47,52 +47,57 @@ class OnlineFbank:
 
     Audio under 200 samples (12.5 ms), which lhotse refuses or whose reflection would need samples that are not
     there, is reflected as often as needed.
+
+    Attributes:
+      pending: samples of which not every frame is made, the reflected edge among them once it is ``started``.
+      finished: no more audio will come.
+      num_samples, num_frames: received and made so far.
     """
 
     def __init__(self, device: str = "cpu"):
         self._layer = make_fbank(device).extractor
-        self._pending = torch.zeros(0, device=device)  # samples of which not every frame is made
-        self._started = False  # is the left edge part of _pending?
-        self._finished = False
+        self.pending = torch.zeros(0, device=device)
+        self.started = False
+        self.finished = False
         self.num_samples = 0
         self.num_frames = 0
 
     def accept(self, samples: Tensor) -> Tensor:
         """samples (S,) float in [-1, 1] -> the frames that are complete now, (T, 80), T >= 0."""
-        if self._finished:
+        if self.finished:
             raise ValueError("the stream has been finished; open another one")
         self.num_samples += samples.numel()
-        self._pending = torch.cat([self._pending, samples.to(self._pending)])
-        if not self._started:
+        self.pending = torch.cat([self.pending, samples.to(self.pending)])
+        if not self.started:
             if self.num_samples < WINDOW - LEFT_EDGE:
-                return self._pending.new_zeros(0, NUM_MEL_BINS)
-            self._pending = torch.cat([self._pending[:LEFT_EDGE].flip(0), self._pending])
-            self._started = True
+                return self.pending.new_zeros(0, NUM_MEL_BINS)
+            self.pending = torch.cat([self.pending[:LEFT_EDGE].flip(0), self.pending])
+            self.started = True
         return self._extract()
 
     def finish(self) -> Tensor:
         """The last frames, (T, 80): those that reach over the end of the audio."""
-        if self._finished:
-            return self._pending.new_zeros(0, NUM_MEL_BINS)
-        self._finished = True
+        if self.finished:
+            return self.pending.new_zeros(0, NUM_MEL_BINS)
+        self.finished = True
         total = num_frames(self.num_samples)
         # Length, in samples, of the audio with its edges up to the end of the last frame.
         missing = (total - 1) * SHIFT + WINDOW - LEFT_EDGE - self.num_samples
         if self.num_frames >= total:
-            return self._pending.new_zeros(0, NUM_MEL_BINS)
-        if not self._started:
-            index = torch.arange(-LEFT_EDGE, self.num_samples + missing, device=self._pending.device)
-            self._pending = self._pending[_reflect(index, self.num_samples)]
+            return self.pending.new_zeros(0, NUM_MEL_BINS)
+        if not self.started:
+            index = torch.arange(-LEFT_EDGE, self.num_samples + missing, device=self.pending.device)
+            self.pending = self.pending[_reflect(index, self.num_samples)]
         else:
-            self._pending = torch.cat([self._pending, self._pending[-missing:].flip(0)])
+            self.pending = torch.cat([self.pending, self.pending[-missing:].flip(0)])
         return self._extract()
 
     def _extract(self) -> Tensor:
-        if self._pending.numel() < WINDOW:
-            return self._pending.new_zeros(0, NUM_MEL_BINS)
-        frames, rest = self._layer.online_inference(self._pending[:0].unsqueeze(0), context=self._pending.unsqueeze(0))
+        if self.pending.numel() < WINDOW:
+            return self.pending.new_zeros(0, NUM_MEL_BINS)
+        frames, rest = self._layer.online_inference(self.pending[:0].unsqueeze(0), context=self.pending.unsqueeze(0))
         # A clone, or a long first piece would be kept alive by the few samples that are left of it.
-        self._pending = rest[0].clone()
+        self.pending = rest[0].clone()
         self.num_frames += frames.size(1)
         return frames[0]
 

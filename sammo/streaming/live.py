@@ -19,8 +19,8 @@ PIECE = 0.1  # seconds that are handed on at a time
 PCM = {"s16le": ("<i2", 1 / 32768), "f32le": ("<f4", 1.0)}  # names of ffmpeg: type, full scale
 
 
-def raw_audio(file: BinaryIO, rate: int, form: str = "s16le") -> Iterator[Tensor]:
-    """Mono samples (S,) at 16 kHz from ``file``, as they arrive.
+def raw_audio(file: BinaryIO, rate: int, form: str, stopped: Callable[[], bool]) -> Iterator[Tensor]:
+    """Mono samples (S,) at 16 kHz from ``file``, as they arrive, until its end or ``stopped()``.
 
     Args:
       file: of bytes without a header.
@@ -36,9 +36,9 @@ def raw_audio(file: BinaryIO, rate: int, form: str = "s16le") -> Iterator[Tensor
     width = np.dtype(dtype).itemsize
     resampler = OnlineResampler(rate, SAMPLING_RATE)
     size = max(1, round(PIECE * rate)) * width
-    read = getattr(file, "read1", file.read)  # what is there, without waiting for more
+    read = file.read1 if hasattr(file, "read1") else file.read  # what is there, without waiting for more
     held, started = b"", False
-    while data := read(size):
+    while not stopped() and (data := read(size)):
         held += data
         if not started and len(held) >= 4:
             if held[:4] in (b"RIFF", b"fLaC", b"OggS", b"ID3\x03", b"ID3\x04", b"FORM", b"NIST"):

@@ -18,7 +18,7 @@ from sammo.streaming.recognizer import Snapshot, Stream, StreamingRecognizer
 
 FORMAT, VERSION = "sammo-stream", 1
 COUNTS = ("consumed", "begin", "finished", "chunk_size")  # of a Stream
-FBANK = ("_started", "_finished", "num_samples", "num_frames")
+FBANK = ("started", "finished", "num_samples", "num_frames")
 MOST = 1 << 52  # of any count: 9,000 years of samples
 
 
@@ -33,7 +33,7 @@ def to_bytes(recognizer: StreamingRecognizer, stream: Stream, extra: Mapping[str
     tensors = {
         "encoder": snapshot.state,
         "features": stream.frames,
-        "audio": stream.fbank._pending,
+        "audio": stream.fbank.pending,
         "available": torch.tensor(stream.available, dtype=torch.float64),
     }
     tensors |= {f"search.{name}": value for name, value in recognizer.searcher.to_tensors(stream.search_state).items()}
@@ -103,7 +103,7 @@ def _stream(recognizer: StreamingRecognizer, facts: dict[str, Any], tensors: dic
     if available.shape != (len(result.tokens),):
         raise ValueError(f"it has {tuple(available.shape)} times for {len(result.tokens)} tokens")
     fbank = OnlineFbank(str(recognizer.device))
-    fbank._pending = audio.to(recognizer.device)
+    fbank.pending = audio.to(recognizer.device)
     for name in FBANK:
         setattr(fbank, name, type(getattr(fbank, name))(of_fbank[name]))
     frames = features.to(recognizer.device)

@@ -170,7 +170,7 @@ def find_sources(
             raise UserError("- stands for raw samples from standard input; it cannot be mixed with files")
         if sys.stdin is None or sys.stdin.isatty():
             raise UserError("- stands for raw samples from standard input, and there are none: pipe them in")
-        read = partial(raw_audio, sys.stdin.buffer, options.sampling_rate, options.pcm_format)
+        read = partial(raw_audio, sys.stdin.buffer, options.sampling_rate, options.pcm_format, stopped)
         return [("stdin", read)], True
     if not audio:
         raise UserError("name audio files or directories, - for raw samples from standard input, or pass --mic")

@@ -68,7 +68,7 @@ def test_little_is_held_between_pieces():
     fbank = OnlineFbank()
     for _ in range(50):
         fbank.accept(speech_like(3333))
-        assert fbank._pending.untyped_storage().nbytes() <= 4 * 559
+        assert fbank.pending.untyped_storage().nbytes() <= 4 * 559
 
 
 def test_a_finished_stream_takes_no_more():

@@ -234,6 +234,20 @@ def test_a_session_moves(system, name):
         assert pairs(before + run(sessions, session, AUDIO[samples:])) == pairs(stayed)
 
 
+def test_what_an_endless_stream_keeps_does_not_grow():
+    """Endpoints let go of what was found; without them the tokens are kept."""
+    grown = []
+    for rules in (OFTEN, NEVER):
+        sessions = make_sessions((make_model("sammo"), 0), chunk_size=64)
+        session, sizes = sessions.open(endpointing=rules), []
+        for _ in range(6):
+            run(sessions, session, AUDIO[: 3 * 20480], finish=False)  # whole chunks: what waits for one stays the same
+            sizes.append(len(session.snapshot()))
+        grown.append(sizes[-1] - sizes[1])
+    slack = 1000  # bytes of an utterance
+    assert grown[0] < slack < grown[1]
+
+
 def test_a_finished_session_moves_and_one_that_has_ended_does_not(system):
     sessions = make_sessions(system)
     session = sessions.open()

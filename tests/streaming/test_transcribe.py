@@ -154,6 +154,22 @@ def test_bad_raw_samples_are_one_line(work, capsys, monkeypatch, data, words, me
     assert re.search(f"^error: .*({message})", err) and err.count("\n") == 1
 
 
+def test_raw_samples_end_on_request(work, capsys, monkeypatch):
+    """As Ctrl-C asks for: what was heard until then is final."""
+    samples, _ = soundfile.read(work / "audio/a.wav", dtype="int16")
+    whole = "".join(texts(run(work, capsys, work / "audio/a.wav", "--quiet").out).popitem()[1])
+    asked = []
+    monkeypatch.setattr(transcribe_module(), "StopRequest", lambda: Stop(asked))
+    pipe(monkeypatch, samples.tobytes())
+    read = sys.stdin.buffer.read1
+    reads = []
+    sys.stdin.buffer = types.SimpleNamespace(
+        read1=lambda size: (reads.append(1), asked.append(1) if len(reads) == 15 else None, read(size))[2]
+    )
+    text = run(work, capsys, "-", "--quiet").out.strip()
+    assert len(reads) == 15 and 5 < len(text) < len(whole) and whole[:5] == text[:5]
+
+
 def test_odd_ends_of_raw_samples(work, capsys, monkeypatch, caplog):
     for data in (b"", b"\x01", bytes(7)):
         pipe(monkeypatch, data)
