@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import soundfile
-
-from sammo.data.features import SAMPLING_RATE, load_audio
+from sammo.data.frames import SAMPLING_RATE
 from sammo.data.manifests import ManifestCuts
 from sammo.data.transcripts import transcript
 from sammo.errors import UserError, run_main
@@ -25,6 +23,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--mode", default="fluent", help="Transcript mode to print.")
     args = parser.parse_args()
+    import soundfile
+
+    from sammo.data.features import load_audio
+
     cut = next((cut for cut in ManifestCuts([args.manifest]) if cut.id == args.cut), None)
     if cut is None:
         raise UserError(f"{args.manifest} has no cut {args.cut}")
