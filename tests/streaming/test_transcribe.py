@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
@@ -44,6 +45,14 @@ def work(tmp_path_factory):
         soundfile.write(directory / "audio" / name, speech(2.5 + index, index).numpy(), 16000, subtype="PCM_16")
     (directory / "audio/notes.txt").write_text("no audio")
     return directory
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """The model is read once for all runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transcribe_module(), "load_system", functools.cache(transcribe_module().load_system))
+        yield
 
 
 def run(work, capsys, *words, code=0):
