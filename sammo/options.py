@@ -309,6 +309,10 @@ class Streams:
     num_decode_streams: int = option(16, "Utterances decoded at the same time.")
     state_dtype: str = option("float32", "Type in which the encoder's state is kept between chunks.", STATE_DTYPES)
 
+    def __post_init__(self) -> None:
+        """UserError for values that cannot work."""
+        check_range("--num-decode-streams", self.num_decode_streams, 1, MOST_STREAMS, "each keeps a state")
+
 
 LONGEST_SILENCE = 86_400.0  # seconds: a day without an end is no rule
 

@@ -19,7 +19,7 @@ from sammo.files import atomic_write
 from sammo.memory.decoding import Condition, DecaySums, Outcome, decode_conditions
 from sammo.memory.recurrence import recurrent_mixers
 from sammo.memory.report import Report, markdown, rows, stack_times, to_json
-from sammo.options import ModelSource, Search
+from sammo.options import ModelSource, Search, check_chunking
 from sammo.progress import progress
 
 DEFAULT_AGES = (0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
@@ -76,6 +76,7 @@ def conditions(
         for left in lefts:
             if left < 0:
                 raise UserError(f"--left-context-frames {left}: a stream's left context must end, give 0 or more")
+            check_chunking(chunk, left)
             encoder.check_chunk_size(chunk, left)
         unchanged = Condition(chunk, lefts[0])
         windows = sorted(window_chunks(chunk, ages)) if recurrent else []

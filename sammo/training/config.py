@@ -101,6 +101,9 @@ class TrainConfig(Runtime):
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"--{item.name.replace('_', '-')} must be a number, got {value}")
         check_threads(self.num_threads)
+        check_range("--seed", self.seed, 0, 1 << 32, "generators of random numbers take no more")
+        check_range("--master-port", self.master_port, 0, 65_535, "ports end there")
+        check_range("--dist-timeout-minutes", self.dist_timeout_minutes, 0, 10**6, "this is two years")
         check_range("--world-size", self.world_size, 0, MOST_PROCESSES, "each is a process of this machine")
         positive = ("num_epochs", "base_lr", "lr_batches", "lr_epochs", "ref_duration", "average_period", "world_size")
         positive += ("save_every_n", "keep_last_k", "valid_interval", "log_interval", "dist_timeout_minutes")

@@ -20,7 +20,8 @@ from sammo.data.tokens import CHECKSUM, BpeTokenizer, character_table, format_to
 from sammo.decoding import chunkings
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_write
-from sammo.options import add_options, from_args
+from sammo.memory.command import conditions
+from sammo.options import Streams, add_options, from_args
 from sammo.search import make_searcher
 from sammo.streaming.recognizer import StreamingRecognizer, recognize
 from sammo.training.config import TrainConfig
@@ -45,6 +46,10 @@ def data_config(*words):
         (lambda model: TrainConfig(base_lr=float("nan")), "--base-lr must be a number, got nan"),
         (lambda model: TrainConfig(time_budget_minutes=float("inf")), "--time-budget-minutes must be a number"),
         (lambda model: TrainConfig(world_size=10**6), "--world-size must be 0 to 1024"),
+        (lambda model: TrainConfig(seed=10**20), "--seed must be 0 to 4294967296, got 1000"),
+        (lambda model: TrainConfig(dist_timeout_minutes=1e300), "--dist-timeout-minutes must be 0 to 1000000, got 1e"),
+        (lambda model: Streams(num_decode_streams=0), "--num-decode-streams must be 1 to 100000, got 0"),
+        (lambda model: conditions(model.encoder, [100_000_000], [1.0], None), "--chunk-size must be 1 to 30000"),
         (lambda model: data_config("--num-workers", "100000"), "--num-workers must be 0 to 1024"),
         (lambda model: data_config("--max-duration", "nan"), "--max-duration must be above 0"),
         (
