@@ -36,7 +36,7 @@ def raw_audio(file: BinaryIO, rate: int, form: str, stopped: Callable[[], bool])
     width = np.dtype(dtype).itemsize
     resampler = OnlineResampler(rate, SAMPLING_RATE)
     size = max(1, round(PIECE * rate)) * width
-    read = file.read1 if hasattr(file, "read1") else file.read  # what is there, without waiting for more
+    read: Callable[[int], bytes] = getattr(file, "read1", None) or file.read  # what is there, without waiting for more
     held, started = b"", False
     while not stopped() and (data := read(size)):
         held += data
