@@ -20,10 +20,11 @@ import torch
 from fuzz_families import COMMAND, ODD, TEXT, Family, mutate, odd_json, places, put
 
 from sammo.checkpoint import Checkpoint, ModelInfo, check_tokenizer, load_model, read_checkpoint, write_checkpoint
-from sammo.checkpoint.package import SUMS, WEIGHTS, Origin, write_model, write_sums
+from sammo.checkpoint.package import WEIGHTS, Origin, write_model
 from sammo.checkpoint.schema import weights_digest
 from sammo.data.tokens import character_table, format_token_table, load_tokenizer
 from sammo.signals import StopRequest
+from sammo.sums import SUMS, write_sums
 from sammo.training.config import TrainConfig
 from sammo.training.distributed import World
 from sammo.training.loop import Trainer

@@ -11,9 +11,7 @@ SHA256SUMS          of all files, for sha256sum -c
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Mapping, NamedTuple
 
@@ -24,13 +22,14 @@ from torch import Tensor
 
 from sammo.checkpoint.schema import Weights, read_fields
 from sammo.errors import DAMAGE, UserError
+from sammo.sums import SUMS, check_sums, read_text
 from sammo.transducer import ModelConfig
 
-CONFIG, WEIGHTS, SUMS = "config.json", "model.safetensors", "SHA256SUMS"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+AGAIN = "copy the package again, or make it again with sammo package"
 FORMAT, VERSION = "sammo-package", 1
-LARGEST = 1 << 20  # bytes of the configuration and of the checksums
+LARGEST = 1 << 20  # bytes of the configuration
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
-_LINE = re.compile(r"([0-9a-f]{64})  ([^\\\x00-\x1f]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +69,6 @@ def write_model(directory: Path, config: ModelConfig, origin: Origin, weights: M
     (directory / WEIGHTS).write_bytes(data)
 
 
-def write_sums(directory: Path) -> None:
-    """Writes the checksums of all files below ``directory``."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != SUMS)
-    lines = [f"{_sha256(path)}  {path.relative_to(directory).as_posix()}\n" for path in files]
-    (directory / SUMS).write_text("".join(lines), encoding="utf-8")
-
-
 def read_package(path: str | Path) -> Package:
     """Reads a package, after all of its files have been compared with their checksums.
 
@@ -84,10 +76,7 @@ def read_package(path: str | Path) -> Package:
       UserError: a file is missing or damaged, of a newer version, or not what the others say.
     """
     path = Path(path)
-    listed = _verify(path)
-    for name in (CONFIG, WEIGHTS):
-        if name not in listed:
-            raise UserError(f"{path / SUMS} does not list {name}: {path} is no package of Sammo; make it again")
+    check_sums(path, (CONFIG, WEIGHTS), AGAIN)
     config, origin = _read_config(path / CONFIG)
     try:
         weights = safetensors.torch.load_file(path / WEIGHTS)
@@ -100,7 +89,7 @@ def read_package(path: str | Path) -> Package:
 
 def _read_config(path: Path) -> tuple[ModelConfig, Origin]:
     try:
-        content = json.loads(_read_text(path))
+        content = json.loads(read_text(path, LARGEST, AGAIN))
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, not {FORMAT!r}")
         if content["version"] != VERSION:
@@ -109,39 +98,3 @@ def _read_config(path: Path) -> tuple[ModelConfig, Origin]:
     except (*DAMAGE, UserError) as error:
         problem = f"it has no {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{path} cannot be used: {problem}") from error
-
-
-def _verify(path: Path) -> list[str]:
-    """The names in SHA256SUMS; UserError for the first file that is not as it says."""
-    sums = path / SUMS
-    if not sums.is_file():
-        raise UserError(f"{path} lacks {SUMS}: nothing tells whether its files are whole; copy the package again")
-    listed = []
-    for number, line in enumerate(_read_text(sums).splitlines(), start=1):
-        match = _LINE.fullmatch(line)
-        if match is None or Path(match[2]).is_absolute() or ".." in Path(match[2]).parts:
-            raise UserError(f"{sums}, line {number}: not a checksum and the name of a file in the package")
-        file = path / match[2]
-        if not file.is_file():
-            raise UserError(f"{path} lacks {match[2]}; copy the package again")
-        if _sha256(file) != match[1]:
-            raise UserError(f"{file} is damaged: its sha256 is not that in {SUMS}; copy the package again")
-        listed.append(match[2])
-    return listed
-
-
-def _read_text(path: Path) -> str:
-    if path.stat().st_size > LARGEST:
-        raise UserError(f"{path} is larger than {LARGEST >> 20} MiB: no package of Sammo has that")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}); copy the package again") from error
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sammo.checkpoint import load_model
-from sammo.checkpoint.package import DTYPES, WEIGHTS, Origin, is_package, write_model, write_sums
+from sammo.checkpoint.package import DTYPES, WEIGHTS, Origin, is_package, write_model
 from sammo.checkpoint.schema import Weights, weights_digest
 from sammo.data.tokens import CHECKSUM, BpeTokenizer, Tokenizer, format_token_table
 from sammo.decoding import lang_of, load_system
@@ -23,6 +23,7 @@ from sammo.export.card import model_card
 from sammo.export.options import PackageOptions
 from sammo.options import ModelSource
 from sammo.scoring import PartResult, read_results
+from sammo.sums import write_sums
 
 CARD = "README.md"
 LARGEST_NOTES = 1 << 20  # bytes

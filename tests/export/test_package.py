@@ -16,7 +16,6 @@ from fixtures.training import checkpoint_of, small_config
 import sammo
 from sammo import cli
 from sammo.checkpoint import load_model, write_checkpoint
-from sammo.checkpoint.package import write_sums
 from sammo.commands import info, package
 from sammo.corpora import CSJ
 from sammo.data.tokens import character_table, format_token_table, load_tokenizer
@@ -24,6 +23,7 @@ from sammo.decoding import default_directory, load_system, working_directory
 from sammo.errors import UserError
 from sammo.options import ModelSource, Search
 from sammo.scoring import write_results
+from sammo.sums import write_sums
 from sammo.training.finetuning import init_from
 from sammo.transducer import Transducer
 
