@@ -13,7 +13,7 @@ import logging
 import queue
 import threading
 import time
-from typing import Any, AsyncIterator, Callable
+from typing import Any, AsyncIterator, Callable, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,13 @@ from sammo.streaming.session import Event, Session, Sessions
 
 BROKEN = "this stream could not be computed; see the server's log"
 BACKLOG = 20.0  # seconds of audio that may wait for the model before a client has to
+
+
+class Told(NamedTuple):
+    """An event, and the seconds of audio that chunks had taken when it came about."""
+
+    event: Event
+    taken: float
 
 
 class TooMany(UserError):
@@ -47,7 +54,7 @@ class Client:
         self._session: Session | None = None
         self._taken = 0.0  # seconds that the model has consumed
         self._room = asyncio.Event()
-        self._queue: asyncio.Queue[Event | str | None] = asyncio.Queue()  # events; at the end an error or None
+        self._queue: asyncio.Queue[Told | str | None] = asyncio.Queue()  # at the end an error or None
         self._ended = False
         self.on_chunk: Callable[[Session], None] | None = None  # called on the engine's thread before events are told
 
@@ -80,7 +87,7 @@ class Client:
         """The session as it is; UserError once it has ended."""
         return await self._engine.call(lambda: self._alive().snapshot())
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncIterator[Told]:
         """Until the session has ended; UserError where it was given up."""
         while not isinstance(item := await self._queue.get(), (str, type(None))):
             yield item
@@ -101,7 +108,7 @@ class Client:
     def _deliver(self, events: list[Event], taken: float, done: bool, error: str | None) -> None:
         """On the loop."""
         for event in events:
-            self._queue.put_nowait(event)
+            self._queue.put_nowait(Told(event, taken))
         self._taken = max(self._taken, taken)
         if done and not self._ended:
             self._ended = True

@@ -124,7 +124,7 @@ class Realtime:
         prefix = "conversation.item.input_audio_transcription"
         before: str | None = None
         try:
-            async for event in client.events():
+            async for event, _ in client.events():
                 if event.text.startswith(told) and len(event.text) > len(told):
                     delta, told = event.text[len(told) :], event.text
                     await self._send(f"{prefix}.delta", item_id=item, content_index=0, delta=delta)

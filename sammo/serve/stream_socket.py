@@ -121,8 +121,8 @@ async def _receive(socket: WebSocket, server: Server, client: Client, decoder: P
 
 
 async def _send(socket: WebSocket, client: Client, tokenizer: Tokenizer) -> None:
-    async for event in client.events():
-        await socket.send_json(event_message(event, tokenizer))
+    async for event, taken in client.events():
+        await socket.send_json({**event_message(event, tokenizer), "taken": round(taken, 3)})
     await socket.send_json({"type": "done", "seconds": round(client.posted, 3)})
 
 

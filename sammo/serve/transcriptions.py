@@ -97,7 +97,7 @@ async def _recognize(server: Server, upload: UploadFile) -> tuple[list[Event], f
             events: list[Event] = []
 
             async def collect() -> None:
-                async for event in client.events():
+                async for event, _ in client.events():
                     if event.final:
                         events.append(event)
 
