@@ -29,6 +29,9 @@ class PrepareConfig:
     test_share: float = option(0.05, "The same for part test.")
     min_seconds: float = option(0.2, "Shorter recordings are left out.")
     max_seconds: float = option(30.0, "Longer recordings are left out: cut them into utterances first.")
+    perturb_speed: bool = option(
+        False, "Also store the training part at 0.9 and 1.1 times the speed, for --speed-perturb true of train."
+    )
     nj: int = option(0, "Processes; 0: one a core.")
 
     def __post_init__(self) -> None:

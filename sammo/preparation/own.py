@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Sequence
@@ -15,7 +16,6 @@ from lhotse.cut import MonoCut
 
 from sammo.corpora import MARKER, Corpus, own_corpus, write_marker
 from sammo.data.frames import SAMPLING_RATE, num_frames
-from sammo.data.manifests import write_cuts
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
 from sammo.files import atomic_write
@@ -23,7 +23,7 @@ from sammo.geometry import OUTPUT_RATE, output_frames
 from sammo.lock import locked
 from sammo.preparation.audio import Checked, check_audio
 from sammo.preparation.config import PrepareConfig
-from sammo.preparation.features import compute_features
+from sammo.preparation.features import store_part, store_training_part
 from sammo.preparation.recordings import Unusable, Utterance, find_utterances
 from sammo.preparation.statistics import write_statistics
 from sammo.preparation.units import training_texts, write_byte_pairs, write_characters
@@ -58,7 +58,7 @@ def prepare(source: Path, config: PrepareConfig) -> tuple[Corpus, float]:
         tests = [name for name in parts if name not in ("train", "valid")]
         corpus = own_corpus(config.name, tests, has_words, config.lang_type)
         fbank = config.out_dir / "fbank"
-        _write_parts(corpus, parts, fbank, nj)
+        _write_parts(corpus, parts, fbank, nj, config.perturb_speed)
         lang = _write_units(corpus, fbank, config)
         for part in corpus.parts:
             validate(corpus.manifest_path(fbank, part), load_tokenizer(lang), "")
@@ -150,19 +150,32 @@ def _choose(sizes: dict[str, int], wanted: float, most: int) -> list[str]:
     return chosen or [min(sizes, key=sizes.__getitem__)]
 
 
-def _write_parts(corpus: Corpus, parts: dict[str, list[Recorded]], fbank: Path, nj: int) -> None:
+def _write_parts(corpus: Corpus, parts: dict[str, list[Recorded]], fbank: Path, nj: int, perturb_speed: bool) -> None:
     fbank.mkdir(parents=True, exist_ok=True)
     (fbank / MARKER).unlink(missing_ok=True)  # until all of the corpus is there
     for part, recorded in parts.items():
+        _forget_changed(recorded, fbank, part)
         cuts = [_cut(*item) for item in recorded]
-        if not cuts:
-            raise UserError(f"no recording is in the part {part}")
-        write_cuts(
-            corpus.manifest_path(fbank, part), compute_features(cuts, fbank / f"feats_{part}", nj, f"Fbank {part}")
-        )
+        if part == corpus.train:
+            store_training_part(corpus, cuts, fbank, nj, perturb_speed)
+        else:
+            store_part(corpus, part, cuts, fbank, nj)
         speakers = Counter(utterance.speaker for utterance, _ in recorded)
         hours = sum(found.samples for _, found in recorded) / SAMPLING_RATE / 3600
         logging.info(f"{part}: {len(cuts)} utterances, {hours:.2f} h, {len(speakers)} speakers")
+
+
+def _forget_changed(recorded: Sequence[Recorded], fbank: Path, part: str) -> None:
+    """Removes features of earlier runs where one of the files is another now, though it may be as long as it was."""
+    stamp = "".join(f"{found.path}\t{found.size}\t{found.modified}\n" for _, found in recorded)
+    digest = hashlib.sha256(stamp.encode("utf-8", "surrogateescape")).hexdigest()
+    path = fbank / f".{part}.sha256"
+    if path.is_file() and path.read_text(encoding="ascii", errors="replace") == digest:
+        return
+    for features in fbank.glob(f"feats_{part}*"):
+        shutil.rmtree(features)
+    with atomic_write(path) as file:
+        file.write(digest)
 
 
 def _cut(utterance: Utterance, found: Checked) -> MonoCut:

@@ -180,10 +180,23 @@ def test_a_second_run_reads_only_what_has_changed(data, folder, tmp_path, monkey
     prepare(copy, config)
     assert read == ["fay/take 1"]
     assert {path: path.read_bytes() for path in before} == before
-    write(copy / "ann/take 0.wav", 1.0, 99)
+    old = features(tmp_path)
+    write(copy / "ann/take 0.wav", 1.2, 99)  # other speech, as long as it was
     read.clear()
-    prepare(copy, config)
-    assert read == ["ann/take 0"]
+    prepare(copy, PrepareConfig(out_dir=tmp_path / "data", nj=1, perturb_speed=True))
+    assert read == ["ann/take 0"] and features(tmp_path) != old
+    copies = [cuts(tmp_path / "data", f"train_sp{speed}") for speed in (0.9, 1.1)]
+    assert [len(found) for found in copies] == [8, 8]
+
+
+def features(directory: Path) -> dict[str, bytes]:
+    """Of the part that ann is in, by archive."""
+    (part,) = (
+        part
+        for part in ("train", "valid", "test")
+        if any(cut["id"].startswith("ann") for cut in cuts(directory / "data", part))
+    )
+    return {path.name: path.read_bytes() for path in (directory / f"data/fbank/feats_{part}").glob("*.lca")}
 
 
 # ------------------------------------------------------------------------------------ tables
