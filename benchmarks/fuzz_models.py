@@ -137,7 +137,7 @@ class Checkpoints(Family):
 
     def _train(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        batch = {
+        batch: Any = {
             "features": torch.randn(2, 60, 80, generator=generator),
             "lengths": torch.tensor([60, 45]),
             "tokens": [[1, 2], [3]],

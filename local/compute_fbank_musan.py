@@ -32,7 +32,7 @@ def main() -> None:
         recordings.extend(read_recordings(path))
     recordings.sort(key=lambda recording: recording.id)  # lhotse lists them as the file system does
     windows = CutSet.from_manifests(recordings=RecordingSet.from_recordings(recordings)).cut_into_windows(10.0)
-    cuts = [cut for cut in windows if cut.duration > 5]
+    cuts = [cut for cut in list(windows) if cut.duration > 5]
     if not cuts:
         raise UserError(f"the MUSAN recordings of {args.manifest_dir} hold no window longer than 5 s")
     args.fbank_dir.mkdir(parents=True, exist_ok=True)

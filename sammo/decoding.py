@@ -62,7 +62,10 @@ def chunkings(
 ) -> list[Chunking]:
     """All combinations, each once: some encoders see no left context, and a chunk without end needs none.
 
-    round_left_context: left contexts are whole chunks, at least one, as in icefall's Zipformer2.get_chunk_info.
+    Args:
+      model: which of them it can do, and whether it keeps left context.
+      chunk_sizes, left_contexts: embed frames (20 ms); -1 without end.
+      round_left_context: left contexts are whole chunks, at least one, as in icefall's Zipformer2.get_chunk_info.
 
     Raises:
       UserError: the model cannot do one of them.
@@ -94,7 +97,11 @@ def decode_batches(
 ) -> dict[Chunking, list[Decoded]]:
     """Decodes ``batches`` of the data module at each of ``settings``, loading every batch once.
 
-    tail: feature frames of silence behind every utterance.
+    Args:
+      model, searcher, tokenizer: those that belong together.
+      batches: of the data module.
+      settings: chunk sizes and left contexts.
+      tail: feature frames of silence behind every utterance.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -180,7 +187,7 @@ def decode(
     parts: Sequence[str],
     results: Results,
 ) -> None:
-    """Decodes ``parts`` at all chunk sizes and left contexts and writes the results; raises UserError."""
+    """Decodes ``parts`` at all chunk sizes and left contexts and writes the results."""
     model, tokenizer, info = load_system(source, data)
     data = dataclasses.replace(data, transcript_mode=data.transcript_mode or info.transcript_mode)
     module = CsjDataModule(data, tokenizer)

@@ -116,7 +116,10 @@ class _Take(argparse.Action):
 def add_icefall_options(parser: argparse.ArgumentParser, *tables: tuple[Foreign, ...], sizes: bool = False) -> None:
     """Lets ``parser`` take the options of ``tables`` that it has not; to be called when it has all of its own.
 
-    sizes: refuse the sizes of a model, which train.py alone takes.
+    Args:
+      parser: of one of our commands.
+      tables: of icefall's options.
+      sizes: refuse the sizes of a model, which train.py alone takes.
     """
     entries = [entry for table in tables for entry in table]
     if sizes:

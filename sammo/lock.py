@@ -29,9 +29,14 @@ UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # of
 
 @contextmanager
 def locked(directory: str | Path, command: str | None = None) -> Iterator[None]:
-    """Runs the body with ``directory``, made if it is missing, locked; UserError naming the run that holds it.
+    """Runs the body with ``directory``, made if it is missing, locked.
 
-    command: what to tell others, by default this process's own.
+    Args:
+      directory: what to lock.
+      command: what others are told; None: this process's own.
+
+    Raises:
+      UserError: another run holds it, which is named.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

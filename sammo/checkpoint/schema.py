@@ -168,8 +168,8 @@ def read_fields(schema: type, content: dict[str, Any]) -> dict[str, Any]:
         wanted = _KINDS.get(kind, (list,) if kind.startswith("list") else (dict,))
         if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
             raise ValueError(f"its {field.name} is a {type(value).__name__}, not a {wanted[0].__name__}")
-        if kind == "str" and not (_LINE if field.name == "checkpoint" else _NAME).fullmatch(value):
-            raise ValueError(f"its {field.name} is {value[:80]!r}, no name")
+        if kind == "str" and not (_LINE if field.name == "checkpoint" else _NAME).fullmatch(str(value)):
+            raise ValueError(f"its {field.name} is {str(value)[:80]!r}, no name")
         if kind in ("int", "float"):
             least, most = _BOUNDS.get(field.name, (0, 1 << 40))
             if not least <= value <= most:  # written so that NaN is refused

@@ -80,8 +80,12 @@ class CsjDataModule:
     ) -> BatchLoader:
         """The augmented batches of ``epoch`` for ``rank``; a function of the options, epoch and rank alone.
 
-        sampler_state: ``loader.sampler.state_dict()`` of an interrupted epoch; its remaining batches come.
-        ``len`` of the loader estimates the number of batches in the whole epoch.
+        Its length is an estimate of the number of batches in the whole epoch.
+
+        Args:
+          epoch: from 1.
+          sampler_state: ``loader.sampler.state_dict()`` of an interrupted epoch, whose remaining batches come.
+          rank, world_size: this process among all.
         """
         config = self.config
         survey = self.train_survey(epoch)

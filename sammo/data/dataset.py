@@ -38,7 +38,14 @@ class BatchRequest(NamedTuple):
 
 
 class SpeechDataset(Dataset):
-    """Map-style dataset over BatchRequest."""
+    """Map-style dataset over BatchRequest.
+
+    Args:
+      tokenizer: makes ids of texts.
+      mode: kind of transcript.
+      extractor: computes features from the audio; None: stored features are read.
+      noise, spec_augment: augmentation, of requests with a seed.
+    """
 
     def __init__(
         self,
@@ -48,7 +55,6 @@ class SpeechDataset(Dataset):
         noise: NoiseMixer | None = None,
         spec_augment: torch.nn.Module | None = None,
     ):
-        """extractor: None reads stored features, otherwise they are computed from the audio with it."""
         self.tokenizer = tokenizer
         self.mode = mode
         self.extractor = extractor

@@ -91,11 +91,19 @@ def survey_manifests(
 ) -> Survey:
     """Goes through the manifests once, without building lhotse objects, and decides which cuts can be used.
 
-    keep_long_texts: keep cuts with more symbols than encoder frames. A loss needs them gone; a test set is scored
-    whole, so that leaving out its hardest cuts flatters nobody. tokenizer None also keeps them. longest: leave out cuts
-    of more seconds, as an epoch of a curriculum does. bounds: seconds of the shortest and the longest cut, 0: no bound.
+    Args:
+      part: its name, for messages.
+      paths: its manifests.
+      mode: kind of transcript.
+      tokenizer: tells how many symbols a text has; None: no cut has too many.
+      keep_long_texts: keep cuts with more symbols than encoder frames. A loss needs them gone; a test set is scored
+        whole, so that leaving out its hardest cuts flatters nobody.
+      longest: leave out cuts of more seconds, as an epoch of a curriculum does; None: none.
+      allowed: where audio and features may lie.
+      bounds: seconds of the shortest and the longest cut; 0: no bound.
 
-    Raises UserError for a missing or damaged manifest and where no cut is left.
+    Raises:
+      UserError: a manifest is missing or damaged, or no cut is left.
     """
     durations: list[float] = []
     left_out: dict[str, str] = {}
@@ -177,8 +185,15 @@ def _text(cut: dict, mode: str) -> str:
 def read_records(path: Path, kind: str = "cut", allowed: Allowed = FILES) -> Iterator[dict]:
     """The JSON objects in ``path`` (.jsonl.gz), one a line, each checked as a ``kind`` of :mod:`sammo.data.sources`.
 
-    kind: "cut", "recording" or "supervision". Everything that reads manifests comes by here, so that nothing reaches
-    lhotse unchecked. Raises UserError for a missing or damaged file and an item that is not allowed.
+    Everything that reads manifests comes by here, so that nothing reaches lhotse unchecked.
+
+    Args:
+      path: the manifest.
+      kind: "cut", "recording" or "supervision".
+      allowed: where audio and features may lie.
+
+    Raises:
+      UserError: the file is missing or damaged, or an item is not allowed.
     """
     check = CHECKS[kind]
     for number, item in enumerate(_json_lines(path), start=1):

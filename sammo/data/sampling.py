@@ -28,6 +28,16 @@ class TrainSampler(Sampler[BatchRequest]):
 
     ``batches`` counts what training has received (BatchLoader advances it); ``state_dict`` is a position that a new
     sampler of the same options takes up by skipping as many batches, which reads manifests but no features.
+
+    Args:
+      cuts: of the epoch.
+      survey: of these cuts.
+      epoch: from 1.
+      max_duration: seconds of audio in a batch of one rank.
+      num_buckets: an upper bound.
+      buffer_size: cuts that are shuffled among each other.
+      shuffle, drop_last, seed: as of DynamicBucketingSampler.
+      rank, world_size: this process among all.
     """
 
     def __init__(
@@ -45,7 +55,6 @@ class TrainSampler(Sampler[BatchRequest]):
         rank: int = 0,
         world_size: int = 1,
     ):
-        """max_duration: seconds of audio in a batch of one rank; num_buckets: an upper bound."""
         self.epoch = epoch
         self.batches = 0
         self._start = 0

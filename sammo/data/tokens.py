@@ -46,12 +46,14 @@ class CharTokenizer:
     """One unit a character; characters outside of the table become ``<unk>``.
 
     Where the table has the unit SPACE, it stands between words; otherwise white space is no unit.
+
+    Args:
+      pieces: the units in the order of their ids, blank first.
     """
 
     kind = "char"
 
     def __init__(self, pieces: list[str]):
-        """pieces: the units in the order of their ids; blank first."""
         self._pieces = pieces
         self._ids = {piece: index for index, piece in enumerate(pieces)}
         self.vocab_size = len(pieces)
@@ -116,7 +118,8 @@ def load_tokenizer(lang_dir: str | Path) -> Tokenizer:
 
     ``lang_dir/lang_type`` ("char" or "bpe"), where it is there, decides which of the two.
 
-    Raises UserError where the directory, the table or the blank is missing or malformed.
+    Raises:
+      UserError: the directory, the table or the blank is missing or malformed.
     """
     lang_dir = Path(lang_dir)
     if not lang_dir.is_dir():
@@ -166,8 +169,9 @@ def find_lang(lang: Path | None, manifest_dir: Path, corpus: Corpus) -> Path:
 def read_token_table(path: str | Path) -> list[str]:
     """Reads lines "unit<tab or space>id" and returns the units in the order of their ids.
 
-    Raises UserError naming the line for anything but ids 0..V-1, each once, units each once, the blank
-    as unit 0 and ``<unk>`` somewhere.
+    Raises:
+      UserError: anything but ids 0..V-1, each once, units each once, the blank as unit 0 and ``<unk>`` somewhere; it names
+        the line.
     """
     path = Path(path)
     try:
@@ -204,7 +208,9 @@ def read_token_table(path: str | Path) -> list[str]:
 def character_table(texts: Iterable[str], has_words: bool = False) -> list[str]:
     """The units of ``texts`` in the order of the CSJ recipe: blank, characters sorted, unknown, sos/eos.
 
-    has_words: the space between words is a unit, SPACE, and sorted among the characters.
+    Args:
+      texts: of the training part.
+      has_words: the space between words is a unit, SPACE, and sorted among the characters.
     """
     characters: set[str] = {SPACE} if has_words else set()
     for text in texts:

@@ -16,7 +16,8 @@ MODES = {mode for corpus in CORPORA.values() for mode in corpus.modes}
 def transcript(cut: Cut, mode: str) -> str:
     """The text of ``cut`` in ``mode``, one of the supervision's custom fields; mode "" takes the plain text.
 
-    Raises UserError where prepare.sh has not written that mode.
+    Raises:
+      UserError: prepare.sh has not written that mode.
     """
     if not cut.supervisions:
         return ""

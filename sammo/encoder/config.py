@@ -135,7 +135,11 @@ class EncoderConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
-        """Raises UserError for missing or unknown keys. Fields younger than ``values`` get what was before them."""
+        """The inverse of :meth:`to_dict`. Fields younger than ``values`` get what was before them.
+
+        Raises:
+          UserError: a key is missing or unknown.
+        """
         values = {**BEFORE, **values}
         if values.get("name") in ENCODER_PRESETS:  # from before mixer and left context were values
             values = {**ENCODER_PRESETS[values.pop("name")], **values}

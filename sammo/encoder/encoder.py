@@ -253,7 +253,7 @@ class Encoder(nn.Module):
         }
 
     def check_chunk_size(self, chunk_size: int, left_context_frames: int = -1) -> None:
-        """Raise UserError where the model cannot do these, in embed frames (50 Hz)."""
+        """UserError where the model cannot do these, in embed frames (50 Hz)."""
         multiple = self.config.chunk_multiple
         if chunk_size != -1 and (chunk_size <= 0 or chunk_size % multiple):
             raise UserError(

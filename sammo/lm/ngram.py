@@ -55,7 +55,7 @@ class NgramLM:
 
     def _nodes(self, orders: list[Grams]) -> tuple[np.ndarray, ...]:
         keys, links = np.array([-1]), np.array([0])
-        scores = [np.zeros((1, 2))]
+        scores: list[np.ndarray] = [np.zeros((1, 2))]
         for n, grams in enumerate(orders, start=1):
             first = len(keys)
             context = np.zeros(len(grams.units), np.int64)

@@ -98,7 +98,7 @@ def show_memory(
     ages: Sequence[float] | None,
     out_dir: Path | None,
 ) -> None:
-    """Decodes, prints the tables and writes memory.md, memory.json and memory.png; raises UserError.
+    """Decodes, prints the tables and writes memory.md, memory.json and memory.png.
 
     Args:
       chunk_sizes: frames of 20 ms.

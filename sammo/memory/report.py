@@ -62,7 +62,10 @@ def rows(
 ) -> list[Row]:
     """The rows of one chunk size, the first condition being the one that nothing was removed from.
 
-    outcomes: part -> condition -> what came of it.
+    Args:
+      conditions: of that chunk size.
+      outcomes: part -> condition -> what came of it.
+      recurrent, attends: whether the encoder has a recurrent state, and attention with left context.
     """
     pooled = {c: [count for part in outcomes.values() for count in part[c].counts] for c in conditions}
     baseline = pooled[conditions[0]]

@@ -1,4 +1,4 @@
-"""Computes and stores features of many cuts with many processes; interrupted, it goes on where it stopped.
+"""Computes and stores features of many cuts with many processes; interrupted, it resumes where it stopped.
 
 The cuts are divided into pieces. A piece is one lilcom archive and one manifest; the manifest is written last, so a
 piece whose manifest exists is complete. lilcom chunks (one byte a value, 29 MB an hour of audio) are what icefall

@@ -28,7 +28,10 @@ def training_texts(manifest: Path, mode: str) -> list[str]:
 def write_characters(lang_dir: Path, texts: list[str], has_words: bool = False) -> int:
     """Writes the table of the characters of ``texts`` and returns how many units it has.
 
-    has_words: the space between words is a unit, too.
+    Args:
+      lang_dir: where it goes.
+      texts: of the training part.
+      has_words: the space between words is a unit, too.
     """
     pieces = character_table(texts, has_words)
     _write_lang(lang_dir, pieces, "char")
@@ -52,9 +55,15 @@ def write_byte_pairs(lang_dir: Path, texts: list[str], vocab_size: int, has_word
 
 
 def train_byte_pairs(texts: list[str], vocab_size: int, has_words: bool = False) -> bytes:
-    """A serialized model: <blk> 0, <sos/eos> 1, <unk> 2, then pieces. UserError where ``vocab_size`` cannot be had.
+    """A serialized model: <blk> 0, <sos/eos> 1, <unk> 2, then pieces.
 
-    has_words: spaces between words are kept, and a unit that begins a word says so; otherwise they are left out.
+    Args:
+      texts: of the training part.
+      vocab_size: pieces, those three included.
+      has_words: spaces between words are kept, and a unit that begins a word says so; otherwise they are left out.
+
+    Raises:
+      UserError: so many pieces cannot be had from these texts.
     """
     import sentencepiece
 

@@ -45,7 +45,7 @@ def check_features(cut: dict, archives: dict[str, int]) -> str | None:
 
 
 def validate(manifest: Path, tokenizer: Tokenizer | None, mode: str) -> str:
-    """Raises UserError with the first problem of ``manifest``; returns a line about its size and unusable cuts."""
+    """A line about the size of ``manifest`` and its unusable cuts; UserError with its first problem."""
     archives: dict[str, int] = {}
     ids: set[str] = set()
     speech = not manifest.name.startswith("musan_")

@@ -37,7 +37,8 @@ BATCH_SECONDS = 20.0
 def run_probe(probe: ProbeConfig, model: ModelOptions, training: TrainConfig) -> int:
     """Trains and measures each encoder, prints the table, writes probe.md, probe.json and probe.png.
 
-    Returns 0, or 130 after Ctrl-C; raises UserError.
+    Returns:
+      0, or 130 after Ctrl-C.
     """
     for name in probe.encoder:
         if name not in ENCODER_PRESETS:

@@ -101,11 +101,11 @@ class _ActivationDropoutLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight, mask, y = ctx.saved_tensors
-        dtype = ctx.compute_dtype
+        dtype, (shift, offset) = ctx.compute_dtype, ctx.constants
         flat = grad.reshape(-1, weight.shape[0]).to(dtype)
         with torch.autocast(grad.device.type, enabled=False):
             y_grad = (flat @ weight.to(dtype)).view(x.shape)
-            x_grad, y = _swoosh_backward(x, y_grad, *ctx.constants, mask, y)
+            x_grad, y = _swoosh_backward(x, y_grad, shift, offset, mask, y)
             weight_grad = flat.t() @ y.reshape(-1, weight.shape[1]).to(dtype)
         bias_grad = flat.sum(dim=0, dtype=ctx.bias_dtype)
         return x_grad, weight_grad.to(weight.dtype), bias_grad, None, None, None

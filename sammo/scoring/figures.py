@@ -58,7 +58,12 @@ def rate_over_state(
 ) -> Path:
     """What memory buys, a panel a chunk width: systems that differ in left context alone are one line over their bytes.
 
-    reset: chunk -> error rate of the system without left context when its recurrent state is reset before every chunk.
+    Args:
+      lines: of the systems.
+      parts: that the rates are over.
+      path: of the figure.
+      metric: "CER" or "WER".
+      reset: chunk -> error rate of the system without left context when its recurrent state is reset before every chunk.
     """
     chunks = sorted({chunk for cells in lines.values() for chunk in cells if chunk > 0})
     chunks = [chunk for chunk in chunks if chunk in PANELS] or chunks[:1]

@@ -201,9 +201,14 @@ def write_report(
 ) -> dict[str, Path]:
     """Reads results, writes cer.md, cer.csv and the figures (by words: wer...); returns their paths by kind.
 
-    memory: memory.json of ``sammo memory``, of the one system without left context.
-    average_at: chunk and left context at which one average is chosen for all settings; None: each setting has its own.
-    pool: makes one row of seeds, see :func:`sammo.scoring.table.pool_seeds`.
+    Args:
+      directories: with results.
+      out_dir: of the report.
+      statistics: statistics.json of prepare.sh, for the overlap of sentences.
+      corpus_name: None: the one that was decoded.
+      pool: makes one row of seeds, see :func:`sammo.scoring.table.pool_seeds`.
+      memory: memory.json of ``sammo memory``, of the one system without left context.
+      average_at: chunk and left context at which one average is chosen for all settings; None: each has its own.
     """
     found = {result.path.resolve(): result for directory in directories for result in read_results(directory)}
     corpus, results = choose_corpus(list(found.values()), corpus_name)

@@ -101,7 +101,8 @@ def system_of(result: PartResult) -> System:
 def choose_corpus(results: Sequence[PartResult], name: str | None = None) -> tuple[Corpus, list[PartResult]]:
     """The corpus called ``name``, or without a name the only one that was decoded, and its results.
 
-    Raises UserError where there are results of several, none of the one that is named, or none by its metric.
+    Raises:
+      UserError: there are results of several, none of the one that is named, or none by its metric.
     """
     by_corpus: dict[Corpus, list[PartResult]] = defaultdict(list)
     for result in results:

@@ -165,7 +165,10 @@ class StreamingRecognizer:
     def open(self, key: Any = None, snapshot: Snapshot | None = None, chunk_size: int | None = None) -> Stream:
         """A new stream, or one resumed from ``snapshot``; it takes part in every ``step`` until it is done.
 
-        chunk_size: embed frames of its chunks; None: the recognizer's, or the snapshot's.
+        Args:
+          key: whatever the caller knows it by.
+          snapshot: of :meth:`snapshot`.
+          chunk_size: embed frames of its chunks; None: the recognizer's, or the snapshot's.
         """
         if snapshot is not None:
             stream = dataclasses.replace(_copy(snapshot.stream), key=key)
@@ -192,7 +195,7 @@ class StreamingRecognizer:
         the state does not depend on the width.
 
         Raises:
-          UserError: the model or the runtime cannot do it; the stream goes on as before.
+          UserError: the model or the runtime cannot do it; the stream continues as before.
         """
         if chunk_size == stream.chunk_size:
             return
@@ -205,8 +208,10 @@ class StreamingRecognizer:
     def restart(self, stream: Stream, reset_encoder: bool = False) -> None:
         """Begins the next utterance of ``stream`` where its last chunk ended.
 
-        reset_encoder: what comes is recognized as if the stream began there; otherwise the encoder's state and the
-          predictor's context go on.
+        Args:
+          stream: one that is not done.
+          reset_encoder: what comes is recognized as if the stream began there; otherwise the encoder's state and the
+            predictor's context are kept.
         """
         stream.search_state = self.searcher.restart(stream.search_state, keep_context=not reset_encoder)
         stream.result, stream.available, stream.begin = self._best(stream.search_state), [], stream.consumed

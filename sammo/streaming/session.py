@@ -107,7 +107,7 @@ class Session:
         """Frames of 20 ms that the next chunk takes. It may be set at any time and resets nothing.
 
         Raises:
-          UserError: when set to what the model or the runtime cannot do; the session goes on as before.
+          UserError: when set to what the model or the runtime cannot do; the session continues as before.
         """
         return self.stream.chunk_size
 
@@ -135,7 +135,7 @@ class Session:
     def snapshot(self) -> bytes:
         """The session as it is between two chunks, the audio that no chunk has taken included.
 
-        :meth:`Sessions.open` of any process with the same model and search takes it; it goes on token for token. Events
+        :meth:`Sessions.open` of any process with the same model and search takes it and resumes token for token. Events
         are fetched before, they are not in it; the first one after it tells the whole utterance again.
 
         Raises:
@@ -190,7 +190,7 @@ class Sessions:
         chunk_size: int | None = None,
         snapshot: bytes | None = None,
     ) -> Session:
-        """A new session, or one that goes on from ``snapshot``.
+        """A new session, or one resumed from ``snapshot``.
 
         Args:
           key: whatever the caller knows it by.

@@ -23,7 +23,7 @@ MOST = 1 << 52  # of any count: 9,000 years of samples
 
 
 def to_bytes(recognizer: StreamingRecognizer, stream: Stream, extra: Mapping[str, Any]) -> bytes:
-    """Everything that another process with the same model needs to go on with ``stream``.
+    """Everything that another process with the same model needs to resume ``stream``.
 
     Args:
       extra: what the caller wants to find again, JSON types.
@@ -78,7 +78,7 @@ def from_bytes(recognizer: StreamingRecognizer, data: bytes) -> tuple[Snapshot, 
 
 
 def belongs_to(recognizer: StreamingRecognizer) -> dict[str, Any]:
-    """What must be the same where a stream goes on."""
+    """What must be the same where a stream is resumed."""
     return {
         "model": recognizer.weights,
         "left_context": recognizer.left_context_frames,

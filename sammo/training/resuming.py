@@ -22,7 +22,7 @@ CUTS = "train_cuts"  # no option: the fingerprint of Survey
 
 
 def check_options(saved: Mapping[str, Any], now: Mapping[str, Any], may_change: Sequence[str] = ()) -> None:
-    """Compares the options of a checkpoint with those that are to go on with it.
+    """Compares the options of a checkpoint with those that are to resume it.
 
     Args:
       saved: what the checkpoint says. Options that it does not know, because it is older, are not compared.

@@ -43,7 +43,7 @@ DIAGNOSED_BATCHES = 5
 
 
 def run(model_options: ModelOptions, config: TrainConfig, data_config: DataConfig) -> int:
-    """Trains as the options say. Returns 0, or 130 after Ctrl-C; raises UserError."""
+    """Trains as the options say; 0, or 130 after Ctrl-C."""
     if config.world_size > 1 and not started_by_launcher():
         return launch(config.world_size, config.master_port, run, model_options, config, data_config)
     if config.num_threads > 0:

@@ -42,7 +42,11 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Raises UserError for keys that are missing or unknown."""
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+          UserError: a key is missing or unknown.
+        """
         names = {field.name for field in dataclasses.fields(cls)}
         unknown, missing = sorted(set(values) - names), sorted(names - set(values))
         if unknown or missing:

@@ -44,7 +44,7 @@ class Mixer(nn.Module):
 
     @classmethod
     def check(cls, config: EncoderConfig) -> None:
-        """Raise UserError where the configuration does not fit this mixer."""
+        """UserError where the configuration does not fit this mixer."""
 
     @classmethod
     def from_config(cls, config: EncoderConfig, stack: int) -> Mixer:
