@@ -35,7 +35,11 @@ TOLERANCE["kernel"] = 2e-2  # of a whole step, whose matrix products are TF32's
 
 
 def examine(device: str | None = None) -> int:
-    """Prints the findings; 1 if an engine that can run gives wrong numbers or fails. None: a GPU if there is one."""
+    """Prints what is installed and how each engine does; 1 if one that can run fails or gives wrong numbers.
+
+    Args:
+      device: where to try them; None: a GPU if there is one.
+    """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     print(f"python {platform.python_version()} on {platform.machine()}, {torch.get_num_threads()} threads")
     for name in PACKAGES:

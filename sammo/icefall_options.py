@@ -1,4 +1,4 @@
-"""icefall's options that are none here: what they ask for is done anyway, is done by another option, or is refused.
+"""icefall's options that Sammo does not have: what they ask for is done anyway, is done by another option, or is refused.
 
 Whoever knows icefall types its options. One that means something here is taken; one that does not is one line that says
 what to use instead, never a silent difference. docs/differences.md has the table.
@@ -21,7 +21,7 @@ YES, NO = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")  # as p
 
 @dataclass(frozen=True)
 class Foreign:
-    """Options of the same fate.
+    """Options of icefall that are treated alike.
 
     Attributes:
       names: without dashes, "use-ctc".

@@ -24,7 +24,7 @@ class FoldedSwoosh:
         self._derived = DerivedWeights()
 
     def after(self, x: Tensor, outer: ActivationDropoutLinear) -> Tensor:
-        """outer(x)."""
+        """outer(x): (..., C_in) -> (..., C_out)."""
         if torch.is_grad_enabled() or outer.training:
             return outer(x)
         shift, offset = outer.constants
@@ -47,7 +47,7 @@ class FoldedSwoosh:
 
 
 def tanh(x: Tensor) -> Tensor:
-    """By the sigmoid, which is six times as fast on a CPU."""
+    """tanh(x) of a tensor of any shape; in inference on CPUs by the sigmoid, which is six times as fast."""
     if torch.is_grad_enabled() or x.device.type != "cpu":
         return torch.tanh(x)
     return torch.sigmoid(2.0 * x).mul_(2.0).sub_(1.0)

@@ -31,7 +31,7 @@ LeftContext = Union[Tensor, tuple[()]]
 
 
 def left_context(batch: int, left: int | None, dim: int) -> LeftContext:
-    """That of a stream that has not begun."""
+    """The left context of a stream that has not begun: (N, left, dim) zeros, () where attention keeps none."""
     return () if left is None else torch.zeros(batch, left, dim)
 
 

@@ -30,7 +30,7 @@ class StateLayout(NamedTuple):
 
     @classmethod
     def of(cls, encoder: Encoder) -> StateLayout:
-        """That of an encoder whose state has one size."""
+        """The layout of an encoder whose state has one size."""
         size = state_numel(encoder.init_state(1))
         return cls(size - size // 2, size // 2)
 

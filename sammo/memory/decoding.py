@@ -49,7 +49,7 @@ class Condition(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What came of one condition."""
+    """What one condition led to."""
 
     counts: list[Counts] = field(default_factory=list)  # one an utterance
     chunks: int = 0  # of all utterances

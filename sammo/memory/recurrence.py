@@ -88,7 +88,7 @@ def watch_decays(recurrent: dict[Place, Mixer]) -> Iterator[dict[Place, Decay]]:
 
 @contextmanager
 def silenced(encoder: Encoder) -> Iterator[None]:
-    """Every mixer's output is zero."""
+    """Within the body the output of every mixer is zero."""
 
     def hook(mixer: nn.Module, inputs: tuple, output: tuple) -> tuple:
         return (torch.zeros_like(output[0]), *output[1:])

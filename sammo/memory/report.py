@@ -106,7 +106,7 @@ def label(condition: Condition, baseline: Condition, recurrent: bool, attends: b
 def stack_times(
     factors: Sequence[int], at_biases: dict[Place, Tensor], as_driven: dict[Place, Tensor]
 ) -> list[StackTimes]:
-    """Both (H,) in frames of the stack -> seconds, by stack."""
+    """Time constants (H,) of each layer, in frames of its stack -> seconds, by stack."""
     found = []
     for stack in sorted({stack for stack, _ in at_biases}):
         places = sorted(place for place in at_biases if place[0] == stack)
@@ -117,7 +117,7 @@ def stack_times(
 
 
 def quantiles(times: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Over all layers and heads of a stack."""
+    """Quantiles of the time constants of all layers and heads of a stack."""
     values = torch.tensor([value for layer in times for value in layer], dtype=torch.float64)
     found = torch.quantile(values, torch.tensor(list(QUANTILES.values()), dtype=torch.float64)).tolist()
     return dict(zip(QUANTILES, found))

@@ -35,12 +35,12 @@ class Recall(NamedTuple):
 
     @property
     def question(self) -> Recall:
-        """The cell before it was measured."""
+        """The same cell without its answer."""
         return self._replace(answered=0, right=0)
 
     @property
     def condition(self) -> Condition:
-        """The way to decode."""
+        """How the cell is decoded."""
         return Condition(self.chunk_size, self.left_context_frames, 0 if self.reset else None)
 
     @property

@@ -40,7 +40,7 @@ class System(NamedTuple):
 
     @property
     def label(self) -> str:
-        """As short as it can be told apart."""
+        """What tables and figures call it."""
         words = [self.encoder.capitalize() + (f" with {self.mixer}" if self.mixer else "")]
         if self.left_context_frames:
             words.append(f"left {'all' if self.left_context_frames < 0 else self.left_context_frames}")

@@ -204,7 +204,7 @@ class Searcher(Generic[State]):
         raise NotImplementedError
 
     def restart(self, state: State, keep_context: bool = True) -> State:
-        """State of a stream whose next utterance begins: nothing found yet, frames are counted on.
+        """State of a stream whose next utterance begins: no tokens, and frames counted from the start of the stream.
 
         Args:
           state: at the end of the utterance before.

@@ -110,7 +110,7 @@ class Snapshot(NamedTuple):
 
 
 class Width(NamedTuple):
-    """What runs the streams whose chunks are equally wide."""
+    """The runtime of one chunk width, and the states of the streams that have it."""
 
     runtime: EncoderRuntime
     states: StateStore

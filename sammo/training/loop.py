@@ -331,7 +331,7 @@ class Trainer:
         chunk: its size and the left context; None: drawn.
         """
         config, device = self.config, self.world.device
-        chunk, left = chunk or draw_chunk(self.model.config.encoder, config.seed, self.batch)
+        size, left = chunk or draw_chunk(self.model.config.encoder, config.seed, self.batch)
         with self.precision.autocast():
             losses = model(
                 batch["features"].to(device, non_blocking=True),
@@ -340,12 +340,13 @@ class Trainer:
                 prune_range=config.prune_range,
                 am_scale=config.am_scale,
                 lm_scale=config.lm_scale,
-                chunk_size=chunk,
+                chunk_size=size,
                 left_context_frames=left,
                 loss_engine=config.loss_engine,
             )
         parts = [losses.simple.sum(), losses.pruned.sum(), losses.ctc.sum()]
-        loss = sum(scale * part for scale, part in zip(config.loss_scales(self.batch), parts))
+        simple, pruned, ctc = config.loss_scales(self.batch)
+        loss = simple * parts[0] + pruned * parts[1] + ctc * parts[2]
         return loss, [*(part.detach() for part in parts), losses.frames.sum().to(loss.dtype)]
 
     def _find_overflow(self, batch: Batch, before: dict[str, Any]) -> str:

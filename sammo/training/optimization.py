@@ -67,7 +67,7 @@ class Optimization:
         }
 
     def load(self, optimizer: dict[str, Any], scheduler: dict[str, Any], scaler: dict[str, Any]) -> None:
-        """Resumes where they were saved."""
+        """Takes over what :meth:`state` returned."""
         self.optimizer.load_state_dict(optimizer)
         self.scheduler.load_state_dict(scheduler)
         if self.precision.scaler.is_enabled() and scaler:

@@ -42,7 +42,7 @@ class Precision:
 
     @property
     def scale(self) -> float:
-        """Of the loss; 1 without scaling."""
+        """The factor that the loss is multiplied with; 1 without scaling."""
         return self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
 
     def grow(self, batch: int) -> None:

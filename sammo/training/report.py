@@ -79,7 +79,7 @@ class RunReport:
         self._bar: tqdm | None = None
 
     def begin_epoch(self, epoch: int, done: int, batches: int) -> None:
-        """``done`` of about ``batches`` are behind."""
+        """Called before the first step, when ``done`` of about ``batches`` batches are trained already."""
         if not self.enabled:
             return
         if sys.stderr.isatty():
