@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
 from typing import Iterator
 
 import numpy as np
 import torch
+from lhotse.cut import MonoCut
 
 from sammo.data.dataset import Batch
 from sammo.data.frames import num_frames
@@ -31,7 +31,7 @@ def largest_batches(durations: np.ndarray, max_duration: float, vocab_size: int)
             "lengths": torch.full((count,), frames),
             "tokens": torch.randint(1, vocab_size, (count, symbols), generator=generator).tolist(),
             "texts": [""] * count,
-            "cuts": [SimpleNamespace(id="none")] * count,
+            "cuts": [MonoCut("none", 0.0, seconds, 0)] * count,
         }
 
 

@@ -247,7 +247,7 @@ class Trainer:
         batches = iter(loader)
         while True:
             batch = next(batches, None)
-            if not self.world.all(batch is not None):
+            if not self.world.all(batch is not None) or batch is None:
                 return
             yield batch
 
