@@ -13,7 +13,7 @@ Nothing here waits or starts threads: who feeds from several threads holds a loc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Hashable
+from typing import Any
 
 from torch import Tensor
 
@@ -69,7 +69,7 @@ class Session:
       stream: of the recognizer.
     """
 
-    def __init__(self, sessions: Sessions, stream: Stream, endpointing: Endpointing, key: Hashable, utterance: int):
+    def __init__(self, sessions: Sessions, stream: Stream, endpointing: Endpointing, key: Any, utterance: int):
         self.key = key
         self.stream = stream
         self._sessions, self._endpointing = sessions, endpointing
@@ -185,7 +185,7 @@ class Sessions:
 
     def open(
         self,
-        key: Hashable = None,
+        key: Any = None,
         endpointing: Endpointing | None = None,
         chunk_size: int | None = None,
         snapshot: bytes | None = None,
