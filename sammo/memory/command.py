@@ -128,7 +128,8 @@ def show_memory(
         durations += found
 
     recurrent, attends = recurrent_mixers(encoder), encoder.config.left_context
-    at_biases = {place: mixer.time_constants() for place, mixer in recurrent.items()}
+    constants = {place: mixer.time_constants() for place, mixer in recurrent.items()}
+    at_biases = {place: found for place, found in constants.items() if found is not None}
     method = search.decoding_method.replace("_", " ")
     if search.decoding_method == "modified_beam_search":
         method += f" {search.beam_size}"
