@@ -82,54 +82,32 @@ def error_rate(counts: Counts) -> float:
     return float("inf") if counts.errors else 0.0
 
 
-def bootstrap_interval(counts: Sequence[Counts], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the error rate, in percent, by resampling utterances.
+def bootstrap_interval(counts: Sequence[Counts]) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the error rate, in percent, by resampling utterances.
 
     (Bisani and Ney, ICASSP 2004: utterances, not characters or words, are the independent units.)
     """
-    if not counts:
-        return (0.0, 0.0)
-    rates = _resampled_rates(counts, seed)
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(rates, [tail, 100 - tail])
-    return float(low), float(high)
+    return _interval(_resampled_rates(counts)) if counts else (0.0, 0.0)
 
 
-def difference(
-    baseline: Sequence[Counts], system: Sequence[Counts], level: float = 0.95, seed: int = 0
-) -> tuple[float, float, float]:
-    """Error rate of ``system`` minus that of ``baseline`` in percent points, and its paired bootstrap interval.
+def difference(baseline: Sequence[Counts], system: Sequence[Counts]) -> tuple[float, float, float]:
+    """Error rate of ``system`` minus that of ``baseline`` in percent points, and its paired 95 % bootstrap interval.
 
-    Both lists hold the same utterances in the same order.
+    Both lists hold the same utterances in the same order, and each bootstrap sample draws the same ones from both.
     """
-    if len(baseline) != len(system):
-        raise ValueError("paired bootstrap needs the same utterances in both systems")
     change = error_rate(total(system)) - error_rate(total(baseline))
-    if not baseline:
-        return change, change, change
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(_resampled_rates(system, seed) - _resampled_rates(baseline, seed), [tail, 100 - tail])
-    return change, float(low), float(high)
+    old, new = _resampled_pairs(baseline, system)
+    return change, *(_interval(new - old) if baseline else (change, change))
 
 
-def relative_change(
-    baseline: Sequence[Counts], system: Sequence[Counts], level: float = 0.95, seed: int = 0
-) -> tuple[float, float, float] | None:
-    """Change of the error rate from ``baseline`` to ``system`` in percent of the former, and its paired interval.
-
-    Both lists hold the same utterances in the same order, and each bootstrap sample draws the same ones from both. None
-    where the baseline makes no errors.
-    """
-    if len(baseline) != len(system):
-        raise ValueError("paired bootstrap needs the same utterances in both systems")
+def relative_change(baseline: Sequence[Counts], system: Sequence[Counts]) -> tuple[float, float, float] | None:
+    """As :func:`difference`, in percent of the baseline's error rate; None where the baseline makes no errors."""
     before, after = error_rate(total(baseline)), error_rate(total(system))
+    old, new = _resampled_pairs(baseline, system)
     if not before or not np.isfinite(before):
         return None
-    old, new = _resampled_rates(baseline, seed), _resampled_rates(system, seed)
     drawn = old > 0
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(100.0 * (new[drawn] / old[drawn] - 1.0), [tail, 100 - tail])
-    return 100.0 * (after / before - 1.0), float(low), float(high)
+    return 100.0 * (after / before - 1.0), *_interval(100.0 * (new[drawn] / old[drawn] - 1.0))
 
 
 def summarize(part: str, metric: str, counts: Sequence[Counts]) -> ErrorSummary:
@@ -138,9 +116,20 @@ def summarize(part: str, metric: str, counts: Sequence[Counts]) -> ErrorSummary:
     return ErrorSummary(part, metric, everything, error_rate(everything), *bootstrap_interval(counts), len(counts))
 
 
-def _resampled_rates(counts: Sequence[Counts], seed: int) -> np.ndarray:
-    """(RESAMPLES,) error rates in percent; the same seed draws the same utterances."""
-    draws = np.random.default_rng(seed).integers(len(counts), size=(RESAMPLES, len(counts)))
-    errors = np.array([item.errors for item in counts])[draws].sum(axis=1)
-    refs = np.array([item.ref for item in counts])[draws].sum(axis=1)
+def _resampled_rates(counts: Sequence[Counts]) -> np.ndarray:
+    """(RESAMPLES,) error rates in percent; of as many utterances always the same ones are drawn."""
+    draws = np.random.default_rng(0).integers(len(counts) or 1, size=(RESAMPLES, len(counts)))
+    errors = np.array([item.errors for item in counts], int)[draws].sum(axis=1)
+    refs = np.array([item.ref for item in counts], int)[draws].sum(axis=1)
     return 100.0 * errors / np.maximum(refs, 1)
+
+
+def _resampled_pairs(baseline: Sequence[Counts], system: Sequence[Counts]) -> tuple[np.ndarray, np.ndarray]:
+    if len(baseline) != len(system):
+        raise ValueError("paired bootstrap needs the same utterances in both systems")
+    return _resampled_rates(baseline), _resampled_rates(system)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)

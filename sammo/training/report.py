@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,9 @@ def set_up_logging(directory: Path, name: str, console: bool = True) -> None:
     )
 
 
-def duration(seconds: float) -> str:
-    """3725 -> "1:02:05"."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
+def duration(seconds: float) -> timedelta:
+    """Printed as "1:02:05"."""
+    return timedelta(seconds=round(seconds))
 
 
 class Step(dict):

@@ -11,13 +11,13 @@ from fixtures.encoder import small_encoder
 
 from sammo import geometry
 from sammo.cpu import DerivedWeights
-from sammo.encoder import EncoderConfig, build_encoder, encoder_config
+from sammo.encoder import ENCODER_PRESETS, EncoderConfig, build_encoder, encoder_config
 from sammo.encoder.resample import Bypass
 from sammo.encoder.state import state_numel
 from sammo.errors import UserError
 from sammo.regularize import BiasNorm, Whiten, load_regularizer_state, regularizer_state, set_batch_count
 
-NAMES = ("sammo", "zipformer", "conformer")
+NAMES = tuple(ENCODER_PRESETS)
 
 
 def count(module: torch.nn.Module) -> int:
