@@ -14,7 +14,7 @@ if ! "$PYTHON" -c 'import einops, sys, importlib.util as u; sys.exit(u.find_spec
   fi
 fi
 # What runs exported models. It is optional, too.
-if ! "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(None in map(u.find_spec, ("onnx", "onnxruntime", "sherpa_onnx")))' \
+if ! "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(None in map(u.find_spec, ("onnx", "onnxruntime", "sherpa_onnx", "openvino", "nncf")))' \
   2> /dev/null && ! "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements-deploy.txt; then
   echo "requirements-deploy.txt cannot be installed here (see above): the tests of exported models are skipped"
 fi

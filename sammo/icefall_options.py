@@ -45,6 +45,10 @@ def _features(value: str) -> tuple[str, Any] | None:
     return ("on_the_fly_feats", known[value]) if value in known else None
 
 
+def _bool(name: str, value: str) -> tuple[str, Any] | None:
+    return (name, value.lower() in YES) if value.lower() in YES + NO else None
+
+
 def _scan(value: str) -> tuple[str, Any] | None:
     if value.lower() in YES + NO:
         return "oom_scan", "true" if value.lower() in YES else "false"
@@ -94,6 +98,15 @@ DECODE = (
         f"a stream always ends with {geometry.TAIL_PADDING} frames of silence; decode.py has --pad-feature",
         (str(geometry.TAIL_PADDING),),
     ),
+)
+EXPORT = (
+    Foreign(("dynamic-batch",), "every export takes any number of streams; leave it out", YES),
+    Foreign(("enable-int8-quantization",), "use --int8 true or false", (), lambda value: _bool("int8", value)),
+    Foreign(
+        ("use-int32-inputs",), "tokens and lengths are of 64 bits, which every sherpa-onnx takes; leave it out", NO
+    ),
+    Foreign(("use-whisper-features",), "features are lhotse's Fbank; leave it out", NO),
+    Foreign(("use-external-data",), "every graph is one file; leave it out", NO),
 )
 SIZES = "the sizes of a model are read from its checkpoint; leave it out"
 

@@ -26,7 +26,8 @@ LONGEST_CHUNK = 30_000  # frames of 20 ms
 
 STREAMING_METHODS = ("greedy_search", "modified_beam_search")
 METHODS = (*STREAMING_METHODS, "fast_beam_search")  # of whole utterances
-RUNTIMES = ("torch", "onnxruntime")
+RUNTIMES = ("torch", "onnxruntime", "openvino")
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")  # of exported models
 STATE_DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -342,9 +343,37 @@ class Endpointing:
 class Deployment:
     """Who computes the encoder of streams."""
 
-    runtime: str = option("torch", "torch, or onnxruntime on a CPU.", RUNTIMES)
-    onnx_dir: Path | None = option(None, "Directory that sammo export wrote, for --runtime onnxruntime.")
-    int8: bool = option(False, "Take its encoder with linear layers in 8 bits.", flag=True)
+    runtime: str = option("torch", "torch, or onnxruntime or openvino on a CPU.", RUNTIMES)
+    onnx_dir: Path | None = option(None, "Directory that sammo export wrote; default: where it writes by default.")
+    precision: str = option("float32", "Which of its encoders; bfloat16 is OpenVINO's alone.", PRECISIONS)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Which ways to decode chunk by chunk are compared with the whole utterances that PyTorch decodes."""
+
+    runtime: tuple[str, ...] = option(("torch",), f"Of {','.join((*RUNTIMES, 'sherpa-onnx'))}.")
+    precision: tuple[str, ...] = option(("float32",), f"Of {','.join(PRECISIONS)}, for all runtimes but torch.")
+    onnx_dir: Path | None = option(None, "Directory that sammo export wrote; default: where it writes by default.")
+
+    def __post_init__(self) -> None:
+        """UserError for names that are none."""
+        for option_name, known in (("runtime", (*RUNTIMES, "sherpa-onnx")), ("precision", PRECISIONS)):
+            unknown = [name for name in getattr(self, option_name) if name not in known]
+            if unknown:
+                raise UserError(f"unknown --{option_name} {', '.join(unknown)}: choose of {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class Exports:
+    """Which files an export has, and for which chunks."""
+
+    chunk_size: int = option(32, "Frames of 20 ms a chunk.")
+    left_context_frames: int = option(128, "Frames before a chunk that attention sees, where the model keeps any.")
+    fp16: bool = option(False, "Also write files with weights in 16 bits.")
+    int8: bool = option(False, "Also write files with linear layers in 8 bits, fitted to training speech.")
+    openvino: bool = option(False, "Also write all of them for OpenVINO.")
+    out_dir: Path | None = option(None, "Directory to write; default: EXP_DIR/onnx-N, with -left-M if it matters.")
 
 
 @dataclass(frozen=True)

@@ -34,3 +34,28 @@ def softplus(x: Tensor) -> Tensor:
     if is_tracing():
         return F.relu(x) - x.abs().sigmoid().log()
     return F.softplus(x)
+
+
+def solve_unitriangular(lower: Tensor, right: Tensor) -> Tensor:
+    """x of (1 + the part of ``lower`` below its diagonal) x = ``right``.
+
+    An export, which has no operation for it, builds the inverse of blocks of 2, 4, 8, ... rows along the diagonal, each
+    from two of half the size: [[a, 0], [c, b]] has the inverse [[A, 0], [-B c A, B]]. As stable as substitution.
+
+    Args:
+      lower: (..., Q, Q).
+      right: (..., Q, C).
+
+    Returns:
+      (..., Q, C).
+    """
+    if not torch.jit.is_tracing():
+        return torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
+    size = sizes(lower)[-1]
+    inverse, width = torch.eye(size, device=lower.device), 1
+    while width < size:
+        index = torch.arange(size, device=lower.device) // width  # of the block that a row is in
+        corner = (index[:, None] == index + 1) & (index % 2 == 0)
+        inverse = inverse - inverse @ (lower * corner.to(lower.dtype)) @ inverse
+        width *= 2
+    return inverse @ right

@@ -9,12 +9,12 @@ import pytest
 from fixtures.paths import ROOT
 
 from sammo import icefall_options
-from sammo.commands import decode, streaming_decode, train
+from sammo.commands import decode, export, streaming_decode, train
 from sammo.errors import UserError
 from sammo.options import from_args
 from sammo.training.config import TrainConfig
 
-COMMANDS = {"train": train, "decode": decode, "streaming_decode": streaming_decode}
+COMMANDS = {"train": train, "decode": decode, "streaming_decode": streaming_decode, "export": export}
 
 
 def parse(command: str, words: str) -> argparse.Namespace:
@@ -30,6 +30,7 @@ def parse(command: str, words: str) -> argparse.Namespace:
         ("train", "--concatenate-cuts false --return-cuts 1 --rnnt-type regular --delay-penalty 0.0"),
         ("decode", "--causal 1 --max-sym-per-frame 1 --use-ctc 0 --skip-scoring False --pad-feature 0"),
         ("streaming_decode", "--causal true --max-sym-per-frame 1 --pad-feature 30"),
+        ("export", "--causal 1 --dynamic-batch 1 --use-int32-inputs 0 --use-whisper-features false --fp16 false"),
     ],
 )
 def test_what_is_done_anyway(command, words):
@@ -44,6 +45,8 @@ def test_what_another_option_does():
         assert parse(command, "--lang-dir data/x").lang == Path("data/x")
     assert parse("train", "--input-strategy OnTheFlyFeatures").on_the_fly_feats is True
     assert parse("decode", "--input-strategy PrecomputedFeatures").on_the_fly_feats is False
+    assert parse("export", "--enable-int8-quantization 1 --fp16 True").int8 is True
+    assert parse("export", "--int8 true --enable-int8-quantization 0").int8 is False
     assert parse("train", "--scan-for-oom-batches False").oom_scan == "false"
     scales = {"": 0.0, "--use-ctc true": 0.2, "--use-ctc 1 --ctc-loss-scale 0.5": 0.5, "--ctc-loss-scale 1": 1.0}
     scales["--use-ctc false --ctc-loss-scale 1"] = 0.0
@@ -64,6 +67,9 @@ def test_what_another_option_does():
         ("decode", "--decode-chunk-len 32", "frames of 20 ms: --chunk-size, half as many"),
         ("decode", "--lm-exp-dir exp/lm", "--lm FILE --lm-scale X"),
         ("streaming_decode", "--encoder-dim 192", "read from its checkpoint"),
+        ("export", "--dynamic-batch 0", "every export takes any number of streams"),
+        ("export", "--use-whisper-features true", "features are lhotse's Fbank"),
+        ("export", "--num-encoder-layers 2,2,3,4,3,2", "read from its checkpoint"),
         ("streaming_decode", "--pad-feature 0", "a stream always ends with 30 frames of silence"),
     ],
 )
@@ -76,5 +82,6 @@ def test_refusals(command, words, message):
 def test_all_are_in_the_documentation():
     page = (ROOT / "docs/differences.md").read_text(encoding="utf-8")
     tables = (icefall_options.COMMON, icefall_options.DATA, icefall_options.TRAIN, icefall_options.DECODE)
+    tables += (icefall_options.EXPORT,)
     names = [name for table in tables for entry in table for name in entry.names]
     assert [name for name in names if f"`--{name}" not in page] == []

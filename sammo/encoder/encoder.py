@@ -294,7 +294,7 @@ class Encoder(nn.Module):
             )
         if not self.config.left_context:
             return chunk, 0
-        return chunk, state.stacks[0][0].keys.shape[1] * self.stacks[0].factor
+        return chunk, sizes(state.stacks[0][0].keys)[1] * self.stacks[0].factor
 
     def _plans(
         self,

@@ -64,24 +64,34 @@ def cast_state(state: Any, dtype: torch.dtype) -> Any:
 
 
 def pack_state(state: Any) -> Tensor:
-    """(N, S) with all leaves flattened side by side, counters as floats (exact: they are small)."""
-    leaves = state_leaves(state)
-    dtype = leaves[0].dtype
-    return torch.cat([(leaf.flatten(1) if leaf.ndim > 1 else leaf[:, None]).to(dtype) for leaf in leaves], dim=1)
+    """(N, S) with all leaves flattened side by side."""
+    return torch.cat(flat_leaves(state), dim=1)
 
 
 def unpack_state(flat: Tensor, like: Any) -> Any:
     """Undo :func:`pack_state`; ``like`` gives structure, shapes and integer types, at any N."""
-    leaves = state_leaves(like)
-    shapes = [sizes(leaf)[1:] for leaf in leaves]
-    pieces = flat.split([math.prod(shape) for shape in shapes], dim=1)
-    return _rebuild(
-        like,
-        iter(
-            piece.reshape(sizes(flat)[0], *shape).to(flat.dtype if leaf.is_floating_point() else leaf.dtype)
-            for piece, leaf, shape in zip(pieces, leaves, shapes)
-        ),
+    return shape_leaves(flat.split(leaf_widths(like), dim=1), like)
+
+
+def flat_leaves(state: Any) -> list[Tensor]:
+    """The leaves as (N, values) in the type of the first, counters as floats (exact: they are small)."""
+    leaves = state_leaves(state)
+    dtype = leaves[0].dtype
+    return [(leaf.flatten(1) if leaf.ndim > 1 else leaf[:, None]).to(dtype) for leaf in leaves]
+
+
+def leaf_widths(state: Any) -> list[int]:
+    """Values per stream of every leaf, counters among them."""
+    return [math.prod(sizes(leaf)[1:]) for leaf in state_leaves(state)]
+
+
+def shape_leaves(flat: Sequence[Tensor], like: Any) -> Any:
+    """Undo :func:`flat_leaves`; ``like`` gives structure, shapes and integer types, at any N."""
+    shaped = (
+        piece.reshape(sizes(piece)[0], *sizes(leaf)[1:]).to(piece.dtype if leaf.is_floating_point() else leaf.dtype)
+        for piece, leaf in zip(flat, state_leaves(like))
     )
+    return _rebuild(like, shaped)
 
 
 def state_numel(state: Any) -> int:

@@ -1,24 +1,41 @@
-"""An exported model: a directory of encoder, decoder, joiner and tokens.txt, and how it is loaded.
+"""An exported model: a directory of encoder, decoder, joiner and tokens.txt, and how its graphs are loaded.
 
-Nothing here loads onnxruntime before it is asked for.
+Nothing here loads onnxruntime or OpenVINO before it is asked for.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Mapping, NamedTuple, Protocol
+
+import numpy as np
 
 from sammo.engines import is_installed
 from sammo.errors import UserError
+from sammo.options import ModelSource
 
 NAMES = ("encoder", "decoder", "joiner")
 TOKENS = "tokens.txt"
 AGAIN = "make it again with sammo export"
+# bfloat16 is how OpenVINO multiplies the weights of the float32 file.
+FILES = {"float32": "", "bfloat16": "", "float16": ".fp16", "int8": ".int8"}
+SUFFIXES = {"onnxruntime": ".onnx", "openvino": ".xml"}
 
 
-def file_name(name: str, int8: bool = False) -> str:
+def file_name(name: str, precision: str = "float32", runtime: str = "onnxruntime") -> str:
     """What the file of a graph is called."""
-    return f"{name}.int8.onnx" if int8 else f"{name}.onnx"
+    return f"{name}{FILES[precision]}{SUFFIXES[runtime]}"
+
+
+def directory_name(left_context: bool, chunk_size: int, left_context_frames: int) -> str:
+    """onnx-32, or onnx-32-left-128 of models that keep a left context."""
+    return f"onnx-{chunk_size}{f'-left-{left_context_frames}' if left_context else ''}"
+
+
+def default_directory(source: ModelSource, left_context: bool, chunk_size: int, left_context_frames: int) -> Path:
+    """That name in the experiment, in the package or beside the checkpoint."""
+    parent = source.exp_dir if source.checkpoint is None else source.checkpoint.parent
+    return parent / directory_name(left_context, chunk_size, left_context_frames)
 
 
 def need(module: str) -> None:
@@ -27,38 +44,109 @@ def need(module: str) -> None:
         raise UserError(f"{module.replace('_', '-')} is not installed: pip install -r requirements-deploy.txt")
 
 
+class Session(Protocol):
+    """A loaded graph."""
+
+    metadata: Mapping[str, str]
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Input name -> array; the outputs in their order."""
+        ...
+
+
+class OnnxSession:
+    """A graph in onnxruntime, of a file or of the bytes of one."""
+
+    def __init__(self, path: Path, threads: int, content: bytes | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(content or str(path), options, providers=["CPUExecutionProvider"])
+        self.metadata = self._session.get_modelmeta().custom_metadata_map
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        return self._session.run(None, dict(feed))
+
+
+class OpenVinoSession:
+    """A graph in OpenVINO, products in bfloat16 where that is asked for."""
+
+    def __init__(self, path: Path, threads: int, precision: str = "float32") -> None:
+        import openvino
+
+        core = openvino.Core()
+        model = core.read_model(str(path))
+        self.metadata = read_rt_info(model)
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+        }
+        self._request = core.compile_model(model, "CPU", options).create_infer_request()
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        if "x" in feed and "x_lens" not in feed:  # the file has no value of its own for it
+            feed = {**feed, "x_lens": np.full(feed["x"].shape[0], feed["x"].shape[1])}
+        return list(self._request.infer(dict(feed), share_inputs=True).values())
+
+
+RT_INFO = "sammo"  # where a file of OpenVINO keeps the metadata
+
+
+def read_rt_info(model: Any) -> dict[str, str]:
+    """The metadata of a graph of OpenVINO; {}: it has none of ours."""
+    if not model.has_rt_info([RT_INFO]):
+        return {}
+    return {key: str(value) for key, value in model.get_rt_info([RT_INFO]).value.items()}
+
+
+def load_session(directory: Path, name: str, runtime: str = "onnxruntime", precision: str = "float32") -> Session:
+    """A graph of an export, on as many threads as PyTorch has.
+
+    Args:
+      directory: which ``sammo export`` wrote.
+      name: in NAMES.
+
+    Raises:
+      UserError: the runtime is not installed, or the file is missing or damaged.
+    """
+    import torch
+
+    need(runtime)
+    if runtime == "onnxruntime" and precision == "bfloat16":
+        raise UserError("onnxruntime has no bfloat16 on CPUs; --runtime openvino has")
+    path = Path(directory) / file_name(name, precision, runtime)
+    if not path.parent.is_dir():
+        raise UserError(f"no directory {path.parent}; make it with sammo export")
+    if not path.is_file():
+        wanted = " ".join(filter(None, (_EXPORT_OPTIONS.get(runtime), _EXPORT_OPTIONS.get(precision))))
+        raise UserError(f"{path.parent} lacks {path.name}; {AGAIN}{f' {wanted}' if wanted else ''}")
+    threads = torch.get_num_threads()
+    try:
+        return OnnxSession(path, threads) if runtime == "onnxruntime" else OpenVinoSession(path, threads, precision)
+    except Exception as error:  # the bindings of neither have a common base
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is no model that {runtime} can load ({reason}); {AGAIN}") from error
+
+
+_EXPORT_OPTIONS = {"openvino": "--openvino true", "float16": "--fp16 true", "int8": "--int8 true"}
+
+
 class Facts(NamedTuple):
     """What an exported encoder says of itself."""
 
     chunk_size: int  # embed frames (20 ms)
-    hidden: int  # values a stream of h (1, N, hidden)
-    cell: int  # values a stream of c (1, N, cell)
+    left_context_frames: int  # embed frames; 0 where attention keeps none
     weights: str  # sha256 of the weights that it was made from
 
-
-def load_session(path: Path, threads: int = 1) -> Any:
-    """An onnxruntime session of one file; UserError where it is missing or damaged."""
-    need("onnxruntime")
-    import onnxruntime
-
-    if not path.parent.is_dir():
-        raise UserError(f"no directory {path.parent}; make it with sammo export")
-    if not path.is_file():
-        raise UserError(f"{path.parent} lacks {path.name}; {AGAIN}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its bindings have no common base
-        raise UserError(f"{path} is no ONNX model that onnxruntime can load ({error}); {AGAIN}") from error
-
-
-def read_facts(session: Any, path: Path) -> Facts:
-    """Of an encoder's session; UserError where another program has made it."""
-    values = session.get_modelmeta().custom_metadata_map
-    try:
-        chunk_size, hidden, cell = (int(values[key]) for key in ("sammo_chunk_size", "d_model", "rnn_hidden_size"))
-        return Facts(chunk_size, hidden, cell, values["sammo_weights"])
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path} was not made by sammo export: its metadata lacks {error}") from error
+    @classmethod
+    def of(cls, session: Session, path: Path) -> Facts:
+        """UserError where another program has made it."""
+        values = session.metadata
+        try:
+            numbers = (int(values[f"sammo_{key}"]) for key in ("chunk_size", "left_context"))
+            return cls(*numbers, values["sammo_weights"])
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{path} was not made by this version of sammo export: no {error} in it") from error

@@ -1,119 +1,162 @@
-"""Checkpoint to ONNX: three graphs that an unmodified sherpa-onnx runs as an LSTM transducer.
+"""Checkpoint to ONNX: three graphs that an unmodified sherpa-onnx runs, and the same in OpenVINO's format.
 
-sherpa-onnx starts two states of a fixed size with zeros, hands them over from chunk to chunk and does not look into
-them. A state of Sammo is just that, so all of it goes in their place; see :class:`sammo.export.graphs.StateLayout`.
+What a stream carries is in the states of :mod:`sammo.export.states`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import shutil
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sammo import geometry
 from sammo.checkpoint.schema import weights_digest
 from sammo.data.tokens import Tokenizer, format_token_table
 from sammo.decoding import load_system
 from sammo.errors import UserError
-from sammo.export.deployed import NAMES, TOKENS, file_name, need
+from sammo.export.deployed import FILES, NAMES, SUFFIXES, TOKENS, default_directory, file_name, need
 from sammo.export.graphs import DecoderGraph, EncoderGraph, JoinerGraph
-from sammo.export.verify import verify
-from sammo.options import ModelSource, check_chunking
+from sammo.export.openvino import write_openvino
+from sammo.export.quantize import halve, quantize, sensitive_products
+from sammo.export.verify import CHUNKS, STREAMS, speechlike, training_speech, verify
+from sammo.options import Exports, ModelSource, Speech, check_chunking
 from sammo.transducer import Transducer
 
 OPSET = 17  # the oldest with all operations; runtimes of 2022 and later have it
 EXAMPLE_STREAMS = 2  # of the recorded batch; not 1, which would be taken for a size that broadcasts
 
 
-def check_exportable(model: Transducer, chunk_size: int) -> None:
-    """UserError where this model has no export, or cannot do chunks of so many embed frames."""
-    config = model.config.encoder
-    if config.left_context:
-        raise UserError(
-            f"{config.name} keeps a left context: sherpa-onnx runs such models as zipformer2, which is not exported "
-            "yet; models without left context are"
-        )
-    if config.mixer == "gated_delta":
-        raise UserError("the mixer gated_delta solves triangular systems, an operation that ONNX lacks: no export")
+def check_exportable(model: Transducer, exports: Exports) -> None:
+    """UserError where this model has no export, or cannot do such chunks."""
+    chunk_size, left = exports.chunk_size, exports.left_context_frames
     if model.config.blank_id != 0:
         raise UserError(f"the blank of this model is unit {model.config.blank_id}; sherpa-onnx takes only 0")
-    if chunk_size <= 0:
-        raise UserError(f"an export needs a chunk size above 0, got {chunk_size}")
-    check_chunking(chunk_size)
-    model.encoder.check_chunk_size(chunk_size)
+    if chunk_size <= 0 or left < 0:
+        raise UserError(
+            f"an export needs a chunk size above 0 and a left context that ends, got {chunk_size} and {left}"
+        )
+    check_chunking(chunk_size, left)
+    model.encoder.check_chunk_size(chunk_size, left)
 
 
-def export(source: ModelSource, chunk_size: int, out_dir: Path, int8: bool = False) -> None:
-    """Writes the model of ``source`` to ``out_dir``, for chunks of so many frames of 20 ms.
+def export(source: ModelSource, exports: Exports, speech: Speech) -> None:
+    """Writes the model of ``source`` to a directory.
 
     Args:
-      int8: also write the encoder and the joiner with their linear layers in 8 bits.
+      exports: which files, for which chunks.
+      speech: its training part is what files are compared on, where it is there, and what int8 needs.
 
     Raises:
       UserError: it cannot be exported, or an export does not compute what the model does; nothing is written then.
     """
-    for module in ("onnx", "onnxruntime"):
+    for module in ("onnx", "onnxruntime", *(("openvino", "nncf") if exports.openvino else ())):
         need(module)
     model, tokenizer, info = load_system(dataclasses.replace(source, device="cpu"))
-    check_exportable(model, chunk_size)
+    check_exportable(model, exports)
     logging.info(f"{info.encoder} {info.preset}, {info.checkpoint}")
-    write_directory(model, tokenizer, chunk_size, out_dir, int8)
-    logging.info(f"{out_dir} is complete: chunks of {chunk_size} frames")
+    frames = (CHUNKS - 1) * geometry.STRIDE * exports.chunk_size + geometry.window(exports.chunk_size)
+    features = training_speech(speech, frames)
+    if features is None:
+        if exports.int8:
+            raise UserError(
+                f"int8 is fitted to training speech, and {speech.manifest_dir} has none: pass --manifest-dir"
+            )
+        logging.info(f"no training speech in {speech.manifest_dir}: verified on noise that is modulated like speech")
+    config = model.config.encoder
+    default = default_directory(source, config.left_context, exports.chunk_size, exports.left_context_frames)
+    out_dir = exports.out_dir or default
+    write_directory(model, tokenizer, exports, out_dir, features)
+    logging.info(f"{out_dir} is complete: {_described(model, exports)}")
+
+
+def _described(model: Transducer, exports: Exports) -> str:
+    left = f", left context of {exports.left_context_frames}" if model.config.encoder.left_context else ""
+    return f"chunks of {exports.chunk_size} frames{left}"
 
 
 def write_directory(
-    model: Transducer, tokenizer: Tokenizer, chunk_size: int, out_dir: Path, int8: bool = False
+    model: Transducer, tokenizer: Tokenizer, exports: Exports, out_dir: Path, features: Tensor | None = None
 ) -> None:
-    """Writes all files beside ``out_dir`` first, and moves them there once onnxruntime has computed the same."""
-    check_exportable(model, chunk_size)
+    """Writes all files beside ``out_dir`` first, and moves them there once the runtimes have computed the same.
+
+    features: (2, T, 80), speech of two streams; None: noise.
+    """
+    check_exportable(model, exports)
     out_dir = Path(out_dir)
     if out_dir.exists() and not out_dir.is_dir():
         raise UserError(f"--out-dir {out_dir} is a file")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".tmp-{out_dir.name}-", dir=out_dir.parent))
-    try:
-        graphs = make_graphs(model, chunk_size)
+    graphs = make_graphs(model, exports)
+    encoder = graphs["encoder"]
+    if features is None:
+        frames = (CHUNKS - 1) * geometry.STRIDE * encoder.chunk_size + encoder.window
+        features = torch.stack([speechlike(frames, seed) for seed in range(STREAMS)])
+    with _complete(out_dir) as work:
         for name, graph in graphs.items():
             write_graph(graph, work / file_name(name), metadata(model, graph))
         pieces = [tokenizer.piece(index) for index in range(tokenizer.vocab_size)]
         (work / TOKENS).write_text(format_token_table(pieces), encoding="utf-8")
-        deviation = verify(graphs, work)
-        logging.info(f"onnxruntime and PyTorch agree: within {deviation:.1e} over 50 chunks")
-        if int8:
-            for name in ("encoder", "joiner"):
-                quantize(work / file_name(name), work / file_name(name, int8=True))
-            deviation = verify(graphs, work, int8=True)
-            logging.info(f"int8: within {deviation:.1e} over 50 chunks; sammo parity counts the tokens that change")
-        _move(work, out_dir)
+        precisions = ["float32", *(["float16"] if exports.fp16 else []), *(["int8"] if exports.int8 else [])]
+        if exports.fp16:
+            for name in NAMES:
+                halve(work / file_name(name), work / file_name(name, "float16"))
+        if exports.int8:
+            kept = sensitive_products(encoder, work / file_name("encoder"), features)
+            for name in NAMES:
+                quantize(work / file_name(name), work / file_name(name, "int8"), kept)
+        if exports.openvino:
+            for precision in precisions:
+                for name in NAMES:
+                    path = work / file_name(name, precision, "openvino")
+                    write_openvino(work / file_name(name), path, precision, kept if precision == "int8" else ())
+        for runtime in ("onnxruntime", *(["openvino"] if exports.openvino else [])):
+            for precision in precisions:
+                deviation = verify(graphs, work, features, runtime, precision)
+                logging.info(f"{runtime} {precision} and PyTorch: within {deviation:.1e} over {CHUNKS} chunks")
+
+
+@contextlib.contextmanager
+def _complete(out_dir: Path) -> Iterator[Path]:
+    """A directory whose files take the place of an export in ``out_dir`` where no error comes."""
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".tmp-{out_dir.name}-", dir=out_dir.parent))
+    try:
+        yield work
+        out_dir.mkdir(exist_ok=True)
+        files = (file_name(*parts) for parts in itertools.product(NAMES, FILES, SUFFIXES))
+        for stale in (path for file in files for path in (out_dir / file, (out_dir / file).with_suffix(".bin"))):
+            stale.unlink(missing_ok=True)
+        for file in work.iterdir():
+            os.replace(file, out_dir / file.name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def make_graphs(model: Transducer, chunk_size: int) -> dict[str, Any]:
+def make_graphs(model: Transducer, exports: Exports) -> dict[str, Any]:
     """Name -> graph."""
-    graphs = (EncoderGraph(model, chunk_size), DecoderGraph(model), JoinerGraph(model))
-    return {name: graph.eval() for name, graph in zip(NAMES, graphs)}
+    encoder = EncoderGraph(model, exports.chunk_size, exports.left_context_frames)
+    return {name: graph.eval() for name, graph in zip(NAMES, (encoder, DecoderGraph(model), JoinerGraph(model)))}
 
 
 def metadata(model: Transducer, graph: nn.Module) -> dict[str, str | int]:
     """What sherpa-onnx reads of each graph, and what Sammo adds."""
     if isinstance(graph, EncoderGraph):
         return {
-            "model_type": "lstm",
-            "T": geometry.window(graph.chunk_size),
+            "model_type": graph.layout.model_type,
+            "T": graph.window,
             "decode_chunk_len": geometry.STRIDE * graph.chunk_size,
-            "num_encoder_layers": 1,
-            "d_model": graph.layout.hidden,
-            "rnn_hidden_size": graph.layout.cell,
+            **graph.layout.metadata(),
             "sammo_chunk_size": graph.chunk_size,
+            "sammo_left_context": graph.left_context_frames,
             "sammo_weights": weights_digest(model.state_dict()),
         }
     if isinstance(graph, DecoderGraph):
@@ -127,11 +170,8 @@ def write_graph(graph: Any, path: Path, values: dict[str, str | int]) -> None:
     import onnx
 
     example = graph.example(EXAMPLE_STREAMS)
-    outputs = graph(*example)  # what modules derive from their weights is made now, and a constant in the graph
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    tensors = zip((*graph.inputs, *graph.outputs), (*example, *outputs))
-    # The streams are dimension 1 of h and c, and 0 of everything else.
-    axes = {name: {1 if name.split("_")[-1] in ("h", "c") else 0: "N"} for name, _ in tensors}
+    graph(*example)  # what modules derive from their weights is made now, and a constant in the graph
+    axes = {name: {graph.axis(name): "N"} for name in (*graph.inputs, *graph.outputs)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that sizes become constants is meant
         torch.onnx.export(
@@ -146,7 +186,7 @@ def write_graph(graph: Any, path: Path, values: dict[str, str | int]) -> None:
         )
     proto = onnx.load(str(path))
     if isinstance(graph, EncoderGraph):
-        _make_lengths_optional(proto, geometry.window(graph.chunk_size))
+        _make_lengths_optional(proto, graph.window)
     for key, value in values.items():
         proto.metadata_props.add(key=key, value=str(value))
     onnx.checker.check_model(proto)
@@ -161,25 +201,3 @@ def _make_lengths_optional(proto: Any, window: int) -> None:
     lengths = next(value for value in proto.graph.input if value.name == "x_lens")
     lengths.type.tensor_type.shape.dim[0].dim_param = "N_or_1"
     proto.graph.initializer.append(onnx.helper.make_tensor("x_lens", onnx.TensorProto.INT64, [1], [window]))
-
-
-def quantize(path: Path, out: Path) -> None:
-    """Weights of linear layers in 8 bits, their inputs quantized as they come; the state stays in float32."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    logging.disable(logging.WARNING)  # a line a tensor that stays as it is
-    try:
-        quantize_dynamic(str(path), str(out), op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _move(work: Path, out_dir: Path) -> None:
-    out_dir.mkdir(exist_ok=True)
-    for file in work.iterdir():
-        os.replace(file, out_dir / file.name)
-    stale = [out_dir / file_name(name, int8=True) for name in NAMES]
-    newest = (out_dir / file_name("encoder")).stat().st_mtime
-    for file in stale:  # of an export before
-        if file.is_file() and file.stat().st_mtime < newest:
-            file.unlink()

@@ -20,8 +20,9 @@ from sammo.data.tokens import CHECKSUM, BpeTokenizer, Tokenizer, format_token_ta
 from sammo.decoding import lang_of, load_system
 from sammo.errors import UserError
 from sammo.export.card import model_card
+from sammo.export.deployed import directory_name
 from sammo.export.options import PackageOptions
-from sammo.options import ModelSource
+from sammo.options import Exports, ModelSource
 from sammo.scoring import PartResult, read_results
 from sammo.sums import write_sums
 
@@ -71,7 +72,10 @@ def package(source: ModelSource, out: Path, options: PackageOptions, command: st
         for chunk_size in options.onnx_chunk_size:
             from sammo.export.onnx import write_directory
 
-            write_directory(system.model, system.tokenizer, chunk_size, work / f"onnx-{chunk_size}", options.int8)
+            exports = Exports(chunk_size, int8=options.int8)
+            left = exports.left_context_frames
+            directory = work / directory_name(system.model.config.encoder.left_context, chunk_size, left)
+            write_directory(system.model, system.tokenizer, exports, directory)
         size = (work / WEIGHTS).stat().st_size
         card = model_card(name, system, options, results, notes, command, size)
         (work / CARD).write_text(card, encoding="utf-8")

@@ -3,81 +3,143 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sammo import geometry
-from sammo.data.features import SAMPLING_RATE, make_extractor
+from sammo.corpora import find_corpus
+from sammo.data.features import SAMPLING_RATE, load_audio, make_extractor
+from sammo.data.manifests import ManifestCuts
+from sammo.data.sources import Allowed
 from sammo.errors import UserError
-from sammo.export.deployed import NAMES, file_name, load_session
+from sammo.export.deployed import Session, load_session
+from sammo.export.graphs import EncoderGraph
+from sammo.options import Speech
 
 CHUNKS = 50  # with the state carried from one to the next
-TOLERANCE = 1e-3  # of encoder output, state and logits, see _deviation
+STREAMS = 2
+# Of encoder output, states and logits, see _deviation. In 16 bits weights are rounded; in 8 bits values need only be
+# numbers, and what they cost is a matter of error rates.
+TOLERANCES = {"float32": 1e-3, "float16": 5e-2, "int8": float("inf")}
 
 
 @torch.no_grad()
-def verify(graphs: dict[str, Any], directory: Path, int8: bool = False) -> float:
-    """The largest deviation of what onnxruntime computes from the files in ``directory``.
-
-    Two streams of noise with the modulation of speech, the second ending within the last chunk.
+def verify(
+    graphs: dict[str, Any], directory: Path, features: Tensor, runtime: str = "onnxruntime", precision: str = "float32"
+) -> float:
+    """The largest deviation of what a runtime computes from the files in ``directory``.
 
     Args:
       graphs: encoder, decoder and joiner, of PyTorch.
-      int8: compare encoder.int8.onnx, which may deviate by more and is only to give numbers.
+      features: (2, T, 80) of two streams for CHUNKS chunks, the second of which ends within the last one.
 
     Raises:
-      UserError: a value deviates by more than TOLERANCE.
+      UserError: a value deviates by more than its tolerance.
     """
-    quantized = {name: int8 and (directory / file_name(name, int8=True)).is_file() for name in NAMES}
-    sessions = {name: load_session(directory / file_name(name, quantized[name])) for name in NAMES}
+    sessions = {name: load_session(directory, name, runtime, precision) for name in graphs}
     encoder = graphs["encoder"]
-    x, h, c, x_lens = encoder.example(2)
-    shift = geometry.STRIDE * encoder.chunk_size
-    features = torch.stack([speechlike((CHUNKS - 1) * shift + x.shape[1], seed) for seed in range(2)])
-    ours = theirs = (h, c)
     worst, frames = 0.0, []
-    for chunk in range(CHUNKS):
-        x = features[:, chunk * shift : chunk * shift + x.shape[1]]
+    lengths = torch.tensor([encoder.window, encoder.window // 2])
+    theirs = run_chunks(encoder, sessions["encoder"], features, CHUNKS, lengths)
+    ours = run_chunks(encoder, _PyTorch(encoder), features, CHUNKS, lengths)
+    for chunk, (found, want) in enumerate(zip(theirs, ours)):
         if chunk == CHUNKS - 1:
-            x_lens = torch.tensor([x.shape[1], x.shape[1] // 2])
-        out, *ours = encoder(x, *ours, x_lens)
-        feed = {name: value.contiguous().numpy() for name, value in zip(encoder.inputs, (x, *theirs, x_lens))}
-        if chunk < CHUNKS - 1:
-            del feed["x_lens"]  # what sherpa-onnx does
-        found, *theirs = (torch.from_numpy(value) for value in sessions["encoder"].run(None, feed))
-        valid = min(geometry.output_frames(int(x_lens[1])), out.shape[1])
-        out[1, valid:], found[1, valid:] = 0.0, 0.0
-        worst = max([worst, *(_deviation(a, b) for a, b in zip((out, *ours), (found, *theirs)))])
-        frames.append(out[0])
+            valid = geometry.output_frames(int(lengths[1]))
+            for frames_of in (found[0], want[0]):
+                frames_of[1, valid:] = 0.0
+        worst = max([worst, *(_deviation(a, b) for a, b in zip(want, found))])
+        frames.append(torch.from_numpy(want[0][0]))
     worst = max(worst, _search_deviation(graphs, sessions, torch.cat(frames)[:200]))
-    if not worst <= (float("inf") if int8 else TOLERANCE):
-        which = "the int8 files give" if int8 else "the exported model gives"
-        raise UserError(f"{which} other values than PyTorch, by up to {worst:.2g} (limit {TOLERANCE:g}); nothing kept")
+    if not worst <= TOLERANCES[precision]:
+        limit = f"limit {TOLERANCES[precision]:g}"
+        raise UserError(
+            f"{runtime} {precision} gives other values than PyTorch, by up to {worst:.2g} ({limit}); nothing kept"
+        )
     return worst
 
 
-def _search_deviation(graphs: dict[str, Any], sessions: dict[str, Any], frames: Tensor) -> float:
+def run_chunks(
+    graph: EncoderGraph, session: Session, features: Tensor, chunks: int, last_lengths: Tensor | None = None
+) -> Iterator[list[np.ndarray]]:
+    """The outputs of chunk after chunk, the states carried.
+
+    Args:
+      graph: says what goes in.
+      features: (N, T, 80).
+      last_lengths: (N,) feature frames of the last chunk; before, and by default, they are not given, as by sherpa-onnx.
+    """
+    shift = geometry.STRIDE * graph.chunk_size
+    states = [state.numpy() for state in graph.start(features.shape[0])]
+    for chunk in range(chunks):
+        x = features[:, chunk * shift : chunk * shift + graph.window].contiguous().numpy()
+        feed = dict(zip(graph.inputs, (x, *states)))
+        if chunk == chunks - 1 and last_lengths is not None:
+            feed["x_lens"] = last_lengths.numpy()
+        outputs = session.run(feed)
+        states = outputs[1 : len(graph.outputs)]
+        yield outputs
+
+
+class _PyTorch:
+    """A graph of PyTorch as a session."""
+
+    def __init__(self, graph: EncoderGraph) -> None:
+        self._graph, self.metadata = graph, {}
+
+    def run(self, feed: Any) -> list[np.ndarray]:
+        tensors = [torch.from_numpy(feed[name]) for name in self._graph.inputs if name in feed]
+        if "x_lens" not in feed:
+            tensors.append(torch.full((len(tensors[0]),), self._graph.window))
+        return [value.contiguous().numpy() for value in self._graph(*tensors)]
+
+
+def _search_deviation(graphs: dict[str, Any], sessions: dict[str, Session], frames: Tensor) -> float:
     """Of decoder and joiner, for projected encoder frames (M, J) and contexts drawn at random."""
     predictor = graphs["decoder"].predictor
     generator = torch.Generator().manual_seed(0)
     shape = (frames.shape[0], predictor.context_size)
     contexts = torch.randint(-1, predictor.vocab_size, shape, generator=generator)
     predicted = graphs["decoder"](contexts)
-    logits = graphs["joiner"](frames, predicted)
-    found = sessions["decoder"].run(None, {"y": contexts.numpy()})[0]
+    logits = graphs["joiner"](frames, predicted).numpy()
+    found = sessions["decoder"].run({"y": contexts.numpy()})[0]
     given = {"encoder_out": frames.numpy(), "decoder_out": predicted.numpy()}
-    deviation = _deviation(predicted, torch.from_numpy(found))
-    return max(deviation, _deviation(logits, torch.from_numpy(sessions["joiner"].run(None, given)[0])))
+    return max(_deviation(predicted.numpy(), found), _deviation(logits, sessions["joiner"].run(given)[0]))
 
 
-def _deviation(ours: Tensor, theirs: Tensor) -> float:
+def _deviation(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The largest, as a share of the largest value where that is above 1; infinite where a value is no number."""
-    if ours.shape != theirs.shape or not bool(ours.isfinite().all() and theirs.isfinite().all()):
+    if ours.shape != theirs.shape or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return float("inf")
-    return float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1.0))
+    return float(np.abs(ours - theirs).max() / max(np.abs(ours).max(), 1.0)) if ours.size else 0.0
+
+
+# ------------------------------------------------------------------------------------ what to compare on
+
+
+def training_speech(speech: Speech, frames: int) -> Tensor | None:
+    """Features (2, frames, 80) of training cuts one after the other; None where there is no such part.
+
+    Never of evaluation parts: 8 bits are fitted to them.
+    """
+    corpus = find_corpus(speech.manifest_dir, speech.corpus)
+    path = corpus.manifest_path(speech.manifest_dir, corpus.train)
+    if not path.is_file():
+        return None
+    extractor, pieces, count = make_extractor(), [], 0
+    for cut in ManifestCuts([path], (), Allowed(urls=speech.allow_urls)):
+        if count >= STREAMS * frames:
+            break
+        samples = torch.from_numpy(load_audio(cut)).mean(0, keepdim=True)
+        pieces.append(torch.as_tensor(extractor.extract(samples.numpy(), SAMPLING_RATE)))
+        count += len(pieces[-1])
+    if count == 0:
+        return None
+    whole = torch.cat(pieces)
+    whole = whole.repeat(-(-STREAMS * frames // len(whole)), 1)  # of a very small corpus
+    return whole[: STREAMS * frames].view(STREAMS, frames, -1)
 
 
 def speechlike(frames: int, seed: int) -> Tensor:

@@ -139,7 +139,7 @@ def streaming_decode(
     failed = 0
     for chunking in settings(model, chunks):
         setting = _setting(model, info, source, search, streams, speech, chunking, deployment)
-        runtime = make_runtime(model, deployment, *chunking)
+        runtime = make_runtime(model, deployment, *chunking, source)
         for part in corpus.chosen(parts):
             inputs = inputs_of(corpus, speech, part, tokenizer)
             if not results.force and has_results(res_dir, setting, part, corpus.metric, inputs):
@@ -181,18 +181,18 @@ def _setting(
     dtype = state_dtype(streams) or torch.float32
     return dataclasses.replace(
         setting,
-        search="-".join(filter(None, (setting.search, _runtime_name(deployment)))),
+        search="-".join(filter(None, (setting.search, runtime_name(deployment)))),
         streaming=True,
         state_dtype=streams.state_dtype,
         state_bytes=setting.state_bytes * dtype.itemsize // 4,
     )
 
 
-def _runtime_name(deployment: Deployment) -> str:
+def runtime_name(deployment: Deployment) -> str:
     """What results of another runtime than PyTorch are marked with."""
     if deployment.runtime == "torch":
         return ""
-    return f"{deployment.runtime}-int8" if deployment.int8 else deployment.runtime
+    return "-".join((deployment.runtime, deployment.precision)).removesuffix("-float32")
 
 
 def _decode_part(

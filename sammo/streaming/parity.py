@@ -1,12 +1,13 @@
-"""Proof that simulated and real streaming are the same thing for a trained model.
+"""Proof that simulated and real streaming, in whatever runtime, are the same thing for a trained model.
 
-Both sides start from the same audio and compute its features themselves: the simulated one with lhotse on the whole
-utterance, the real one piece by piece. (Stored features may be compressed with losses; decode.py reads those unless
+All sides start from the same audio and compute its features themselves: the simulated one with lhotse on the whole
+utterance, the real ones piece by piece. (Stored features may be compressed with losses; decode.py reads those unless
 it is told --on-the-fly-feats true.)
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 from functools import partial
@@ -21,16 +22,17 @@ from sammo.data.datamodule import check_units
 from sammo.data.features import NUM_MEL_BINS, SAMPLING_RATE
 from sammo.data.sources import Allowed
 from sammo.data.transcripts import transcript
-from sammo.decoding import load_system, searcher_for
-from sammo.options import Chunks, Deployment, ModelSource, Search, Speech, Streams
+from sammo.decoding import Chunking, load_system, searcher_for
+from sammo.options import Chunks, Compared, Deployment, ModelSource, Search, Speech, Streams
 from sammo.progress import progress
 from sammo.scoring import count_errors
-from sammo.scoring.cer import error_rate, total
+from sammo.scoring.cer import Counts, error_rate, total
 from sammo.search import Searcher
-from sammo.streaming.decoding import cut_audio, part_cuts, settings, state_dtype
+from sammo.streaming.decoding import cut_audio, part_cuts, runtime_name, settings, state_dtype
 from sammo.streaming.features import make_fbank, num_frames
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
-from sammo.streaming.runtimes import EncoderRuntime, make_runtime
+from sammo.streaming.runtimes import EncoderRuntime, export_directory, make_runtime
+from sammo.streaming.sherpa import sherpa_way
 from sammo.transducer import Transducer
 
 T = TypeVar("T")
@@ -53,14 +55,33 @@ class Decoded(NamedTuple):
     frames: Tensor  # encoder outputs (T, C)
 
 
-class Parity(NamedTuple):
-    """The comparison of one part at one setting; see :func:`compare`."""
+class Way(NamedTuple):
+    """A way to decode chunk by chunk, compared with the whole utterances of simulated streaming."""
 
+    name: str
+    # audio of some utterances, the order to take them in -> what came out of each; a str is its error
+    decode: Callable[[Sequence[Tensor], Sequence[int]], list[Decoded | str]]
+    projects: bool = False  # whether its frames are those that the joiner adds
+    exact: bool = True  # whether tokens and time stamps are to be the same
+    to_text: Callable[[list[int]], str] | None = None  # None: as for all others
+
+
+class Parity(NamedTuple):
+    """What one way made of one part at one setting; see :func:`compare`."""
+
+    way: str
     utterances: int
-    identical: int  # utterances whose tokens and time stamps agree
-    max_deviation: float  # of any encoder output value of those
-    different: list[str]  # keys of the others
-    rates: tuple[float, float, float]  # percent: simulated, streaming, streaming with the state in 16 bit
+    identical: int  # utterances whose tokens and time stamps are those of the simulated pass
+    same_text: int
+    empty: int
+    counts: Counts  # errors against the reference
+    max_deviation: float  # of any encoder output value of the identical ones
+    different: list[str]  # keys of those that are not and should be
+
+    @property
+    def rate(self) -> float:
+        """Error rate in percent."""
+        return error_rate(self.counts)
 
 
 def decode_simulated(
@@ -116,6 +137,26 @@ def decode_streaming(
     return [decoded[index] for index in range(len(audio))]
 
 
+def torch_way(
+    model: Transducer,
+    searcher: Searcher,
+    chunk_size: int,
+    left_context_frames: int,
+    num_streams: int,
+    name: str = "chunk by chunk",
+    state_dtype: torch.dtype | None = None,
+    runtime: EncoderRuntime | None = None,
+    exact: bool = True,
+) -> Way:
+    """Concurrent streams; see :func:`decode_streaming`."""
+
+    def decode(audio: Sequence[Tensor], order: Sequence[int]) -> list[Decoded | str]:
+        setting = (model, searcher, audio, chunk_size, left_context_frames, num_streams)
+        return decode_streaming(*setting, state_dtype=state_dtype, order=order, runtime=runtime)
+
+    return Way(name, decode, runtime is not None and runtime.projects, exact)
+
+
 def compare(
     model: Transducer,
     searcher: Searcher,
@@ -124,42 +165,67 @@ def compare(
     chunk_size: int,
     left_context_frames: int,
     num_streams: int,
-    half: torch.dtype = torch.float16,
+    ways: Sequence[Way],
     seed: int = 0,
     metric: str = "CER",
-    runtime: EncoderRuntime | None = None,
-) -> Parity:
-    """Decodes each utterance three ways: simulated; chunk by chunk among ``num_streams`` concurrent streams in
-    shuffled order; and the latter with the state kept in ``half`` between chunks.
+) -> list[Parity]:
+    """Decodes each utterance simulated and in every way, in shuffled order; the first result is the simulated one's.
 
     Memory holds the audio and the encoder outputs of a few times ``num_streams`` utterances.
     """
     shuffle = random.Random(seed)
-    deviation, different = 0.0, []
-    counts: tuple[list, list, list] = ([], [], [])
+    simulating = Way("simulated", lambda audio, order: [])
+    tallies = [_Tally(way, to_text, metric) for way in (simulating, *ways)]
     for group in _groups(utterances, 4 * num_streams):
         audio = [utterance.load() for utterance in group]
         simulated: list[Decoded] = []
         for start in range(0, len(audio), num_streams):
             batch = audio[start : start + num_streams]
             simulated += decode_simulated(model, searcher, batch, chunk_size, left_context_frames)
+        projected = [_projected(model, decoded) for decoded in simulated] if any(w.projects for w in ways) else []
         order = shuffle.sample(range(len(audio)), len(audio))
-        setting = (model, searcher, audio, chunk_size, left_context_frames, num_streams)
-        streaming = decode_streaming(*setting, order=order, runtime=runtime)
-        halved = decode_streaming(*setting, state_dtype=half, order=order, runtime=runtime)
-        if runtime is not None and runtime.projects:
-            simulated = [_projected(model, decoded) for decoded in simulated]
-        for utterance, a, b, c in zip(group, simulated, streaming, halved):
-            if isinstance(b, str) or a.frames.shape != b.frames.shape or a[:2] != b[:2]:
-                different.append(utterance.key)
-            elif a.frames.numel():
-                deviation = max(deviation, float((a.frames - b.frames).abs().max()))
-            for way, counted in zip((a, b, c), counts):
-                text = "" if isinstance(way, str) else to_text(way.tokens)
-                counted.append(count_errors(utterance.reference, text, metric))
-    count = len(counts[0])
-    whole, by_chunk, by_chunk_half = (error_rate(total(counted)) for counted in counts)
-    return Parity(count, count - len(different), deviation, different, (whole, by_chunk, by_chunk_half))
+        for tally in tallies:
+            wanted = projected if tally.way.projects else simulated
+            found = simulated if tally.way is simulating else tally.way.decode(audio, order)
+            for utterance, want, have in zip(group, wanted, found):
+                tally.add(utterance, want, have)
+    return [tally.result() for tally in tallies]
+
+
+class _Tally:
+    """Counts what a way makes of one utterance after the other."""
+
+    def __init__(self, way: Way, to_text: Callable[[list[int]], str], metric: str) -> None:
+        self.way, self._to_text, self._metric = way, to_text, metric
+        self._counts: list[Counts] = []
+        self._same_text = self._empty = self._identical = 0
+        self._deviation, self._different = 0.0, []
+
+    def add(self, utterance: Utterance, want: Decoded, have: Decoded | str) -> None:
+        to_text = self.way.to_text or self._to_text
+        text = "" if isinstance(have, str) else to_text(have.tokens)
+        self._counts.append(count_errors(utterance.reference, text, self._metric))
+        self._same_text += text == self._to_text(want.tokens)
+        self._empty += not text
+        if isinstance(have, str) or have[:2] != want[:2] or have.frames.shape != want.frames.shape:
+            if self.way.exact:
+                self._different.append(utterance.key)
+            return
+        self._identical += 1
+        if want.frames.numel():
+            self._deviation = max(self._deviation, float((want.frames - have.frames).abs().max()))
+
+    def result(self) -> Parity:
+        return Parity(
+            self.way.name,
+            len(self._counts),
+            self._identical,
+            self._same_text,
+            self._empty,
+            total(self._counts),
+            self._deviation,
+            self._different,
+        )
 
 
 @torch.no_grad()
@@ -178,6 +244,36 @@ def _groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield group
 
 
+def make_ways(
+    model: Transducer,
+    searcher: Searcher,
+    chunking: Chunking,
+    source: ModelSource,
+    search: Search,
+    streams: Streams,
+    compared: Compared,
+) -> list[Way]:
+    """What the options ask to compare; UserError for what cannot run."""
+    setting = (model, searcher, *chunking, streams.num_decode_streams)
+    ways = []
+    if "torch" in compared.runtime:
+        half = state_dtype(streams) or torch.float16
+        ways.append(torch_way(*setting))
+        about = f"chunk by chunk, state in {str(half).removeprefix('torch.')}"
+        ways.append(torch_way(*setting, name=about, state_dtype=half, exact=False))
+    exported = [runtime for runtime in compared.runtime if runtime != "torch"]
+    for runtime, precision in itertools.product(exported, compared.precision):
+        deployment = Deployment(runtime, compared.onnx_dir, precision)
+        name = runtime_name(deployment)
+        if runtime == "sherpa-onnx":
+            directory = export_directory(model, source, deployment, *chunking)
+            ways.append(sherpa_way(directory, search, chunking.chunk_size, streams.num_decode_streams, precision, name))
+        else:
+            made = make_runtime(model, deployment, *chunking, source)
+            ways.append(torch_way(*setting, name=name, runtime=made, exact=precision == "float32"))
+    return ways
+
+
 def print_parity(
     source: ModelSource,
     chunks: Chunks,
@@ -186,53 +282,53 @@ def print_parity(
     speech: Speech,
     parts: Sequence[str],
     max_utterances: int,
-    deployment: Deployment = Deployment(),  # noqa: B008, a frozen dataclass
+    compared: Compared = Compared(),  # noqa: B008, a frozen dataclass
 ) -> int:
-    """Prints the table, a row a part and setting; 1 if any utterance came out differently.
+    """Prints the table, a row a part, setting and way; 1 if any utterance came out differently where it should not.
 
     ``max_utterances`` of a part; 0: all.
     """
     model, tokenizer, info = load_system(source, speech)
     corpus = find_corpus(speech.manifest_dir, speech.corpus)
     check_units(corpus, tokenizer)
-    metric = corpus.metric
     mode = speech.transcript_mode or info.transcript_mode
-    half = state_dtype(streams) or torch.float16
-    print(
-        f"{info.encoder}, {info.checkpoint}; {search.decoding_method}, {streams.num_decode_streams} streams, "
-        f"{deployment.runtime}{' int8' if deployment.int8 else ''}\n"
-    )
-    print(
-        "| part | chunk | left context | utterances | identical | max deviation "
-        f"| {metric} simulated | {metric} chunk by chunk | {metric}, state in {str(half).removeprefix('torch.')} |"
-    )
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    searcher = searcher_for(model, search, tokenizer)
+    everything = [
+        (chunking, make_ways(model, searcher, chunking, source, search, streams, compared))
+        for chunking in settings(model, chunks)
+    ]
+    print(f"{info.encoder}, {info.checkpoint}; {search.decoding_method}, {streams.num_decode_streams} streams\n")
+    titles = "part,chunk,left context,way,utterances,identical,same text,max deviation"
+    columns = [*titles.split(","), corpus.metric, "del", "ins", "sub", "empty"]
+    print(f"| {' | '.join(columns)} |\n|---|---:|---:|---|{'---:|' * (len(columns) - 4)}")
     different = 0
     for part in corpus.chosen(parts):
         cuts = part_cuts(corpus, speech.manifest_dir, part, mode, tokenizer, Allowed(urls=speech.allow_urls))
         cuts = cuts[: max_utterances or None]
-        for chunk_size, left in settings(model, chunks):
+        for (chunk_size, left), ways in everything:
             utterances = (Utterance(cut.id, partial(cut_audio, cut), transcript(cut, mode)) for cut in cuts)
-            runtime = make_runtime(model, deployment, chunk_size, left)
-            found = compare(
+            rows = compare(
                 model,
-                searcher_for(model, search, tokenizer),
+                searcher,
                 progress(utterances, len(cuts), f"{part}, chunk {chunk_size}"),
                 tokenizer.decode,
                 chunk_size,
                 left,
                 streams.num_decode_streams,
-                half,
-                metric=metric,
-                runtime=runtime,
+                ways,
+                metric=corpus.metric,
             )
-            different += len(found.different)
-            rates = " | ".join(f"{rate:.2f}" for rate in found.rates)
-            print(
-                f"| {part} | {chunk_size} | {left} | {found.utterances} | {found.identical} "
-                f"| {found.max_deviation:.1e} | {rates} |",
-                flush=True,
-            )
-            for key in found.different[:5]:
-                print(f"different: {part} {key}, chunk {chunk_size}, left context {left}", file=sys.stderr)
+            for row in rows:
+                different += len(row.different)
+                print(_row(part, chunk_size, left, row), flush=True)
+                for key in row.different[:5]:
+                    print(f"different: {part} {key}, chunk {chunk_size}, left {left}, {row.way}", file=sys.stderr)
     return 1 if different else 0
+
+
+def _row(part: str, chunk_size: int, left: int, found: Parity) -> str:
+    counts = found.counts
+    shares = [100.0 * count / max(counts.ref, 1) for count in (counts.dels, counts.ins, counts.subs)]
+    cells = [part, chunk_size, left, found.way, found.utterances, found.identical, found.same_text]
+    cells += [f"{found.max_deviation:.1e}" if found.identical else "-", f"{found.rate:.2f}"]
+    return f"| {' | '.join(map(str, [*cells, *(f'{share:.2f}' for share in shares), found.empty]))} |"

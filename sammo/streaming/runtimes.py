@@ -1,4 +1,4 @@
-"""Who computes the encoder's step of a streaming recognizer: PyTorch, or onnxruntime from exported files."""
+"""Who computes the encoder's step of a streaming recognizer: PyTorch, or onnxruntime or OpenVINO from exported files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sammo import geometry
 from sammo.checkpoint.schema import weights_digest
 from sammo.encoder import Encoder
 from sammo.errors import UserError
-from sammo.export.deployed import file_name, load_session, read_facts
-from sammo.export.graphs import StateLayout
-from sammo.options import Deployment
+from sammo.export.deployed import Facts, Session, default_directory, file_name, load_session
+from sammo.export.states import state_layout
+from sammo.options import Deployment, ModelSource
 from sammo.transducer import Transducer
 
 
@@ -73,35 +73,38 @@ class TorchRuntime:
         return RuntimeOutput(*output)
 
 
-class OnnxRuntime:
-    """An exported encoder. Its state is the packed one, (N, S), so that snapshots go from one runtime to the other.
+class ExportedRuntime:
+    """An exported encoder, in onnxruntime or OpenVINO. Its state packs as the encoder's own does, so that snapshots go from
+    one runtime to the other.
 
     Args:
-      directory: of ``sammo export``.
+      session: of the encoder.
+      path: what to call it in errors.
       model: what it must have been made from; PyTorch still computes predictor and joiner.
-      chunk_size: embed frames (50 Hz), the ones it must have been made for.
-      int8: take encoder.int8.onnx.
+      chunk_size, left_context_frames: embed frames (50 Hz), the ones it must have been made for.
     """
 
     projects = True
 
-    def __init__(self, directory: str | Path, model: Transducer, chunk_size: int, int8: bool = False) -> None:
-        path = Path(directory) / file_name("encoder", int8)
-        self._session = load_session(path, torch.get_num_threads())
-        facts = read_facts(self._session, path)
-        if facts.chunk_size != chunk_size:
-            raise UserError(
-                f"{path} was exported for chunks of {facts.chunk_size} frames, not {chunk_size}: "
-                f"pass --chunk-size {facts.chunk_size}, or export it again"
-            )
+    def __init__(
+        self, session: Session, path: Path, model: Transducer, chunk_size: int, left_context_frames: int = 0
+    ) -> None:
+        self._session, facts = session, Facts.of(session, path)
+        left = left_context_frames if model.config.encoder.left_context else 0
+        for option, has, wanted in (
+            ("--chunk-size", facts.chunk_size, chunk_size),
+            ("--left-context-frames", facts.left_context_frames, left),
+        ):
+            if has != wanted:
+                raise UserError(f"{path} was exported for {option} {has}, not {wanted}: pass {has}, or export it again")
         if facts.weights != weights_digest(model.state_dict()):
             raise UserError(f"{path} was exported from other weights than those of the checkpoint: export it again")
-        self.chunk_size, self.layout = chunk_size, StateLayout(facts.hidden, facts.cell)
+        self.chunk_size, self.layout = chunk_size, state_layout(model.encoder, left)
 
-    def init_state(self) -> Tensor:
-        return torch.zeros(1, sum(self.layout))
+    def init_state(self) -> Any:
+        return self.layout.start()
 
-    def of_width(self, chunk_size: int) -> OnnxRuntime:
+    def of_width(self, chunk_size: int) -> ExportedRuntime:
         if chunk_size != self.chunk_size:
             raise UserError(
                 f"this export runs chunks of {self.chunk_size} frames only, not {chunk_size}: take --runtime torch, or export "
@@ -109,23 +112,45 @@ class OnnxRuntime:
             )
         return self
 
-    def step(self, features: Tensor, lengths: Tensor, state: Tensor) -> RuntimeOutput:
-        hidden, cell = self.layout.split(state)
-        inputs = {"x": features, "h": hidden, "c": cell}
+    def step(self, features: Tensor, lengths: Tensor, state: Any) -> RuntimeOutput:
+        inputs = dict(zip(("x", *self.layout.names), (features, *self.layout.feed(state))))
         if bool((lengths < features.shape[1]).any()):
             inputs["x_lens"] = lengths
-        found = self._session.run(None, {name: value.contiguous().numpy() for name, value in inputs.items()})
-        frames, hidden, cell = (torch.from_numpy(value) for value in found)
+        found = self._session.run({name: value.contiguous().numpy() for name, value in inputs.items()})
+        frames, *states = (torch.from_numpy(value) for value in found)
         lengths = geometry.output_frames(lengths).clamp(max=frames.shape[1])
-        return RuntimeOutput(frames, lengths, self.layout.join(hidden, cell))
+        return RuntimeOutput(frames, lengths, self.layout.keep(states))
+
+
+def export_directory(
+    model: Transducer,
+    source: ModelSource | None,
+    deployment: Deployment,
+    chunk_size: int,
+    left_context_frames: int,
+) -> Path:
+    """The one of the options, or where ``sammo export`` writes by default."""
+    if deployment.onnx_dir is not None:
+        return deployment.onnx_dir
+    if source is None:
+        raise UserError(f"--runtime {deployment.runtime} needs --onnx-dir, the directory that sammo export wrote")
+    return default_directory(source, model.config.encoder.left_context, chunk_size, left_context_frames)
 
 
 def make_runtime(
-    model: Transducer, deployment: Deployment, chunk_size: int, left_context_frames: int = 0
+    model: Transducer,
+    deployment: Deployment,
+    chunk_size: int,
+    left_context_frames: int = 0,
+    source: ModelSource | None = None,
 ) -> EncoderRuntime:
-    """What the options ask for; UserError where it cannot run."""
-    if deployment.runtime == "torch":
+    """What the options ask for, of the model that comes from ``source``; UserError where it cannot run."""
+    runtime, precision = deployment.runtime, deployment.precision
+    if runtime == "torch":
+        if precision != "float32":
+            raise UserError(f"--precision {precision} is of exported models: pass --runtime onnxruntime or openvino")
         return TorchRuntime(model.encoder, chunk_size, left_context_frames)
-    if deployment.onnx_dir is None:
-        raise UserError("--runtime onnxruntime needs --onnx-dir, the directory that sammo export wrote")
-    return OnnxRuntime(deployment.onnx_dir, model, chunk_size, deployment.int8)
+    directory = export_directory(model, source, deployment, chunk_size, left_context_frames)
+    session = load_session(directory, "encoder", runtime, precision)
+    path = directory / file_name("encoder", precision, runtime)
+    return ExportedRuntime(session, path, model, chunk_size, left_context_frames)

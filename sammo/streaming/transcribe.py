@@ -116,7 +116,7 @@ def make_sessions(
         raise UserError("give one --chunk-size and one --left-context-frames to transcribe with")
     model, tokenizer, _ = load_system(source)
     (chunking,) = settings(model, chunks)
-    searcher, runtime = searcher_for(model, search, tokenizer), make_runtime(model, deployment, *chunking)
+    searcher, runtime = searcher_for(model, search, tokenizer), make_runtime(model, deployment, *chunking, source)
     return Sessions(StreamingRecognizer(model, searcher, *chunking, state_dtype(streams), runtime=runtime), tokenizer)
 
 

@@ -1,116 +1,96 @@
-"""Exported models: onnxruntime and sherpa-onnx compute what PyTorch does."""
+"""Exported models: onnxruntime, OpenVINO and sherpa-onnx compute what PyTorch does."""
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
-from fixtures.streaming import VOCAB_SIZE, make_model, speech
+from fixtures.export import missing, pieces, small_model, tokenizer
+from fixtures.streaming import SETTINGS, VOCAB_SIZE, make_model, speech
 
-from sammo.data.tokens import BLANK, SOS_EOS, UNKNOWN, CharTokenizer
-from sammo.encoder.state import pack_state, unpack_state
+from sammo.encoder.state import pack_state
 from sammo.errors import UserError
-from sammo.export import deployed, verify
-from sammo.export.graphs import EncoderGraph, StateLayout
-from sammo.export.onnx import check_exportable, write_directory
-from sammo.options import Deployment
-from sammo.recording import softplus
+from sammo.export import deployed, onnx, quantize, verify
+from sammo.export.deployed import OnnxSession
+from sammo.export.graphs import EncoderGraph
+from sammo.export.onnx import check_exportable, write_directory, write_graph
+from sammo.options import Deployment, Exports
 from sammo.search import make_searcher
-from sammo.streaming.parity import Utterance, compare, decode_streaming
+from sammo.streaming.parity import Utterance, compare, decode_streaming, torch_way
 from sammo.streaming.recognizer import StreamingRecognizer
-from sammo.streaming.runtimes import OnnxRuntime, make_runtime
+from sammo.streaming.runtimes import make_runtime
 from sammo.transducer import Transducer, model_config
 
 CHUNK = 32
-PIECES = [BLANK, *(chr(0x3042 + index) for index in range(VOCAB_SIZE - 3)), UNKNOWN, SOS_EOS]
-
-
-def missing(*modules: str) -> pytest.MarkDecorator:
-    """Skips where a package of requirements-deploy.txt is not installed."""
-    lacking = [module for module in modules if importlib.util.find_spec(module) is None]
-    return pytest.mark.skipif(bool(lacking), reason=f"needs {', '.join(lacking)}")
-
+FILE_NAMES = {"encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt"}
+PIECES = pieces(VOCAB_SIZE)
+LEFT = dict(SETTINGS)
 
 needs_onnx = missing("onnx", "onnxruntime")
 needs_sherpa = missing("onnx", "onnxruntime", "sherpa_onnx")
+needs_openvino = missing("onnx", "onnxruntime", "openvino", "nncf")
 
 
-@pytest.fixture(scope="module")
-def model() -> Transducer:
-    made = make_model("sammo")
+@pytest.fixture(autouse=True, scope="module")
+def fewer_chunks():
+    """Six chunks show a state that is lost as well as fifty do."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (verify, onnx):
+            patch.setattr(module, "CHUNKS", 6)
+        yield
+
+
+@pytest.fixture(scope="module", params=["sammo", "zipformer"])
+def model(request) -> Transducer:
+    made = make_model(request.param)
     with torch.no_grad():  # sherpa-onnx leaves out <unk>, which decode.py counts as an error
         made.joiner.output_linear.bias[-2:] = -100.0
     return made
 
 
 @pytest.fixture(scope="module")
-def directory(model, tmp_path_factory):
+def left(model) -> int:
+    return LEFT[model.config.encoder.name]
+
+
+@pytest.fixture(scope="module")
+def directory(model, left, fewer_chunks, tmp_path_factory):
     out = tmp_path_factory.mktemp("export") / "onnx"
-    write_directory(model, CharTokenizer(PIECES), CHUNK, out, int8=True)
+    write_directory(model, tokenizer(VOCAB_SIZE), Exports(CHUNK, left), out)
     return out
 
 
-def test_the_packed_state_is_the_state(model):
-    layout = StateLayout.of(model.encoder)
-    state = model.encoder.init_state(3)
-    packed = torch.randn(3, sum(layout))
-    hidden, cell = layout.split(packed)
-    assert hidden.shape == (1, 3, layout.hidden) and cell.shape == (1, 3, layout.cell)
-    assert torch.equal(layout.join(hidden, cell), packed)
-    assert torch.equal(pack_state(unpack_state(packed, state)), packed)
-    assert pack_state(state).shape == packed.shape and not pack_state(state).any()
-
-
-def test_the_graph_is_the_encoder(model):
-    graph, features = EncoderGraph(model, CHUNK), torch.randn(2, 77, 80)
-    _, *state, lengths = graph.example(2)
-    with torch.no_grad():
-        out, hidden, cell = graph(features, *state, lengths)
-        want = model.encoder(features, lengths, model.encoder.init_state(2), chunk_size=CHUNK)
-        torch.testing.assert_close(out, model.joiner.encoder_proj(want.frames))
-    torch.testing.assert_close(graph.layout.join(hidden, cell), pack_state(want.state))
-
-
-def test_softplus_of_exports():
-    class Softplus(torch.nn.Module):
-        def forward(self, x):
-            return softplus(x)
-
-    x = torch.linspace(-120.0, 120.0, 1001)
-    traced = torch.jit.trace(Softplus(), x)
-    torch.testing.assert_close(traced(x), torch.nn.functional.softplus(x), atol=2e-7, rtol=1e-6)
-
-
 @needs_onnx
-def test_files(directory):
-    names = {"encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt", "encoder.int8.onnx", "joiner.int8.onnx"}
-    assert {path.name for path in directory.iterdir()} == names
+def test_files(model, directory):
+    assert {path.name for path in directory.iterdir()} == FILE_NAMES
     assert not [path for path in directory.parent.iterdir() if path != directory]
-    values = deployed.load_session(directory / "encoder.onnx").get_modelmeta().custom_metadata_map
-    assert (values["model_type"], values["T"], values["decode_chunk_len"]) == ("lstm", "77", "64")
+    values = deployed.load_session(directory, "encoder").metadata
+    kinds = {"sammo": "lstm", "zipformer": "zipformer2"}
+    assert values["model_type"] == kinds[model.config.encoder.name]
+    assert (values["T"], values["decode_chunk_len"]) == ("77", "64")
 
 
 @needs_onnx
-def test_onnxruntime_finds_the_same_tokens(model, directory):
-    runtime = OnnxRuntime(directory, model, CHUNK)
+def test_onnxruntime_finds_the_same_tokens(model, left, directory):
+    runtime = make_runtime(model, Deployment("onnxruntime", directory), CHUNK, left)
     lengths = (1.3, 4.0, 2.27, 0.1, 3.1)
     audio = [speech(seconds, seed) for seed, seconds in enumerate(lengths)]
     utterances = [Utterance(str(index), lambda samples=samples: samples, "") for index, samples in enumerate(audio)]
     for method in ("greedy_search", "modified_beam_search"):
         searcher = make_searcher(model, method)
-        found = compare(model, searcher, utterances, str, CHUNK, 0, 3, runtime=runtime)
-        assert not found.different and found.max_deviation < 1e-3
-    tokens = [decoded.tokens for decoded in decode_streaming(model, searcher, audio, CHUNK, 0, 3, runtime=runtime)]
+        ways = [torch_way(model, searcher, CHUNK, left, 3, runtime=runtime)]
+        found = compare(model, searcher, utterances, str, CHUNK, left, 3, ways)[1]
+        assert found.identical == len(audio) and 0 < found.max_deviation < 1e-3
+    tokens = [decoded.tokens for decoded in decode_streaming(model, searcher, audio, CHUNK, left, 3, runtime=runtime)]
     assert sum(map(len, tokens)) > 20
 
 
 @needs_onnx
-def test_snapshots_go_from_one_runtime_to_the_other(model, directory):
+def test_snapshots_go_from_one_runtime_to_the_other(model, left, directory):
     audio, searcher = speech(4.0, 7), make_searcher(model, "greedy_search")
-    want = decode_streaming(model, searcher, [audio], CHUNK, 0, 1)[0].tokens
-    torch_streams = StreamingRecognizer(model, searcher, CHUNK)
-    onnx_streams = StreamingRecognizer(model, searcher, CHUNK, runtime=OnnxRuntime(directory, model, CHUNK))
+    want = decode_streaming(model, searcher, [audio], CHUNK, left, 1)[0].tokens
+    torch_streams = StreamingRecognizer(model, searcher, CHUNK, left)
+    runtime = make_runtime(model, Deployment("onnxruntime", directory), CHUNK, left)
+    onnx_streams = StreamingRecognizer(model, searcher, CHUNK, left, runtime=runtime)
     for first, second in ((torch_streams, onnx_streams), (onnx_streams, torch_streams)):
         begun = first.open()
         begun.accept_audio(audio[:30000])
@@ -127,7 +107,7 @@ def test_snapshots_go_from_one_runtime_to_the_other(model, directory):
 
 
 @needs_sherpa
-def test_sherpa_onnx_transcribes_as_pytorch_does(model, directory):
+def test_sherpa_onnx_transcribes_as_pytorch_does(model, left, directory):
     import sherpa_onnx
 
     audio = [speech(seconds, seed) for seed, seconds in ((11, 5.0), (12, 7.3))]
@@ -147,56 +127,163 @@ def test_sherpa_onnx_transcribes_as_pytorch_does(model, directory):
         recognizer.decode_streams(ready)
     texts = [recognizer.get_result(stream) for stream in streams]
     searcher = make_searcher(model, "greedy_search")
-    for text, decoded in zip(texts, decode_streaming(model, searcher, audio, CHUNK, 0, 2)):
+    for text, decoded in zip(texts, decode_streaming(model, searcher, audio, CHUNK, left, 2)):
         # sherpa-onnx waits for whole windows, so that the end of the audio is still to come.
         want = "".join(PIECES[token] for token in decoded.tokens)
         assert len(text) > 10 and want.startswith(text.replace(" ", ""))
 
 
+# ------------------------------------------------------------------------------------ every encoder, every precision
+
+
 @needs_onnx
-def test_what_cannot_run_is_one_line(model, directory, tmp_path, monkeypatch):
-    def problem(**options) -> str:
-        chunk = options.pop("chunk_size", CHUNK)
+@pytest.mark.parametrize(
+    "name, options, chunk",
+    [
+        ("sammo", dict(), 64),  # several blocks of the scan
+        ("sammo", dict(mixer="gated_delta"), 64),
+        ("sammo", dict(mixer="none"), 16),
+        ("sammo", dict(left_context=True), 16),
+        ("zipformer", dict(mask_padding=False), 16),  # as icefall's
+        ("conformer", dict(), 16),
+    ],
+)
+def test_every_encoder_exports(tmp_path, name, options, chunk):
+    """write_directory compares the files with PyTorch; a state that is not carried would show."""
+    model = small_model(name, **options)
+    write_directory(model, tokenizer(12), Exports(chunk, 32), tmp_path / "onnx")
+    runtime = make_runtime(model, Deployment("onnxruntime", tmp_path / "onnx"), chunk, 32)
+    packed, own = pack_state(runtime.init_state()), pack_state(model.encoder.init_state(1, 32))
+    assert torch.equal(packed, own)
+
+
+@pytest.fixture(scope="module")
+def smaller(fewer_chunks, tmp_path_factory):
+    """A model and its export in all precisions and for all runtimes."""
+    made, out = small_model("zipformer"), tmp_path_factory.mktemp("precisions") / "onnx"
+    write_directory(made, tokenizer(12), Exports(16, 32, fp16=True, int8=True, openvino=True), out)
+    return made, out
+
+
+@needs_openvino
+def test_precisions(smaller):
+    """What is written narrower is smaller, and further from PyTorch than float32 is, but not far."""
+    made, out = smaller
+    audio, deviation = [speech(2.0, 5)], {}
+    frames = made.joiner.encoder_proj(
+        decode_streaming(made, make_searcher(made, "greedy_search"), audio, 16, 32, 1)[0].frames
+    )
+    for runtime in ("onnxruntime", "openvino"):
+        for precision in ("float32", "float16", "bfloat16", "int8"):
+            if (runtime, precision) == ("onnxruntime", "bfloat16"):
+                continue
+            exported = make_runtime(made, Deployment(runtime, out, precision), 16, 32)
+            found = decode_streaming(made, make_searcher(made, "greedy_search"), audio, 16, 32, 1, runtime=exported)[0]
+            deviation[runtime, precision] = float((found.frames - frames).abs().max() / frames.abs().max())
+    assert max(deviation["onnxruntime", "float32"], deviation["openvino", "float32"]) < 1e-4
+    for (_, precision), found in deviation.items():
+        assert precision == "float32" or 1e-5 < found < 0.2, deviation
+    full, *narrow = ((out / f"encoder{kind}.bin").stat().st_size for kind in ("", ".fp16", ".int8"))
+    assert all(size < 0.7 * full for size in narrow)
+
+
+@needs_onnx
+def test_layers_that_lose_most_stay_in_float(tmp_path):
+    """One input feature of a layer that is a thousand times as large as the others takes all steps of 8 bits."""
+    model = small_model("sammo")
+    graph = EncoderGraph(model, 16)
+    with torch.no_grad():
+        layer = model.encoder.stacks[0].layers[0].feedforward1
+        layer.in_proj.bias[0] = 2000.0
+        layer.out_proj.linear.weight[:, 0] = 0.0
+    write_graph(graph, tmp_path / "encoder.onnx", {})
+    features = torch.stack([verify.speechlike(900, seed) for seed in range(2)])
+    errors = dict(quantize.product_errors(graph, tmp_path / "encoder.onnx", features))
+    worst = max(errors, key=errors.__getitem__)
+    assert "stacks.0/layers.0/feedforward1" in worst, worst
+    assert quantize.sensitive_products(graph, tmp_path / "encoder.onnx", features)[0] == worst
+    quantize.quantize(tmp_path / "encoder.onnx", tmp_path / "all.onnx")
+    quantize.quantize(tmp_path / "encoder.onnx", tmp_path / "kept.onnx", [worst])
+    whole = OnnxSession(tmp_path / "encoder.onnx", 1)
+    wanted = next(quantize.run_chunks(graph, whole, features, 1))[0]
+    off = {}
+    for name in ("all", "kept"):
+        session = OnnxSession(tmp_path / f"{name}.onnx", 1)
+        off[name] = abs(next(quantize.run_chunks(graph, session, features, 1))[0] - wanted).max()
+    assert off["kept"] < 0.5 * off["all"], off
+
+
+# ------------------------------------------------------------------------------------ what cannot be
+
+
+@needs_openvino
+def test_what_cannot_run_is_one_line(smaller, tmp_path, monkeypatch):
+    made, out = smaller
+
+    def problem(
+        runtime: str = "onnxruntime", model: Transducer = made, chunk: int = 16, left: int = 32, **options
+    ) -> str:
         with pytest.raises(UserError) as error:
-            make_runtime(options.pop("model", model), Deployment("onnxruntime", **options), chunk)
+            make_runtime(model, Deployment(runtime, **options), chunk, left)
         return str(error.value)
 
     assert "needs --onnx-dir" in problem()
+    assert "is of exported models" in problem("torch", precision="int8")
+    assert "no bfloat16 on CPUs" in problem(onnx_dir=out, precision="bfloat16")
     assert "no directory" in problem(onnx_dir=tmp_path / "none")
-    assert "lacks encoder.onnx" in problem(onnx_dir=tmp_path)
-    assert "chunks of 32 frames, not 16" in problem(onnx_dir=directory, chunk_size=16)
-    assert "other weights" in problem(onnx_dir=directory, model=Transducer(model.config).eval())
-    content = (directory / "encoder.onnx").read_bytes()
-    (tmp_path / "encoder.onnx").write_bytes(content[: len(content) // 2])
-    assert "no ONNX model that onnxruntime can load" in problem(onnx_dir=tmp_path)
-    (tmp_path / "encoder.onnx").write_bytes((directory / "joiner.onnx").read_bytes())
-    assert "was not made by sammo export" in problem(onnx_dir=tmp_path)
+    assert "lacks encoder.onnx; make it again with sammo export" in problem(onnx_dir=tmp_path)
+    assert "lacks encoder.int8.xml" in problem("openvino", onnx_dir=tmp_path, precision="int8")
+    assert "sammo export --openvino true --int8 true" in problem("openvino", onnx_dir=tmp_path, precision="int8")
+    assert "for --chunk-size 16, not 32: pass 16" in problem(onnx_dir=out, chunk=32)
+    assert "for --left-context-frames 32, not 64: pass 32" in problem(onnx_dir=out, left=64)
+    assert "other weights" in problem(onnx_dir=out, model=Transducer(made.config).eval())
+    for suffix, runtime in ((".onnx", "onnxruntime"), (".xml", "openvino")):
+        content = (out / f"encoder{suffix}").read_bytes()
+        (tmp_path / f"encoder{suffix}").write_bytes(content[: len(content) // 2])
+        assert f"no model that {runtime} can load" in problem(runtime, onnx_dir=tmp_path)
+        (tmp_path / f"encoder{suffix}").write_bytes((out / f"joiner{suffix}").read_bytes())
+        (tmp_path / "encoder.bin").write_bytes((out / "joiner.bin").read_bytes())
+        assert "was not made by this version of sammo export" in problem(runtime, onnx_dir=tmp_path)
     monkeypatch.setattr(deployed, "is_installed", lambda module: False)
-    assert "onnxruntime is not installed: pip install -r requirements-deploy.txt" in problem(onnx_dir=directory)
+    assert "openvino is not installed: pip install -r requirements-deploy.txt" in problem("openvino", onnx_dir=out)
 
 
-def test_what_cannot_be_exported_is_one_line(model):
-    for name, options, chunk, line in (
-        ("zipformer", {}, 32, "keeps a left context: sherpa-onnx runs such models as zipformer2"),
-        ("sammo", dict(mixer="gated_delta"), 32, "triangular systems"),
-        ("sammo", dict(blank_id=3), 32, "takes only 0"),
-        ("sammo", {}, 30, "use a positive multiple of 4"),
-        ("sammo", {}, -1, "above 0"),
+def test_what_cannot_be_exported_is_one_line():
+    for name, options, chunk, left, line in (
+        ("sammo", dict(blank_id=3), 32, 0, "takes only 0"),
+        ("sammo", {}, 30, 0, "use a positive multiple of 4"),
+        ("sammo", {}, -1, 0, "above 0"),
+        ("zipformer", {}, 32, -1, "left context that ends"),
+        ("zipformer", {}, 32, 30, "left context 30 does not work"),
     ):
+        model = Transducer(model_config(name, "tiny", vocab_size=9, **options))
         with pytest.raises(UserError, match=line):
-            check_exportable(Transducer(model_config(name, "tiny", vocab_size=9, **options)), chunk)
+            check_exportable(model, Exports(chunk, left))
+    with pytest.raises(UserError, match="256 channels, and sherpa-onnx runs a zipformer2 with 128 at most"):
+        EncoderGraph(small_model("zipformer", frontend_channels=(4, 8, 256)), 16, 32)
 
 
-def test_a_snapshot_of_another_model_is_one_line(model):
-    recognizer = StreamingRecognizer(model, make_searcher(model, "greedy_search"), CHUNK)
+def test_a_snapshot_of_another_model_is_one_line():
+    made = small_model("sammo")
+    recognizer = StreamingRecognizer(made, make_searcher(made, "greedy_search"), CHUNK)
     snapshot = recognizer.snapshot(recognizer.open())
     with pytest.raises(UserError, match="of another model"):
         recognizer.open(snapshot=snapshot._replace(state=torch.zeros(1, 7)))
 
 
 @needs_onnx
-def test_an_export_that_deviates_is_not_kept(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(verify, "TOLERANCE", -1.0)
+def test_an_export_that_deviates_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setitem(verify.TOLERANCES, "float32", -1.0)
     with pytest.raises(UserError, match="other values than PyTorch"):
-        write_directory(model, CharTokenizer(PIECES), 8, tmp_path / "onnx")
+        write_directory(small_model("sammo"), tokenizer(12), Exports(8), tmp_path / "onnx")
     assert not list(tmp_path.iterdir())
+
+
+@needs_onnx
+def test_an_export_takes_the_place_of_the_one_before(tmp_path):
+    made, out = small_model("conformer"), tmp_path / "onnx"
+    write_directory(made, tokenizer(12), Exports(8, 32, fp16=True), out)
+    (out / "README.md").write_text("mine")
+    assert (out / "encoder.fp16.onnx").is_file()
+    write_directory(made, tokenizer(12), Exports(8, 32), out)
+    assert {path.name for path in out.iterdir()} == {*FILE_NAMES, "README.md"}

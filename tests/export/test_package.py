@@ -271,19 +271,21 @@ def test_byte_pairs_travel_with_their_checksum(tmp_path):
 def test_an_export_in_a_package_is_of_its_weights(work, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
+    from sammo.options import Deployment
     from sammo.search import make_searcher
     from sammo.streaming.recognizer import StreamingRecognizer
-    from sammo.streaming.runtimes import OnnxRuntime
+    from sammo.streaming.runtimes import make_runtime
     from sammo.streaming.session import Sessions
 
     out = make(work, tmp_path / "both", "--dtype", "float16", "--onnx-chunk-size", "16")
     assert "onnx-16/encoder.onnx" in (out / "SHA256SUMS").read_text()
+    deployment = Deployment("onnxruntime", out / "onnx-16")
     with pytest.raises(UserError, match="from other weights"):
-        OnnxRuntime(out / "onnx-16", load_model(work / "exp")[0], 16)
+        make_runtime(load_model(work / "exp")[0], deployment, 16)
     # A session goes from one runtime to the other.
     model, tokenizer, _ = sammo.from_pretrained(out)
     found = []
-    for runtime in (None, OnnxRuntime(out / "onnx-16", model, 16)):
+    for runtime in (None, make_runtime(model, deployment, 16)):
         owners = [
             Sessions(StreamingRecognizer(model, make_searcher(model), 16, runtime=chosen), tokenizer)
             for chosen in (None, runtime)

@@ -13,16 +13,18 @@ import pytest
 import soundfile
 import torch
 from fixtures.data import make_corpus
+from fixtures.export import missing
 from fixtures.streaming import make_model, speech
 from fixtures.training import checkpoint_of
 from lhotse import CutSet
 
 from sammo.checkpoint import write_checkpoint
 from sammo.commands import decode as simulated
-from sammo.commands import parity, streaming_decode, transcribe
+from sammo.commands import export, parity, streaming_decode, transcribe
 from sammo.data.manifests import read_cuts, write_cuts
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
+from sammo.export import onnx, verify
 from sammo.scoring import read_results
 from sammo.streaming.decoding import delay_summary
 
@@ -67,10 +69,13 @@ def test_parity_command(work, name, capsys):
     args += ["--decoding-method", "greedy_search"]
     assert parity.run(options(parity, work, *args)) == 0
     table = rows(capsys.readouterr().out)
-    assert len(table) == 2 * 2 * (1 if name == "sammo" else 2)
-    for row in table:
-        assert row[3] == row[4] == "5" and float(row[5]) < 1e-3
-        assert row[6] == row[7] != "0.00"
+    assert len(table) == 3 * 2 * 2 * (1 if name == "sammo" else 2)
+    for whole, streamed, halved in zip(table[::3], table[1::3], table[2::3]):
+        assert [row[3] for row in (whole, streamed)] == ["simulated", "chunk by chunk"]
+        assert streamed[4] == streamed[5] == streamed[6] == "5" and float(streamed[7]) < 1e-3
+        assert streamed[8:] == whole[8:] and streamed[8] != "0.00"
+        assert halved[3] == "chunk by chunk, state in float16" and (halved[7] == "-" or float(halved[7]) > 1e-6)
+        assert float(streamed[8]) == pytest.approx(sum(map(float, streamed[9:12])), abs=0.02)
 
 
 def test_parity_fails_where_streaming_differs(work, capsys, monkeypatch):
@@ -81,7 +86,49 @@ def test_parity_fails_where_streaming_differs(work, capsys, monkeypatch):
     args = ["--exp-dir", work / "sammo", "--manifest-dir", work / "fbank", "--parts", "eval1", "--chunk-size", "32"]
     assert parity.run(options(parity, work, *args)) == 1
     captured = capsys.readouterr()
-    assert rows(captured.out)[0][4] != "5" and "different: eval1 eval1-0" in captured.err
+    assert rows(captured.out)[1][5] != "5" and "different: eval1 eval1-0" in captured.err
+
+
+@missing("onnx", "onnxruntime", "sherpa_onnx")
+def test_every_command_runs_an_export(work, tmp_path, capsys, monkeypatch):
+    for module in (onnx, verify):
+        monkeypatch.setattr(module, "CHUNKS", 4)
+    model = ["--exp-dir", work / "sammo", "--chunk-size", 16]
+    assert "lacks" in error_of(streaming_decode, work, *model, "--runtime", "onnxruntime", "--onnx-dir", tmp_path)
+    assert "no directory" in error_of(transcribe, work, *model, "--runtime", "openvino", "a.wav")
+    assert "pass --manifest-dir" in error_of(export, work, *model, "--int8", "true", "--manifest-dir", tmp_path)
+    tokens = ["--tokens", work / "lang_char/tokens.txt", "--enable-int8-quantization", 1]
+    export.run(options(export, work, *model, *tokens, "--manifest-dir", work / "fbank"))
+    assert (work / "sammo/onnx-16/encoder.int8.onnx").is_file()
+
+    words = [*model, "--manifest-dir", work / "fbank", "--parts", "eval1", "--decoding-method", "greedy_search"]
+    ways = ["--runtime", "onnxruntime,sherpa-onnx", "--precision", "float32,int8", "--num-decode-streams", 3]
+    capsys.readouterr()
+    assert parity.run(options(parity, work, *words, *ways)) == 0
+    whole, exact, int8, sherpa, _ = rows(capsys.readouterr().out)
+    assert [row[3] for row in (exact, int8, sherpa)] == ["onnxruntime", "onnxruntime-int8", "sherpa-onnx"]
+    assert exact[5:7] == ["5", "5"] and exact[8:] == whole[8:]
+    assert (
+        sherpa[7] == "-" and sherpa[8] != "0.00" and sherpa[-1] == "0"
+    )  # it prints no <unk>, which this model says often
+
+    assert decode(work, "sammo", "--res-dir", tmp_path, "--chunk-size", 16) == 0
+    assert decode(work, "sammo", "--res-dir", tmp_path, "--chunk-size", 16, "--runtime", "onnxruntime") == 0
+    first, second = sorted(tmp_path.glob("recogs-*"))
+    assert "onnxruntime" in first.name + second.name and first.read_text() == second.read_text()
+
+    soundfile.write(tmp_path / "a.wav", speech(2.0, 7).numpy(), 16000)
+    texts = []
+    for more in ([], ["--runtime", "onnxruntime"]):
+        assert transcribe.run(options(transcribe, work, *model, "--quiet", *more, tmp_path / "a.wav")) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] and len(texts[0].split("\t")[1]) > 3
+
+
+def error_of(command, work, *words):
+    with pytest.raises(UserError) as error:
+        command.run(options(command, work, *words))
+    return str(error.value)
 
 
 def test_streaming_decode_writes_results(work, tmp_path):

@@ -24,6 +24,7 @@ from sammo.encoder.mixers.recurrent import GatedRMSNorm, RecurrentMixer, initial
 from sammo.encoder.ssd import decay_between
 from sammo.engines import Engines, anywhere, import_reason, needs_cuda
 from sammo.errors import UserError
+from sammo.recording import sizes, softplus, solve_unitriangular
 
 BLOCK = 32  # frames per triangular system
 KEY_SHARE = 2  # values are so many times as wide as keys, as in the original
@@ -71,19 +72,20 @@ def _rule_torch(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """In float32 (float64 stays). All blocks are solved at once; then the state goes through them."""
-    out_dtype, (num, frames, heads, width) = v.dtype, v.shape
+    out_dtype, (num, frames, heads, width) = v.dtype, sizes(v)
     dtype = torch.promote_types(out_dtype, torch.float32)
-    q, k, v, beta, log_decay = (x.to(dtype) for x in (q * q.shape[-1] ** -0.5, k, v, beta, log_decay))
+    q, k, v, beta, log_decay = (x.to(dtype) for x in (q * sizes(q)[-1] ** -0.5, k, v, beta, log_decay))
     state = v.new_zeros(num, heads, k.shape[-1], width) if state is None else state.to(dtype)
     if frames == 0:
         return v.to(out_dtype), state
     size = min(BLOCK, frames)
     pad = -frames % size  # frames of strength zero and decay one: the state passes through
+    count = (frames + pad) // size
 
     def blocks(x: Tensor) -> Tensor:
         """(N, T, H, ...) -> (N, blocks, H, Q, ...)."""
         x = F.pad(x, (0, 0) * (x.ndim - 2) + (0, pad)) if pad else x
-        return x.unflatten(1, (-1, size)).transpose(2, 3)
+        return x.reshape(num, count, size, *sizes(x)[2:]).transpose(2, 3)
 
     q, k, v, beta, decay = blocks(q), blocks(k), blocks(v), blocks(beta).unsqueeze(-1), blocks(log_decay).cumsum(-1)
     between = decay_between(decay)  # (N, blocks, H, Q, Q)
@@ -92,19 +94,18 @@ def _rule_torch(
     # u + tril(beta decay k k^T, -1) u = beta (v - decay S^T k), split into what S multiplies and the rest.
     overlap = beta * between * (k @ keys)
     right = torch.cat([beta * v, beta * since_start * k], dim=-1)
-    solved = torch.linalg.solve_triangular(overlap, right, upper=False, unitriangular=True)
-    fresh, stored = solved.split([width, k.shape[-1]], dim=-1)
+    fresh, stored = solve_unitriangular(overlap, right).split([width, sizes(k)[-1]], dim=-1)
     to_end = keys * between[..., -1, :].unsqueeze(-2)  # (N, blocks, H, K, Q)
     whole = since_start[..., -1:, :]
     updates, states = [], []
-    for block in range(k.shape[1]):
+    for block in range(count):
         update = fresh[:, block] - stored[:, block] @ state
         updates.append(update)
         states.append(state)
         state = torch.addcmul(to_end[:, block] @ update, state, whole[:, block])
     o = (q @ keys * between) @ torch.stack(updates, dim=1)
     o = torch.addcmul(o, q @ torch.stack(states, dim=1), since_start)
-    return o.transpose(2, 3).flatten(1, 2)[:, :frames].to(out_dtype), state
+    return o.transpose(2, 3).reshape(num, count * size, heads, width)[:, :frames].to(out_dtype), state
 
 
 def _rule_fla(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_decay: Tensor, state: Tensor | None):
@@ -178,20 +179,22 @@ class GatedDelta(RecurrentMixer):
     def forward(self, x, weights=None, plan=None, state: GatedDeltaState | None = None):
         z, inputs, conv_state = self._project(x, None if state is None else state.conv)
         y, memory = gated_delta_rule(*inputs, None if state is None else state.memory, self.scan_engine)
-        out = self.whiten(linear(self.norm(y.flatten(-2), z), self.out_proj.weight))
+        out = self.whiten(linear(self.norm(y.reshape(*sizes(x)[:2], self.d_inner), z), self.out_proj.weight))
         return out, GatedDeltaState(conv_state, memory)
 
     def _project(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, RuleInputs, Tensor]:
         """z, the arguments q, k, v, beta and g of the rule, and the next state of the convolution."""
+        num, frames, _ = sizes(x)
         heads = self.heads
         z, qkv, a, b = linear(x, self.in_proj.weight).split(
             [self.d_inner, self.conv1d.in_channels, heads, heads], dim=-1
         )
         qkv, past = self.convolve(qkv, past)
         q, k, v = (
-            part.unflatten(-1, (heads, -1)) for part in qkv.split([self.d_key, self.d_key, self.d_inner], dim=-1)
+            part.reshape(num, frames, heads, sizes(part)[-1] // heads)
+            for part in qkv.split([self.d_key, self.d_key, self.d_inner], dim=-1)
         )
-        g = -F.softplus(a.float() + self.dt_bias.float()) * self.A_log.float().exp()
+        g = -softplus(a.float() + self.dt_bias.float()) * self.A_log.float().exp()
         return z, (_unit(q), _unit(k), v, b.sigmoid(), g), past
 
     def decay(self, x: Tensor, state: GatedDeltaState | None = None) -> Decay:

@@ -11,6 +11,7 @@ from sammo.cpu import linear, tanh
 from sammo.encoder.attention import left_context, with_left_context
 from sammo.encoder.mixers.base import Mixer
 from sammo.encoder.plan import Plan
+from sammo.recording import sizes
 from sammo.regularize import Balancer, ScheduledFloat, Whiten
 from sammo.regularize.activations import scaled_linear
 from sammo.regularize.schedule import whitening_schedule
@@ -58,7 +59,7 @@ class NonlinearAttention(Mixer):
         gate, value, scale = linear(x, self.in_proj.weight, self.in_proj.bias).chunk(3, dim=-1)
         gate, value = self.balancer(gate), self.whiten1(value)
         value, state = with_left_context(value * tanh(gate), plan, state)
-        value = torch.bmm(weights, value).view(scale.shape)
+        value = torch.bmm(weights, value).view(sizes(scale))
         return self.whiten2(linear(value * scale, self.out_proj.weight, self.out_proj.bias)), state
 
     def init_state(self, batch: int, left: int | None = None) -> Tensor | tuple[()]:

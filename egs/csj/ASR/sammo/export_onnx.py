@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Exports a trained model without left context to ONNX, for sherpa-onnx and for --runtime onnxruntime.
+"""Exports a trained model to ONNX, for sherpa-onnx and for --runtime onnxruntime and openvino.
 
-./export_onnx.py --exp-dir exp --epoch 40 --avg 10 --lang data/lang_char --chunk-size 32 --out-dir exp/onnx-32
+./export_onnx.py --exp-dir exp --epoch 40 --avg 10 --tokens data/lang_char/tokens.txt --chunk-size 32 \\
+  --left-context-frames 128 --enable-int8-quantization 1
 """
 
 from sammo.cli import run_script

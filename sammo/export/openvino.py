@@ -1,0 +1,65 @@
+"""Exported graphs in OpenVINO's format."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import Any, Sequence
+
+from sammo.export.deployed import RT_INFO
+
+
+def read_onnx(path: Path) -> Any:
+    """A graph of ``sammo export`` as OpenVINO holds it, with x_lens an input like the others: it takes an input that has a
+    value of its own for a constant."""
+    import onnx
+    import openvino
+
+    proto = onnx.load(str(path))
+    graph = proto.graph
+    names = {value.name for value in graph.input}
+    for own in [value for value in graph.initializer if value.name in names]:
+        graph.initializer.remove(own)
+        next(value for value in graph.input if value.name == own.name).type.tensor_type.shape.dim[0].dim_param = "N"
+    model = openvino.Core().read_model(proto.SerializeToString())
+    for item in proto.metadata_props:
+        model.set_rt_info(item.value, [RT_INFO, item.key])
+    return model
+
+
+def write_openvino(path: Path, out: Path, precision: str, kept: Sequence[str] = ()) -> None:
+    """A float32 ONNX graph as .xml and .bin.
+
+    Args:
+      precision: of the weights: "float32", "float16", or "int8" for the linear layers, a scale for each output.
+      kept: nodes whose weights stay as they are.
+    """
+    import openvino
+
+    model = read_onnx(path)
+    if precision == "int8":
+        model = _compress(model, kept)
+    openvino.save_model(model, str(out), compress_to_fp16=precision == "float16")
+
+
+def _compress(model: Any, kept: Sequence[str]) -> Any:
+    """A graph whose products have weights in 8 bits."""
+    os.environ.setdefault("NNCF_CI", "1")  # it reports what it is used for elsewhere
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    names = [node.get_friendly_name() for node in model.get_ops() if _stays(node, kept)]
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        scope = nncf.IgnoredScope(names=names, validate=False)
+        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
+
+
+def _stays(node: Any, kept: Sequence[str]) -> bool:
+    """Whether an operation keeps its constants: it is no product with the weights of a linear layer, or it was named."""
+    if node.get_type_name() != "MatMul":
+        return node.get_type_name() in ("Convolution", "GroupConvolution", "Gather")
+    weight = node.input_value(1)
+    linear = weight.get_node().get_type_name() == "Constant" and len(weight.get_partial_shape()) == 2
+    return not linear or node.get_friendly_name().removesuffix("/WithoutBiases") in kept
