@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from sammo.encoder.plan import Plan
+
+LEAST_SCORE = -1e9  # what stands for minus infinity in a sum; its exponential is zero, too
 
 
 def is_tracing() -> bool:
@@ -23,6 +30,27 @@ def sizes(x: Tensor) -> tuple[int, ...]:
     if not is_tracing():
         return tuple(x.shape)
     return (-1, *(int(size) for size in x.shape[1:]))
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """(N, T, C) -> (N * T, C) in the graph of an export, whose products then need no change of shape around them;
+    otherwise x."""
+    return x.reshape(-1, sizes(x)[-1]) if torch.jit.is_tracing() else x
+
+
+def as_frames(x: Tensor, plan: Plan | None) -> Tensor:
+    """Undo :func:`as_rows`: (N * T, C) -> (N, T, C); x where it has not been changed."""
+    return x if x.ndim == 3 or plan is None else x.view(-1, plan.frames, sizes(x)[-1])
+
+
+def hide(x: Tensor, mask: Tensor, value: float) -> Tensor:
+    """x with ``value``, 0 or far below all others, where ``mask`` is True.
+
+    An export holds it as one product or sum, with a factor or term that is made once for all layers.
+    """
+    if not torch.jit.is_tracing():
+        return x.masked_fill(mask, value)
+    return x * (~mask).to(x.dtype) if value == 0.0 else x + mask.to(x.dtype) * max(value, LEAST_SCORE)
 
 
 def softplus(x: Tensor) -> Tensor:

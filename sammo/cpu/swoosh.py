@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sammo.cpu.derived import DerivedWeights
 from sammo.cpu.linear import linear
-from sammo.recording import softplus
+from sammo.recording import is_recording, softplus
 from sammo.regularize import ActivationDropoutLinear
 from sammo.regularize.activations import SLOPE
 
@@ -48,6 +48,6 @@ class FoldedSwoosh:
 
 def tanh(x: Tensor) -> Tensor:
     """tanh(x) of a tensor of any shape; in inference on CPUs by the sigmoid, which is six times as fast."""
-    if torch.is_grad_enabled() or x.device.type != "cpu":
+    if torch.is_grad_enabled() or x.device.type != "cpu" or is_recording():
         return torch.tanh(x)
     return torch.sigmoid(2.0 * x).mul_(2.0).sub_(1.0)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sammo.cpu import DerivedWeights, linear
 from sammo.encoder.plan import Plan
 from sammo.encoder.position import to_absolute
-from sammo.recording import sizes
+from sammo.recording import as_frames, hide, sizes
 from sammo.regularize import Balancer, ScheduledFloat, Whiten, penalize_abs_values_gt
 from sammo.regularize.activations import scaled_linear
 from sammo.regularize.schedule import whitening_schedule
@@ -58,6 +58,15 @@ def with_left_context(x: Tensor, plan: Plan, state: LeftContext | None) -> tuple
         return padded, state
     blocks = padded.unfold(1, plan.left + plan.rows, plan.rows)  # (N, blocks, D, left + rows)
     return blocks.transpose(2, 3).reshape(-1, plan.left + plan.rows, dim), state
+
+
+def _bmm(x: Tensor, y: Tensor, transpose: bool = False) -> Tensor:
+    """(B, H, M, K) @ (B, H, K, L) -> (B, H, M, L); y (B, H, L, K) where it is to be transposed."""
+    if torch.jit.is_tracing():
+        return x @ (y.transpose(2, 3) if transpose else y)
+    heads, right = x.shape[1], y.reshape(-1, *y.shape[2:])
+    product = torch.bmm(x.reshape(-1, *x.shape[2:]), right.transpose(1, 2) if transpose else right)
+    return product.view(-1, heads, *product.shape[1:])
 
 
 class AttentionWeights(nn.Module):
@@ -106,24 +115,20 @@ class AttentionWeights(nn.Module):
         bias = self.in_proj.bias
         if not with_positions:  # every parameter has a gradient: DistributedDataParallel need not look for those
             bias = bias + 0.0 * self.linear_pos.weight.sum()
-        projected = linear(x, self.in_proj.weight, bias)
-        blocks = projected.view(-1, plan.rows, self.in_proj.out_features)
+        projected = as_frames(linear(x, self.in_proj.weight, bias), plan)
         size = heads * width
-        query = blocks[..., :size].view(-1, plan.rows, heads, width).transpose(1, 2)
-        key = projected[..., size : 2 * size]
+        query, key, position = projected.split([size, size, heads * self.pos_head_dim], dim=-1)
+        query = query.view(-1, plan.rows, heads, width).transpose(1, 2)
         key, state = with_left_context(self.whiten_keys(self.balance_keys(key)), plan, state)
         sources = plan.left + plan.rows
         key = key.view(-1, sources, heads, width).transpose(1, 2)
-        scores = torch.bmm(
-            query.reshape(-1, plan.rows, width),
-            key.reshape(-1, sources, width).transpose(1, 2),
-        ).view(-1, heads, plan.rows, sources)
+        scores = _bmm(query, key, transpose=True)
         if with_positions:
-            scores = scores.add_(self._position_scores(blocks[..., 2 * size :], positions, plan))
+            scores = scores.add_(self._position_scores(position, positions, plan))
         if self.training and random.random() < SCORE_PENALTY_PROB:
             scores = penalize_abs_values_gt(scores, SCORE_LIMIT, SCORE_PENALTY)
         if plan.mask is not None:
-            scores = scores.masked_fill(plan.mask, MASKED_SCORE)
+            scores = hide(scores, plan.mask, MASKED_SCORE)
         # Half-precision scores give half-precision weights, also under autocast: what is kept for
         # the backward pass is half as large.
         return scores.softmax(dim=-1, dtype=scores.dtype), state
@@ -133,14 +138,17 @@ class AttentionWeights(nn.Module):
         return left_context(batch, left, self.num_heads * self.query_head_dim)
 
     def _position_scores(self, query: Tensor, positions: Tensor, plan: Plan) -> Tensor:
-        """query (B, rows, heads * pos_head_dim) -> (B, heads, rows, left + rows)."""
+        """query (N, T, heads * pos_head_dim) -> (B, heads, rows, left + rows)."""
         heads, width = self.num_heads, self.pos_head_dim
         key = self._derived(
             (plan.rows, plan.left, query.dtype),
             lambda: self.linear_pos(positions).view(-1, heads, width).permute(1, 2, 0).contiguous(),
             self.linear_pos.weight,
         )  # (heads, width, offsets)
-        query = query.view(-1, plan.rows, heads, width).permute(2, 0, 1, 3).reshape(heads, -1, width)
+        query = query.view(-1, plan.rows, heads, width)
+        if torch.jit.is_tracing():
+            return to_absolute(query.transpose(1, 2) @ key, plan.rows, plan.left)
+        query = query.permute(2, 0, 1, 3).reshape(heads, -1, width)
         offsets = plan.left + 2 * plan.rows - 1
         scores = torch.bmm(query, key.to(query.dtype)).view(heads, -1, plan.rows, offsets)
         return to_absolute(scores, plan.rows, plan.left).transpose(0, 1)
@@ -166,12 +174,11 @@ class SelfAttention(nn.Module):
     ) -> tuple[Tensor, LeftContext | None]:
         """x (N, T, C), weights (B, heads, rows, left + rows), values of the past (N, left, D) -> (N, T, C), the next
         state."""
-        value, state = with_left_context(linear(x, self.in_proj.weight, self.in_proj.bias), plan, state)
+        value = as_frames(linear(x, self.in_proj.weight, self.in_proj.bias), plan)
+        value, state = with_left_context(value, plan, state)
         heads, sources, width = self.num_heads, plan.left + plan.rows, self.in_proj.out_features // self.num_heads
-        value = value.view(-1, sources, heads, width).transpose(1, 2).reshape(-1, sources, width)
-        value = torch.bmm(weights.reshape(-1, plan.rows, sources), value)
-        value = value.view(-1, heads, plan.rows, width).transpose(1, 2)
-        value = value.reshape(*sizes(x)[:2], heads * width)
+        value = _bmm(weights, value.view(-1, sources, heads, width).transpose(1, 2)).transpose(1, 2)
+        value = value.reshape(*sizes(x)[:-1], heads * width)
         return self.whiten(linear(value, self.out_proj.weight, self.out_proj.bias)), state
 
     def init_state(self, batch: int, left: int | None) -> LeftContext:

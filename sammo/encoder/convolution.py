@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sammo.cpu import DerivedWeights, FoldedSwoosh, OneChunk, depthwise_conv, linear
 from sammo.encoder.plan import Plan
 from sammo.kernels import by_triton
-from sammo.recording import sizes
+from sammo.recording import as_frames, hide, sizes
 from sammo.regularize import ActivationDropoutLinear, Balancer, ScheduledFloat, Whiten
 from sammo.regularize.schedule import whitening_schedule
 
@@ -46,6 +46,8 @@ class ChunkCausalConv(nn.Module):
             causal, within = self.causal, self.within
             weights = causal.weight, causal.bias, within.weight, within.bias, self.edge_scale
             return ChunkConv.apply(x, *weights, plan.chunk, plan.ends), None
+        if torch.jit.is_tracing() and state is not None and plan.ends is None and plan.chunk == frames:
+            return self._recorded(x, state)
         sources = F.pad(x, (0, 0, self.past_frames, 0)) if state is None else torch.cat([state, x], dim=1)
         state = None if state is None else sources[:, frames:]
         if self._one_chunk.takes(x, plan, self.past_frames):
@@ -59,6 +61,20 @@ class ChunkCausalConv(nn.Module):
         # reshape, not view: on CUDA the convolutions return transposed tensors, whose frames do not split into chunks.
         out = torch.addcmul(causal.reshape(-1, plan.chunk, channels), within, scale)
         return out.reshape(num, frames, channels), state
+
+    def _recorded(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """A chunk in the graph of an export, in the layout of its convolutions: images (N, C, 1, T)."""
+        frames, channels = sizes(x)[1:]
+        image, before = (tensor.transpose(1, 2).unsqueeze(2) for tensor in (x, state))
+        causal, within = self.causal, self.within
+        past = F.conv2d(torch.cat([before, image], dim=3), causal.weight.unsqueeze(2), causal.bias, groups=channels)
+        padding = (0, self.kernel // 2)
+        here = F.conv2d(image, within.weight.unsqueeze(2), within.bias, padding=padding, groups=channels)
+        scale = self._derived(("image", frames), lambda: self.scale(frames).t()[:, None].contiguous(), self.edge_scale)
+        out = torch.addcmul(past, here, scale).squeeze(2).transpose(1, 2)
+        if frames >= self.past_frames:
+            return out, x[:, frames - self.past_frames :]
+        return out, torch.cat([state[:, frames:], x], dim=1)
 
     def init_state(self, batch: int) -> Tensor:
         """The frames before: (N, K // 2, C) zeros."""
@@ -117,12 +133,13 @@ class ConvModule(nn.Module):
 
     def forward(self, x: Tensor, plan: Plan, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """x (N, T, C), the convolution's inputs before (N, K // 2, C) -> (N, T, C), the next state."""
-        value, gate = linear(x, self.in_proj.weight, self.in_proj.bias).chunk(2, dim=-1)
-        x = value * torch.sigmoid(self.balancer1(gate))
+        projected = linear(x, self.in_proj.weight, self.in_proj.bias)
+        value, gate = projected.split(self.in_proj.out_features // 2, dim=-1)
+        x = as_frames(value * torch.sigmoid(self.balancer1(gate)), plan)
         if plan.padding is not None:
-            x = x.masked_fill(plan.padding, 0.0)
+            x = hide(x, plan.padding, 0.0)
         x, state = self.conv(x, plan, state)
-        return self._swoosh.after(self.whiten(self.balancer2(x)), self.out_proj), state
+        return self._swoosh.after(self.whiten(self.balancer2(x)).reshape(sizes(value)), self.out_proj), state
 
     def init_state(self, batch: int) -> Tensor:
         """The last inputs of the convolution: (N, K // 2, C) zeros."""

@@ -20,7 +20,7 @@ from sammo.encoder.plan import Plan, make_plan, tile_mask
 from sammo.encoder.position import POSITION_DROPOUT, relative_positions
 from sammo.encoder.state import EncoderState, cast_state
 from sammo.errors import UserError
-from sammo.recording import sizes
+from sammo.recording import as_frames, as_rows, sizes
 from sammo.regularize import Dropout, masked
 
 
@@ -87,12 +87,12 @@ class Stack(nn.Module):
         """x (N, T, C) at this rate, a mask of channels (N, 1, C) or none -> (N, T, C), the layers' next states."""
         positions = relative_positions(plan.rows, plan.left, self.pos_dim, x.device, torch.float32)
         positions, next_states = self.position_dropout(positions), []
-        x = masked(x, mask)
+        x = as_rows(masked(x, mask))
         for layer, state in zip(self.layers, states or [None] * len(self.layers)):
             x, state = layer(x, positions, plan, state)
             x = masked(x, mask)
             next_states.append(state)
-        return x, tuple(next_states)
+        return as_frames(x, plan), tuple(next_states)
 
     def init_state(self, batch: int, left: int | None) -> tuple:
         """Zeros; left: embed frames of left context, None: attention keeps none."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sammo.cpu import FoldedSwoosh, linear
 from sammo.geometry import LOOKAHEAD, embed_frames
-from sammo.recording import is_recording, sizes
+from sammo.recording import hide, is_recording, sizes
 from sammo.regularize import (
     ActivationDropoutLinear,
     Balancer,
@@ -123,7 +123,7 @@ class Frontend(nn.Module):
         frames = sizes(x)[1]
         if self.mask_padding and not all_full(lengths, frames):
             beyond = torch.arange(frames, device=x.device) >= on_device(lengths, x)[:, None]
-            x = x.masked_fill(beyond[:, :, None, None], 0.0)
+            x = hide(x, beyond[:, :, None, None], 0.0)
         x, state = self.convnext(x, state)
         if state is not None:
             lengths = lengths.clamp(max=sizes(x)[1])

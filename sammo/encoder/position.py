@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sammo.constants import constant
+from sammo.recording import sizes
 
 POSITION_DROPOUT = 0.15  # in training
 
@@ -34,7 +35,7 @@ def relative_positions(frames: int, left: int, dim: int, device: torch.device, d
 
 
 def to_absolute(scores: Tensor, frames: int, left: int) -> Tensor:
-    """(H, B, Q, left + 2Q - 1) by offset -> (H, B, Q, left + Q) by source position, as a view.
+    """(H, B, Q, left + 2Q - 1) by offset -> (H, B, Q, left + Q) by source position, as a view; or (B, H, ...).
 
     Row q needs columns Q - 1 - q and on: one step less for each row, which is what reading the
     same memory with rows one column shorter gives.
@@ -42,6 +43,6 @@ def to_absolute(scores: Tensor, frames: int, left: int) -> Tensor:
     if frames == 1:
         return scores
     width = left + 2 * frames - 1
-    heads = int(scores.shape[0])
-    flat = scores.view(heads, -1, frames * width)[..., frames - 1 : frames - 1 + frames * (width - 1)]
-    return flat.view(heads, -1, frames, width - 1)[..., : left + frames]
+    first, second = sizes(scores)[:2]
+    flat = scores.view(first, second, frames * width)[..., frames - 1 : frames - 1 + frames * (width - 1)]
+    return flat.view(first, second, frames, width - 1)[..., : left + frames]

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sammo.constants import constant
 from sammo.engines import Engines, anywhere, needs_cuda
-from sammo.recording import sizes, softplus
+from sammo.recording import hide, sizes, softplus
 
 # Frames per block of the dual form: the work inside a block grows with it, the number of states
 # kept between blocks falls with it. 32 is the fastest of 16, 32, 64 and 128 on CPUs.
@@ -184,9 +184,8 @@ def _run_of_blocks(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state
 
 def decay_between(log_decay: Tensor) -> Tensor:
     """(..., T) cumulative log decay -> (..., T, T): decay from source (last) to target, 0 above."""
-    frames = log_decay.shape[-1]
     between = log_decay.unsqueeze(-1) - log_decay.unsqueeze(-2)
-    return between.masked_fill(_upper(frames, log_decay.device), float("-inf")).exp()
+    return hide(between, _upper(sizes(log_decay)[-1], log_decay.device), float("-inf")).exp()
 
 
 @constant

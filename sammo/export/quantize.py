@@ -46,8 +46,10 @@ def quantize(path: Path, out: Path, kept: Sequence[str] = ()) -> None:
 
     kept: nodes that stay in float.
     """
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    chosen = [name for name in products(onnx.load(str(path))) if name not in kept]
     logging.disable(logging.WARNING)  # a line a tensor that stays as it is
     try:
         quantize_dynamic(
@@ -57,7 +59,7 @@ def quantize(path: Path, out: Path, kept: Sequence[str] = ()) -> None:
             per_channel=True,
             weight_type=QuantType.QInt8,
             # It makes a Gemm a product and a sum before it looks for names.
-            nodes_to_exclude=[*kept, *(f"{name}_MatMul" for name in kept)],
+            nodes_to_quantize=[*chosen, *(f"{name}_MatMul" for name in chosen), "none"],
         )
     finally:
         logging.disable(logging.NOTSET)
@@ -87,17 +89,17 @@ def product_errors(graph: EncoderGraph, path: Path, features: Tensor) -> Iterato
 
     proto = onnx.load(str(path))
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    products = {node.name: node for node in proto.graph.node if _is_product(node, weights)}
-    inputs = sorted({node.input[0] for node in products.values()})
+    layers = products(proto)
+    inputs = sorted({node.input[0] for node in layers.values()})
     names = {value.name for value in proto.graph.input}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inputs if name not in names)
     session = OnnxSession(path, torch.get_num_threads(), proto.SerializeToString())
     count = len(graph.outputs)
-    sums = {name: np.zeros(2) for name in products}
+    sums = {name: np.zeros(2) for name in layers}
     chunks = (features.shape[1] - geometry.WINDOW_EXTRA) // (geometry.STRIDE * graph.chunk_size)
     for outputs in run_chunks(graph, session, features, min(chunks, MEASURED_CHUNKS)):
         seen = dict(zip([name for name in inputs if name not in names], outputs[count:]))
-        for name, node in products.items():
+        for name, node in layers.items():
             weight = weights[node.input[1]]
             weight = weight.T if _transposed(node) else weight
             sums[name] += _errors(seen[node.input[0]].reshape(-1, weight.shape[0]), weight)
@@ -105,8 +107,11 @@ def product_errors(graph: EncoderGraph, path: Path, features: Tensor) -> Iterato
         yield name, float(np.sqrt(error / max(power, 1e-30)))
 
 
-def _is_product(node: Any, weights: dict[str, np.ndarray]) -> bool:
-    return node.op_type in ("MatMul", "Gemm") and node.input[1] in weights and weights[node.input[1]].ndim == 2
+def products(proto: Any) -> dict[str, Any]:
+    """Name -> node of the linear layers of a graph: products with a constant matrix."""
+    matrices = {tensor.name for tensor in proto.graph.initializer if len(tensor.dims) == 2}
+    nodes = (node for node in proto.graph.node if node.op_type in ("MatMul", "Gemm"))
+    return {node.name: node for node in nodes if node.input[1] in matrices}
 
 
 def _transposed(node: Any) -> bool:

@@ -24,7 +24,7 @@ from sammo.encoder.mixers.recurrent import GatedRMSNorm, RecurrentMixer, initial
 from sammo.encoder.ssd import decay_between
 from sammo.engines import Engines, anywhere, import_reason, needs_cuda
 from sammo.errors import UserError
-from sammo.recording import sizes, softplus, solve_unitriangular
+from sammo.recording import as_frames, sizes, softplus, solve_unitriangular
 
 BLOCK = 32  # frames per triangular system
 KEY_SHARE = 2  # values are so many times as wide as keys, as in the original
@@ -177,9 +177,10 @@ class GatedDelta(RecurrentMixer):
         return {"heads": config.delta_heads}
 
     def forward(self, x, weights=None, plan=None, state: GatedDeltaState | None = None):
-        z, inputs, conv_state = self._project(x, None if state is None else state.conv)
+        z, inputs, conv_state = self._project(as_frames(x, plan), None if state is None else state.conv)
         y, memory = gated_delta_rule(*inputs, None if state is None else state.memory, self.scan_engine)
-        out = self.whiten(linear(self.norm(y.reshape(*sizes(x)[:2], self.d_inner), z), self.out_proj.weight))
+        y = self.norm(y.reshape(sizes(z)), z).reshape(*sizes(x)[:-1], self.d_inner)
+        out = self.whiten(linear(y, self.out_proj.weight))
         return out, GatedDeltaState(conv_state, memory)
 
     def _project(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, RuleInputs, Tensor]:

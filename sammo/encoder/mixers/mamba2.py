@@ -12,7 +12,7 @@ from sammo.cpu import linear
 from sammo.encoder.mixers.base import Decay
 from sammo.encoder.mixers.recurrent import GatedRMSNorm, RecurrentMixer, initial_decay
 from sammo.encoder.ssd import SCAN_ENGINES, ssd_scan
-from sammo.recording import sizes
+from sammo.recording import as_frames, sizes
 
 
 class Mamba2State(NamedTuple):
@@ -82,9 +82,10 @@ class Mamba2(RecurrentMixer):
         return {"d_state": config.d_state, "head_dim": config.mamba_head_dim, "groups": config.mamba_groups}
 
     def forward(self, x, weights=None, plan=None, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
-        num, frames, _ = sizes(x)
-        heads = self.d_inner // self.head_dim
+        heads, shape = self.d_inner // self.head_dim, (*sizes(x)[:-1], self.d_inner)
         z, xbc, dt = linear(x, self.in_proj.weight).split([self.d_inner, self.conv1d.in_channels, heads], dim=-1)
+        xbc, dt = as_frames(xbc, plan), as_frames(dt, plan)
+        num, frames, _ = sizes(xbc)
         xbc, conv_state = self.convolve(xbc, None if state is None else state.conv)
         x, B, C = xbc.split([self.d_inner, *2 * (self.groups * self.d_state,)], dim=-1)
         y, ssm_state = ssd_scan(
@@ -98,7 +99,7 @@ class Mamba2(RecurrentMixer):
             None if state is None else state.ssm,
             self.scan_engine,
         )
-        out = self.whiten(linear(self.norm(y.reshape(num, frames, self.d_inner), z), self.out_proj.weight))
+        out = self.whiten(linear(self.norm(y.reshape(shape), z), self.out_proj.weight))
         return out, Mamba2State(conv_state, ssm_state)
 
     def init_state(self, batch: int, left: int | None = None) -> Mamba2State:

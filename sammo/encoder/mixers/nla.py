@@ -11,7 +11,7 @@ from sammo.cpu import linear, tanh
 from sammo.encoder.attention import left_context, with_left_context
 from sammo.encoder.mixers.base import Mixer
 from sammo.encoder.plan import Plan
-from sammo.recording import sizes
+from sammo.recording import as_frames, sizes
 from sammo.regularize import Balancer, ScheduledFloat, Whiten
 from sammo.regularize.activations import scaled_linear
 from sammo.regularize.schedule import whitening_schedule
@@ -56,9 +56,10 @@ class NonlinearAttention(Mixer):
     ) -> tuple[Tensor, Tensor | tuple[()] | None]:
         """State: (N, left, hidden), the last values."""
         weights = self._weights(weights[:, 0])
-        gate, value, scale = linear(x, self.in_proj.weight, self.in_proj.bias).chunk(3, dim=-1)
+        projected = linear(x, self.in_proj.weight, self.in_proj.bias)
+        gate, value, scale = projected.split(self.hidden_dim, dim=-1)
         gate, value = self.balancer(gate), self.whiten1(value)
-        value, state = with_left_context(value * tanh(gate), plan, state)
+        value, state = with_left_context(as_frames(value * tanh(gate), plan), plan, state)
         value = torch.bmm(weights, value).view(sizes(scale))
         return self.whiten2(linear(value * scale, self.out_proj.weight, self.out_proj.bias)), state
 
