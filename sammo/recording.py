@@ -77,7 +77,7 @@ def solve_unitriangular(lower: Tensor, right: Tensor) -> Tensor:
     Returns:
       (..., Q, C).
     """
-    if not torch.jit.is_tracing():
+    if not is_tracing():
         return torch.linalg.solve_triangular(lower, right, upper=False, unitriangular=True)
     size = sizes(lower)[-1]
     inverse, width = torch.eye(size, device=lower.device), 1

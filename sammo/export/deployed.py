@@ -47,7 +47,10 @@ def need(module: str) -> None:
 class Session(Protocol):
     """A loaded graph."""
 
-    metadata: Mapping[str, str]
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What ``sammo export`` wrote about it."""
+        ...
 
     def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Input name -> array; the outputs in their order."""
@@ -67,7 +70,7 @@ class OnnxSession:
         self.metadata = self._session.get_modelmeta().custom_metadata_map
 
     def run(self, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        return self._session.run(None, dict(feed))
+        return [np.asarray(value) for value in self._session.run(None, dict(feed))]
 
 
 class OpenVinoSession:
@@ -146,7 +149,7 @@ class Facts(NamedTuple):
         """UserError where another program has made it."""
         values = session.metadata
         try:
-            numbers = (int(values[f"sammo_{key}"]) for key in ("chunk_size", "left_context"))
-            return cls(*numbers, values["sammo_weights"])
+            chunk_size, left_context_frames = (int(values[f"sammo_{key}"]) for key in ("chunk_size", "left_context"))
+            return cls(chunk_size, left_context_frames, values["sammo_weights"])
         except (KeyError, ValueError) as error:
             raise UserError(f"{path} was not made by this version of sammo export: no {error} in it") from error

@@ -50,7 +50,7 @@ class StateLayout(Protocol):
         """What is kept of one stream that has not begun."""
         ...
 
-    def feed(self, kept: Any) -> tuple[Tensor, ...]:
+    def feed(self, kept: Any, /) -> tuple[Tensor, ...]:
         """What is kept -> inputs."""
         ...
 
@@ -157,8 +157,9 @@ class Zipformer2Layout:
             layers = []
             for _ in range(count):
                 key, mixer, value1, value2, conv1, conv2 = itertools.islice(parts, 6)
-                attention = (part.transpose(0, 1) for part in (key, value1, value2))
-                layers.append(LayerState(*attention, mixer.squeeze(0), conv1.transpose(1, 2), conv2.transpose(1, 2)))
+                key, value1, value2 = (part.transpose(0, 1) for part in (key, value1, value2))
+                conv1, conv2 = conv1.transpose(1, 2), conv2.transpose(1, 2)
+                layers.append(LayerState(key, value1, value2, mixer.squeeze(0), conv1, conv2))
             stacks.append(tuple(layers))
         embed, seen = parts
         embed = embed[:, : self._config.frontend_channels[-1]].permute(0, 2, 3, 1)

@@ -11,7 +11,7 @@ import itertools
 import random
 import sys
 from functools import partial
-from typing import Callable, Iterable, Iterator, NamedTuple, Sequence, TypeVar
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence, TypeVar
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class Utterance(NamedTuple):
 class Decoded(NamedTuple):
     """One utterance decoded one way."""
 
-    tokens: list[int]
+    tokens: list[Any]  # ids, or the characters of a way that knows no ids
     timestamps: list[int]
     frames: Tensor  # encoder outputs (T, C)
 
@@ -63,7 +63,7 @@ class Way(NamedTuple):
     decode: Callable[[Sequence[Tensor], Sequence[int]], list[Decoded | str]]
     projects: bool = False  # whether its frames are those that the joiner adds
     exact: bool = True  # whether tokens and time stamps are to be the same
-    to_text: Callable[[list[int]], str] | None = None  # None: as for all others
+    to_text: Callable[[list[Any]], str] | None = None  # None: as for all others
 
 
 class Parity(NamedTuple):
@@ -254,7 +254,7 @@ def make_ways(
     compared: Compared,
 ) -> list[Way]:
     """What the options ask to compare; UserError for what cannot run."""
-    setting = (model, searcher, *chunking, streams.num_decode_streams)
+    setting = (model, searcher, chunking.chunk_size, chunking.left_context_frames, streams.num_decode_streams)
     ways = []
     if "torch" in compared.runtime:
         half = state_dtype(streams) or torch.float16

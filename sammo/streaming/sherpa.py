@@ -33,8 +33,9 @@ def make_recognizer(directory: Path, search: Search, precision: str = "float32")
     for path in paths.values():
         if not path.is_file():  # it would end the process
             raise UserError(f"{path.parent} lacks {path.name}; {AGAIN}")
+    files: dict[str, Any] = {name: str(path) for name, path in paths.items()}
     return sherpa_onnx.OnlineRecognizer.from_transducer(
-        **{name: str(path) for name, path in paths.items()},
+        **files,
         num_threads=torch.get_num_threads(),
         decoding_method=search.decoding_method,
         max_active_paths=search.beam_size,
