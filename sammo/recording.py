@@ -35,7 +35,7 @@ def sizes(x: Tensor) -> tuple[int, ...]:
 def as_rows(x: Tensor) -> Tensor:
     """(N, T, C) -> (N * T, C) in the graph of an export, whose products then need no change of shape around them;
     otherwise x."""
-    return x.reshape(-1, sizes(x)[-1]) if torch.jit.is_tracing() else x
+    return x.reshape(-1, sizes(x)[-1]) if is_tracing() else x
 
 
 def as_frames(x: Tensor, plan: Plan | None) -> Tensor:
@@ -48,7 +48,7 @@ def hide(x: Tensor, mask: Tensor, value: float) -> Tensor:
 
     An export holds it as one product or sum, with a factor or term that is made once for all layers.
     """
-    if not torch.jit.is_tracing():
+    if not is_tracing():
         return x.masked_fill(mask, value)
     return x * (~mask).to(x.dtype) if value == 0.0 else x + mask.to(x.dtype) * max(value, LEAST_SCORE)
 

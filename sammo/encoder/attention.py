@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sammo.cpu import DerivedWeights, linear
 from sammo.encoder.plan import Plan
 from sammo.encoder.position import to_absolute
-from sammo.recording import as_frames, hide, sizes
+from sammo.recording import as_frames, hide, is_tracing, sizes
 from sammo.regularize import Balancer, ScheduledFloat, Whiten, penalize_abs_values_gt
 from sammo.regularize.activations import scaled_linear
 from sammo.regularize.schedule import whitening_schedule
@@ -62,7 +62,7 @@ def with_left_context(x: Tensor, plan: Plan, state: LeftContext | None) -> tuple
 
 def _bmm(x: Tensor, y: Tensor, transpose: bool = False) -> Tensor:
     """(B, H, M, K) @ (B, H, K, L) -> (B, H, M, L); y (B, H, L, K) where it is to be transposed."""
-    if torch.jit.is_tracing():
+    if is_tracing():
         return x @ (y.transpose(2, 3) if transpose else y)
     heads, right = x.shape[1], y.reshape(-1, *y.shape[2:])
     product = torch.bmm(x.reshape(-1, *x.shape[2:]), right.transpose(1, 2) if transpose else right)
@@ -146,7 +146,7 @@ class AttentionWeights(nn.Module):
             self.linear_pos.weight,
         )  # (heads, width, offsets)
         query = query.view(-1, plan.rows, heads, width)
-        if torch.jit.is_tracing():
+        if is_tracing():
             return to_absolute(query.transpose(1, 2) @ key, plan.rows, plan.left)
         query = query.permute(2, 0, 1, 3).reshape(heads, -1, width)
         offsets = plan.left + 2 * plan.rows - 1

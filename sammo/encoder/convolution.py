@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sammo.cpu import DerivedWeights, FoldedSwoosh, OneChunk, depthwise_conv, linear
 from sammo.encoder.plan import Plan
 from sammo.kernels import by_triton
-from sammo.recording import as_frames, hide, sizes
+from sammo.recording import as_frames, hide, is_tracing, sizes
 from sammo.regularize import ActivationDropoutLinear, Balancer, ScheduledFloat, Whiten
 from sammo.regularize.schedule import whitening_schedule
 
@@ -46,7 +46,7 @@ class ChunkCausalConv(nn.Module):
             causal, within = self.causal, self.within
             weights = causal.weight, causal.bias, within.weight, within.bias, self.edge_scale
             return ChunkConv.apply(x, *weights, plan.chunk, plan.ends), None
-        if torch.jit.is_tracing() and state is not None and plan.ends is None and plan.chunk == frames:
+        if is_tracing() and state is not None and plan.ends is None and plan.chunk == frames:
             return self._recorded(x, state)
         sources = F.pad(x, (0, 0, self.past_frames, 0)) if state is None else torch.cat([state, x], dim=1)
         state = None if state is None else sources[:, frames:]
