@@ -63,8 +63,8 @@ def show_timing(directories: Sequence[Path], alignment: Path, out_dir: Path, cor
         raise UserError(f"no results on test parts of {corpus.name} with chunks in {', '.join(map(str, directories))}")
     names = line_names(list(grouped), experiment_names(dict.fromkeys(grouped, {})))
     found: dict[int, dict[str, Timing]] = {}
-    for system, chunks in grouped.items():
-        for chunk, row in chunks.items():
+    for system in sorted(grouped, key=lambda system: (*system[1:], system.experiment)):
+        for chunk, row in grouped[system].items():
             found.setdefault(chunk, {})[names[system]] = measure(row, alignments)
     text = timing_markdown(found, parts, corpus.metric)
     print(text)
