@@ -220,7 +220,7 @@ def test_a_cut_without_audio_is_given_up(work, tmp_path, caplog):
     [
         (["--chunk-size", "18"], "chunk size 18"),
         (["--chunk-size", "-1"], "above 0"),
-        (["--num-decode-streams", "0"], "at least 1"),
+        (["--num-decode-streams", "0"], "--num-decode-streams must be 1 to 100000"),
         (["--parts", "eval9"], "eval9"),
         (["--epoch", "7"], "epoch-7.pt"),
         (["--left-context-frames", "-1"], "left context"),
