@@ -55,7 +55,7 @@ from sammo.signals import StopRequest
 from sammo.training.config import TrainConfig
 from sammo.training.distributed import World
 from sammo.training.loop import Trainer
-from sammo.transducer import Transducer, model_config
+from sammo.transducer import Transducer, model_config, pad_tokens
 
 PHASES = ("forward", "loss", "backward", "optimizer")
 # Nothing runs, or only the host does.
@@ -188,7 +188,7 @@ def measure(args: argparse.Namespace) -> Meter:
     frames = int(args.seconds * 100)
     # The shortest of a bucket has nine tenths of the longest.
     lengths = torch.linspace(frames, 0.9 * frames, utterances).long()
-    tokens = [[1] * (int(length) * args.symbols_a_second // 100) for length in lengths]
+    tokens = pad_tokens([[1] * (int(length) * args.symbols_a_second // 100) for length in lengths])
     batch: Any = dict(features=torch.empty(utterances, frames, 80), lengths=lengths, tokens=tokens)
     meter = Meter()
     with ExitStack() as stack:

@@ -47,7 +47,7 @@ from sammo.progress import progress
 from sammo.regularize import set_batch_count
 from sammo.training.config import TrainConfig
 from sammo.training.precision import Precision
-from sammo.transducer import Transducer, model_config
+from sammo.transducer import Transducer, model_config, pad_tokens
 
 PARTS = ("encoder", "loss", "backward", "optimizer")
 CHARACTERS_A_SECOND = 7.0
@@ -69,7 +69,7 @@ class System:
         self.peak = 0
 
     def step(
-        self, features: torch.Tensor, lengths: torch.Tensor, tokens: list[list[int]], chunk: int, count: bool
+        self, features: torch.Tensor, lengths: torch.Tensor, tokens: torch.Tensor, chunk: int, count: bool
     ) -> None:
         """One step; added to the numbers if ``count``."""
         if self.device.type == "cuda":
@@ -113,7 +113,7 @@ def random_batch(args: argparse.Namespace, seed: int, device: torch.device):
         torch.randint(1, args.vocab_size, (int(length / 100 * CHARACTERS_A_SECOND),), generator=generator).tolist()
         for length in lengths
     ]
-    return features.to(device), lengths, tokens, rng.choice((16, 32, 64, -1))
+    return features.to(device), lengths, pad_tokens(tokens), rng.choice((16, 32, 64, -1))
 
 
 def main() -> None:

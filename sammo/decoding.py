@@ -115,9 +115,10 @@ def decode_batches(
                 chunk_size=setting.chunk_size,
                 left_context_frames=setting.left_context_frames,
             )
-            for cut, text, (best, *_) in zip(batch["cuts"], batch["texts"], searcher(encoded.frames, encoded.lengths)):
+            found = searcher(encoded.frames, encoded.lengths)
+            for cut_id, text, (best, *_) in zip(batch["cut_ids"], batch["texts"], found):
                 times = [frame / geometry.OUTPUT_RATE for frame in best.timestamps]
-                results[setting].append(Decoded(cut.id, text, tokenizer.decode(best.tokens), times))
+                results[setting].append(Decoded(cut_id, text, tokenizer.decode(best.tokens), times))
     return results
 
 

@@ -15,7 +15,7 @@ from sammo.encoder.causal_conv import CONV_ENGINES, causal_conv
 from sammo.encoder.mixers.gated_delta import DELTA_ENGINES, gated_delta_rule
 from sammo.encoder.ssd import SCAN_ENGINES, ssd_scan
 from sammo.kernels import KERNEL_ENGINES, kernel_engine
-from sammo.transducer import LOSS_ENGINES, Transducer, full_loss, model_config
+from sammo.transducer import LOSS_ENGINES, Transducer, full_loss, model_config, pad_tokens
 
 PACKAGES = (
     "torch",
@@ -146,7 +146,7 @@ def _step(engine: str, device: str) -> list[Tensor]:
     torch.manual_seed(0)
     random.seed(0)
     with kernel_engine(engine):
-        losses = model(features, lengths, [[3, 4, 5, 6], [7, 8], []], chunk_size=16)
+        losses = model(features, lengths, pad_tokens([[3, 4, 5, 6], [7, 8], []]), chunk_size=16)
         (losses.simple + losses.pruned).sum().backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     return [losses.simple.detach(), losses.pruned.detach(), gradients]

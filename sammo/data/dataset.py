@@ -8,7 +8,6 @@ from typing import Any, Callable, Iterable, Iterator, NamedTuple, TypedDict
 
 import torch
 from lhotse import CutSet, Fbank
-from lhotse.cut import Cut
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,6 +17,7 @@ from sammo.data.frames import num_frames
 from sammo.data.tokens import Tokenizer
 from sammo.data.transcripts import transcript
 from sammo.errors import UserError
+from sammo.transducer import pad_tokens
 
 
 class Batch(TypedDict):
@@ -25,9 +25,9 @@ class Batch(TypedDict):
 
     features: Tensor  # (N, T, 80) float32
     lengths: Tensor  # (N,) int64, frames without padding and noise filling
-    tokens: list[list[int]]  # ids of the output units
+    tokens: Tensor  # (N, S) int64, ids of the output units, filled up with blank
     texts: list[str]
-    cuts: list[Cut]
+    cut_ids: list[str]
 
 
 class BatchRequest(NamedTuple):
@@ -90,9 +90,9 @@ class SpeechDataset(Dataset):
         return {
             "features": features,
             "lengths": lengths,
-            "tokens": [self.tokenizer.encode(text) for text in texts],
+            "tokens": pad_tokens([self.tokenizer.encode(text) for text in texts], self.tokenizer.blank_id),
             "texts": texts,
-            "cuts": clean,
+            "cut_ids": [cut.id for cut in clean],
         }
 
 

@@ -61,13 +61,13 @@ def align_batches(
         features, lengths = with_tails(batch["features"].to(device), batch["lengths"].to(device))
         encoded = model.encoder(features, lengths, chunk_size=-1)
         log_probs = model.ctc_output(encoded.frames).log_softmax(dim=-1, dtype=torch.float32)
-        for cut, text, row, length in zip(batch["cuts"], batch["texts"], log_probs, encoded.lengths.tolist()):
+        for cut_id, text, row, length in zip(batch["cut_ids"], batch["texts"], log_probs, encoded.lengths.tolist()):
             tokens = tokenizer.encode(text)
             spans = token_frames(row[:length], tokens, model.config.blank_id)
             if spans is None:
-                logging.warning(f"{cut.id}: {len(tokens)} units do not fit into {length} frames; left out")
+                logging.warning(f"{cut_id}: {len(tokens)} units do not fit into {length} frames; left out")
                 continue
-            yield cut.id, units_said(tokens, spans, tokenizer, metric)
+            yield cut_id, units_said(tokens, spans, tokenizer, metric)
 
 
 def token_frames(log_probs: Tensor, tokens: Sequence[int], blank_id: int) -> list[tuple[int, int]] | None:

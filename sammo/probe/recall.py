@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Iterator, NamedTuple, Sequence
 
 import torch
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sammo import geometry
+from sammo.transducer import pad_tokens
 
 FEATURE_DIM = 80
 PATTERN_FRAMES = 30
@@ -93,9 +93,9 @@ class RecallTask:
         return {
             "features": features,
             "lengths": lengths,
-            "tokens": tokens,
+            "tokens": pad_tokens(tokens, self.blank_id),
             "texts": [self.decode(row) for row in tokens],
-            "cuts": [SimpleNamespace(id=f"{name}-{index}") for index in range(num)],
+            "cut_ids": [f"{name}-{index}" for index in range(num)],
             "cues": cues,
             "onsets": [plan.patterns[-1][0] for plan in plans],
         }

@@ -46,7 +46,7 @@ class Guard:
         path = self.config.exp_dir / f"bad-batch-{number}-rank-{self.rank}.pt"
         if self.skipped <= MAX_SAVED_BATCHES:
             _save_batch(path, batch, batch_idx_train=number, loss=loss, gradient_norm=norm)
-        ids = ", ".join(cut.id for cut in batch["cuts"][:3])
+        ids = ", ".join(batch["cut_ids"][:3])
         logging.warning(f"batch {number} skipped: its {what} is not finite (cuts {ids}, ...; kept in {path.name})")
         too_many = self.skipped > self.config.max_nonfinite
         if self.skipped > 1 and not too_many:
@@ -64,11 +64,9 @@ class Guard:
 def _save_batch(path: Path, batch: Batch, **facts: float) -> None:
     """Writes a batch with its cut ids and ``facts``, readable by torch.load(weights_only=True)."""
     content = {
-        "cut_ids": [cut.id for cut in batch["cuts"]],
+        "cut_ids": list(batch["cut_ids"]),
         "texts": list(batch["texts"]),
-        "tokens": [list(tokens) for tokens in batch["tokens"]],
-        "features": batch["features"].cpu(),
-        "lengths": batch["lengths"].cpu(),
+        **{name: batch[name].cpu() for name in ("tokens", "features", "lengths")},
         **facts,
     }
     try:
@@ -137,9 +135,9 @@ def first_overflow(model: nn.Module, batch: Batch, run: Callable[[], Tensor]) ->
     for name, parameter in model.named_parameters():
         if not _finite(parameter):
             return f"parameter {name}"
-    for cut, features in zip(batch["cuts"], batch["features"]):
+    for cut_id, features in zip(batch["cut_ids"], batch["features"]):
         if not _finite(features):
-            return f"the features of cut {cut.id}"
+            return f"the features of cut {cut_id}"
     model.zero_grad(set_to_none=True)
     with watch(model) as finding:
         loss = run()

@@ -71,8 +71,8 @@ def validate(
     sums = torch.zeros(size, dtype=torch.float64, device=world.device)
     samples: list[tuple[str, str, str]] = []
     for index, batch in enumerate(batches):
-        features, lengths = batch["features"].to(world.device), batch["lengths"].to(world.device)
-        encoded = model.encoder(features, lengths, chunk_size=chunk, left_context_frames=left)
+        features = batch["features"].to(world.device, non_blocking=True)
+        encoded = model.encoder(features, batch["lengths"], chunk_size=chunk, left_context_frames=left)
         loss = model.loss(
             encoded.frames,
             encoded.lengths,
@@ -84,14 +84,15 @@ def validate(
         )
         sums[: len(LOSSES) + 1] += torch.stack([part.sum() for part in loss]).double()
         if index < config.valid_cer_batches:
-            for cut, text, (best, *_) in zip(batch["cuts"], batch["texts"], searcher(encoded.frames, encoded.lengths)):
+            found = searcher(encoded.frames, encoded.lengths)
+            for cut_id, text, (best, *_) in zip(batch["cut_ids"], batch["texts"], found):
                 hypothesis = tokenizer.decode(best.tokens)
                 for place, kind in enumerate(metrics):
                     counts = count_errors(text, hypothesis, kind)
                     sums[len(LOSSES) + 1 + 2 * place] += counts.errors
                     sums[len(LOSSES) + 2 + 2 * place] += counts.ref
                 if len(samples) < NUM_SAMPLES:
-                    samples.append((cut.id, text, hypothesis))
+                    samples.append((cut_id, text, hypothesis))
     model.train(training)
     numbers = world.sum(sums).tolist()
     parts = [part / max(numbers[len(LOSSES)], 1.0) for part in numbers[: len(LOSSES)]]

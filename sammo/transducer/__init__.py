@@ -13,7 +13,7 @@ from sammo.transducer.loss import (
     pruned_loss,
     smoothed_loss,
 )
-from sammo.transducer.model import Transducer, TransducerLoss
+from sammo.transducer.model import Transducer, TransducerLoss, pad_tokens
 from sammo.transducer.predictor import Predictor
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "full_loss",
     "model_config",
     "mutual_information",
+    "pad_tokens",
     "prune",
     "prune_ranges",
     "pruned_loss",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from sammo.encoder import build_encoder
 from sammo.errors import UserError
@@ -24,6 +25,11 @@ class TransducerLoss(NamedTuple):
     pruned: Tensor  # (N,) of the real joiner, on what was not pruned
     ctc: Tensor  # (N,) CTC of the encoder's frames alone; zeros where the model has no layer for it
     frames: Tensor  # (N,) encoder frames
+
+
+def pad_tokens(tokens: Sequence[Sequence[int]], blank_id: int = 0) -> Tensor:
+    """Lists of symbols, none of which is blank -> (N, S) int64, filled up with blank."""
+    return pad_sequence([torch.tensor(row, dtype=torch.int64) for row in tokens], True, blank_id)
 
 
 class Transducer(nn.Module):
@@ -50,7 +56,7 @@ class Transducer(nn.Module):
         self,
         features: Tensor,
         lengths: Tensor,
-        tokens: list[list[int]],
+        tokens: Tensor,
         *,
         prune_range: int = 5,
         am_scale: float = 0.0,
@@ -64,7 +70,7 @@ class Transducer(nn.Module):
         Args:
           features: (N, T, 80) at 100 Hz.
           lengths: (N,) valid feature frames; on the CPU wherever the features are, if nothing shall wait for a GPU.
-          tokens: N lists of symbols, without blank; lists may be empty.
+          tokens: (N, S) symbols, each utterance's filled up with blank, see :func:`pad_tokens`; where lengths are.
           prune_range: positions per frame for which the real joiner is computed. Raised for the
             batch where an utterance has so many symbols per frame that no path would survive.
           am_scale, lm_scale: shares of the acoustic-only and of the label-only loss in the simple loss.
@@ -72,7 +78,7 @@ class Transducer(nn.Module):
           loss_engine: "auto", "k2", "triton" or "native".
         """
         if len(tokens) != features.shape[0]:
-            raise UserError(f"{len(tokens)} token lists for a batch of {features.shape[0]} utterances")
+            raise UserError(f"tokens of {len(tokens)} utterances for a batch of {features.shape[0]}")
         encoded = self.encoder(features, lengths, chunk_size=chunk_size, left_context_frames=left_context_frames)
         return self.loss(encoded.frames, encoded.lengths, tokens, prune_range, am_scale, lm_scale, loss_engine)
 
@@ -80,7 +86,7 @@ class Transducer(nn.Module):
         self,
         frames: Tensor,
         lengths: Tensor,
-        tokens: list[list[int]],
+        tokens: Tensor,
         prune_range: int = 5,
         am_scale: float = 0.0,
         lm_scale: float = 0.25,
@@ -88,9 +94,9 @@ class Transducer(nn.Module):
     ) -> TransducerLoss:
         """The losses from the encoder's output: frames (N, T, C), lengths (N,)."""
         blank = self.config.blank_id
-        counts = [len(utterance) for utterance in tokens]
-        least = least_range(counts, lengths.tolist())
-        symbols, boundary = _targets(tokens, lengths, blank, frames.device)
+        counts = (tokens != blank).sum(dim=1)
+        least = least_range(counts.tolist(), lengths.tolist())
+        symbols, boundary = _targets(tokens, counts, lengths, frames.device)
         contexts = torch.cat([symbols.new_full((len(tokens), 1), blank), symbols], dim=1)
         predicted = self.predictor(contexts)
 
@@ -112,27 +118,22 @@ class Transducer(nn.Module):
         ctc = self._ctc(frames, lengths, symbols, counts) if self.config.use_ctc else torch.zeros_like(pruned)
         return TransducerLoss(simple, pruned, ctc, boundary[:, 3])
 
-    def _ctc(self, frames: Tensor, lengths: Tensor, symbols: Tensor, counts: list[int]) -> Tensor:
+    def _ctc(self, frames: Tensor, lengths: Tensor, symbols: Tensor, counts: Tensor) -> Tensor:
         """(N,) CTC loss (Graves et al., ICML 2006); 0 for an utterance with too few frames for its repeated symbols."""
         log_probs = self.ctc_output(frames).transpose(0, 1).log_softmax(dim=-1, dtype=torch.float32)
         return F.ctc_loss(
             log_probs,
             symbols,
             lengths,
-            torch.tensor(counts),
+            counts,
             self.config.blank_id,
             reduction="none",
             zero_infinity=True,
         )
 
 
-def _targets(tokens: list[list[int]], lengths: Tensor, blank_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Symbols (N, S), padded with blank, and the boundary (N, 4) of each utterance's lattice."""
-    counts = [len(utterance) for utterance in tokens]
-    width = max(counts, default=0)
-    rows = [list(utterance) + [blank_id] * (width - len(utterance)) for utterance in tokens]
-    symbols = torch.tensor(rows, dtype=torch.int64).reshape(len(tokens), width)
-    boundary = torch.zeros(len(tokens), 4, dtype=torch.int64, device=lengths.device)
-    boundary[:, 2] = torch.tensor(counts, dtype=torch.int64).to(lengths.device, non_blocking=True)
-    boundary[:, 3] = lengths
-    return symbols.to(device, non_blocking=True), boundary.to(device, non_blocking=True)
+def _targets(tokens: Tensor, counts: Tensor, lengths: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Symbols (N, S) and the boundary (N, 4) of each utterance's lattice, on ``device``."""
+    begin = torch.zeros_like(counts)
+    boundary = torch.stack([begin, begin, counts, lengths], dim=1)
+    return tokens.to(device, non_blocking=True), boundary.to(device, non_blocking=True)

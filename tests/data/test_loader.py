@@ -15,6 +15,7 @@ import pytest
 import torch
 from fixtures.data import make_corpus
 from lhotse import CutSet
+from lhotse.cut import Cut
 
 from sammo.data.config import DataConfig
 from sammo.data.datamodule import CsjDataModule
@@ -44,32 +45,41 @@ def module(corpus, tokenizer):
     return make
 
 
+@pytest.fixture(scope="module")
+def cuts(corpus) -> dict[str, Cut]:
+    """All cuts of the corpus by their ids."""
+    parts = ("train", "valid", "eval1")
+    return {cut.id: cut for part in parts for cut in CutSet.from_file(corpus / f"csj_cuts_{part}.jsonl.gz")}
+
+
 def same(left: list[dict], right: list[dict]) -> bool:
     return len(left) == len(right) and all(
         torch.equal(a["features"], b["features"])
         and torch.equal(a["lengths"], b["lengths"])
-        and a["tokens"] == b["tokens"]
-        and [cut.id for cut in a["cuts"]] == [cut.id for cut in b["cuts"]]
+        and torch.equal(a["tokens"], b["tokens"])
+        and a["cut_ids"] == b["cut_ids"]
         for a, b in zip(left, right)
     )
 
 
-def test_batch_contents(module, tokenizer):
+def test_batch_contents(module, tokenizer, cuts):
     batches = list(module().train_dataloader(1))
-    ids = [cut.id for batch in batches for cut in batch["cuts"]]
+    ids = [cut_id for batch in batches for cut_id in batch["cut_ids"]]
     assert sorted(ids) == [f"train-{index:03d}" for index in range(40)]
     for batch in batches:
-        assert batch["features"].shape == (len(batch["cuts"]), batch["lengths"].max(), 80)
+        assert batch["features"].shape == (len(batch["cut_ids"]), batch["lengths"].max(), 80)
         assert batch["features"].dtype == torch.float32 and batch["lengths"].dtype == torch.int64
-        assert batch["tokens"] == [tokenizer.encode(text) for text in batch["texts"]]
-        assert batch["texts"] == [cut.supervisions[0].custom["fluent"] for cut in batch["cuts"]]
-        assert sum(cut.duration for cut in batch["cuts"]) <= 12.0
+        tokens = [tokenizer.encode(text) for text in batch["texts"]]
+        assert batch["tokens"].shape == (len(tokens), max(map(len, tokens)))
+        assert [[symbol for symbol in row if symbol] for row in batch["tokens"].tolist()] == tokens
+        assert batch["texts"] == [cuts[cut_id].supervisions[0].custom["fluent"] for cut_id in batch["cut_ids"]]
+        assert sum(cuts[cut_id].duration for cut_id in batch["cut_ids"]) <= 12.0
 
 
-def test_without_augmentation_features_are_the_stored_ones(module):
+def test_without_augmentation_features_are_the_stored_ones(module, cuts):
     for batch in module(enable_musan=False, enable_spec_aug=False).train_dataloader(1):
-        for features, length, cut in zip(batch["features"], batch["lengths"], batch["cuts"]):
-            assert np.array_equal(features[:length].numpy(), cut.load_features())
+        for features, length, cut_id in zip(batch["features"], batch["lengths"], batch["cut_ids"]):
+            assert np.array_equal(features[:length].numpy(), cuts[cut_id].load_features())
             assert (features[length:] < -23.0).all()
 
 
@@ -134,35 +144,36 @@ def test_workers_leave_signals_to_training(module):
     assert same(list(wanted), batches + list(loader))
 
 
-def test_curriculum(module, corpus):
+def test_curriculum(module, cuts):
     """The first epochs see short cuts alone, the next ones longer ones, too, the rest everything."""
-    durations = [cut.duration for batch in module().train_dataloader(1) for cut in batch["cuts"]]
+    durations = [cuts[cut_id].duration for batch in module().train_dataloader(1) for cut_id in batch["cut_ids"]]
     short, long = sorted(durations)[len(durations) // 3], sorted(durations)[2 * len(durations) // 3]
     data = module(curriculum=f"1:{short},2:{long}")
     limits = [short, long, long, None, None]
     assert [data.config.longest(epoch) for epoch in range(1, 6)] == limits
     for epoch, limit in enumerate(limits, start=1):
         wanted = sorted(d for d in durations if limit is None or d <= limit)
-        found = sorted(cut.duration for batch in data.train_dataloader(epoch) for cut in batch["cuts"])
+        found = sorted(cuts[cut_id].duration for batch in data.train_dataloader(epoch) for cut_id in batch["cut_ids"])
         assert found == wanted and data.audio_seconds(epoch) == pytest.approx(sum(wanted))
     state = data.train_dataloader(1).sampler.state_dict()
     with pytest.raises(UserError, match="other training cuts"):
         module().train_dataloader(1, sampler_state=state)
 
 
-def test_cuts_out_of_bounds_are_not_trained_on(module, caplog):
+def test_cuts_out_of_bounds_are_not_trained_on(module, cuts, caplog):
     """Bounds are for training: what is decoded or validated stays whole. Without options they are the original's."""
     assert (DataConfig().min_duration, DataConfig().max_cut_duration) == (1.0, 20.0)
-    durations = [cut.duration for batch in module().train_dataloader(1) for cut in batch["cuts"]]
+    durations = [cuts[cut_id].duration for batch in module().train_dataloader(1) for cut_id in batch["cut_ids"]]
     caplog.set_level("INFO")
     data = module(min_duration=2.0, max_cut_duration=3.0)
-    found = [cut.duration for batch in data.train_dataloader(1) for cut in batch["cuts"]]
+    found = [cuts[cut_id].duration for batch in data.train_dataloader(1) for cut_id in batch["cut_ids"]]
     assert sorted(found) == sorted(d for d in durations if 2.0 <= d <= 3.0) and found
     below, above = sum(d < 2.0 for d in durations), sum(d > 3.0 for d in durations)
     assert f"{below} with fewer seconds than --min-duration" in caplog.text
     assert f"{above} with more seconds than --max-cut-duration" in caplog.text
     for loader in (data.valid_dataloader(), data.test_dataloader("eval1")):
-        assert any(cut.duration < 2.0 or cut.duration > 3.0 for batch in loader for cut in batch["cuts"])
+        found = [cuts[cut_id].duration for batch in loader for cut_id in batch["cut_ids"]]
+        assert any(duration < 2.0 or duration > 3.0 for duration in found)
 
 
 @pytest.mark.parametrize(
@@ -200,18 +211,18 @@ def test_ranks_get_as_many_batches_and_share_the_cuts(module, world_size, drop_l
         for rank in range(world_size)
     ]
     assert len({len(share) for share in shares}) == 1
-    ids = [cut.id for share in shares for batch in share for cut in batch["cuts"]]
+    ids = [cut_id for share in shares for batch in share for cut_id in batch["cut_ids"]]
     originals = [name for name in ids if "_dup" not in name]
     assert len(originals) == len(set(originals))
     assert len(originals) == 40 if not drop_last else 20 < len(originals) <= 40
 
 
-def test_valid_and_test_are_fixed_and_whole(module):
+def test_valid_and_test_are_fixed_and_whole(module, cuts):
     valid = list(module().valid_dataloader())
     assert same(valid, list(module().valid_dataloader()))
-    ids = [cut.id for rank in range(2) for batch in module().valid_dataloader(rank, 2) for cut in batch["cuts"]]
+    ids = [cut_id for rank in range(2) for batch in module().valid_dataloader(rank, 2) for cut_id in batch["cut_ids"]]
     assert sorted(ids) == [f"valid-{index:03d}" for index in range(6)]
-    durations = [cut.duration for batch in module().test_dataloader("eval1") for cut in batch["cuts"]]
+    durations = [cuts[cut_id].duration for batch in module().test_dataloader("eval1") for cut_id in batch["cut_ids"]]
     assert durations == sorted(durations, reverse=True) and len(durations) == 6
 
 
@@ -233,11 +244,11 @@ def test_unusable_cuts_are_left_out_and_counted(module, corpus, tmp_path, caplog
     with caplog.at_level("INFO"):
         loader = module(**options).train_dataloader(1)
     assert "left out 2 with no text, 3 with more symbols than encoder frames" in caplog.text
-    ids = {cut.id for batch in loader for cut in batch["cuts"]}
+    ids = {cut_id for batch in loader for cut_id in batch["cut_ids"]}
     assert ids == {f"train-{index:03d}" for index in range(5, 40)}
     # A test part keeps its hard cuts.
     (tmp_path / "csj_cuts_eval1.jsonl.gz").write_bytes((tmp_path / "csj_cuts_train.jsonl.gz").read_bytes())
-    tested = {cut.id for batch in module(**options).test_dataloader("eval1") for cut in batch["cuts"]}
+    tested = {cut_id for batch in module(**options).test_dataloader("eval1") for cut_id in batch["cut_ids"]}
     assert tested == {f"train-{index:03d}" for index in range(2, 40)}
 
 
@@ -301,7 +312,7 @@ def test_speed_copies_take_turns(module, corpus, tmp_path):
         copies.to_file(tmp_path / f"csj_cuts_train_sp{speed}.jsonl.gz")
     options = {"speed_perturb": True, "min_duration": 0.0}  # a copy of a cut of 1 s is shorter than that
     batches = module(manifest_dir=tmp_path, musan_dir=corpus, **options).train_dataloader(1)
-    ids = [cut.id for batch in batches for cut in batch["cuts"]]
+    ids = [cut_id for batch in batches for cut_id in batch["cut_ids"]]
     assert len(ids) == 30 and sum("_sp0.9" in name for name in ids) == 10
 
 

@@ -167,7 +167,7 @@ def test_descriptions_inside_of_shar_archives_are_checked(copy, tmp_path, field)
     good = list(
         module(copy, shar_dir=shar, enable_musan=False, on_the_fly_feats=field == "recording").train_dataloader(1)
     )
-    assert sum(len(batch["cuts"]) for batch in good) == 6
+    assert sum(len(batch["cut_ids"]) for batch in good) == 6
     path = shar / f"{field}.000000.tar"
     with tarfile.open(path) as archive:
         members = [(member.name, archive.extractfile(member).read()) for member in archive]

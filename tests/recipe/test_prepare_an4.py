@@ -91,10 +91,10 @@ def test_the_corpus_is_found_and_loads(prepared):
     )
     module = CsjDataModule(config, tokenizer)
     batches = list(module.train_dataloader(1))
-    assert sum(len(batch["cuts"]) for batch in batches) == 3 * 12  # at three speeds
+    assert sum(len(batch["cut_ids"]) for batch in batches) == 3 * 12  # at three speeds
     for batch in batches:
-        assert [tokenizer.decode(tokens) for tokens in batch["tokens"]] == batch["texts"]
-    assert sum(len(batch["cuts"]) for batch in module.test_dataloader(*module.corpus.tests)) == 6
+        assert [tokenizer.decode(tokens.tolist()) for tokens in batch["tokens"]] == batch["texts"]
+    assert sum(len(batch["cut_ids"]) for batch in module.test_dataloader(*module.corpus.tests)) == 6
 
 
 @pytest.mark.parametrize("lang", ["lang_char", "lang_bpe_40"])

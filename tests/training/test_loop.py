@@ -172,7 +172,7 @@ def test_skips_what_is_not_finite(tmp_path, data, caplog):
     assert unchanged == [False] * 4 + [True]
     assert trainer.guard.skipped == 1 and all(p.isfinite().all() for p in trainer.model.parameters())
     kept = torch.load(tmp_path / "bad-batch-5-rank-0.pt", weights_only=True)
-    assert kept["cut_ids"] == [cut.id for cut in bad["cuts"]]
+    assert kept["cut_ids"] == bad["cut_ids"]
     assert torch.equal(kept["features"].isnan(), bad["features"].isnan())
     assert "the features of cut cut-9-1" in caplog.text
 

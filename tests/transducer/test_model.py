@@ -11,7 +11,7 @@ import torch
 from fixtures.paths import REFERENCE
 
 from sammo.errors import UserError
-from sammo.transducer import Joiner, ModelConfig, Predictor, Transducer, model_config
+from sammo.transducer import Joiner, ModelConfig, Predictor, Transducer, model_config, pad_tokens
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,10 @@ def model():
 def test_loss_of_an_utterance_does_not_depend_on_its_batch(model):
     features, lengths = torch.randn(3, 200, 80), torch.tensor([200, 150, 90])
     tokens = [[5, 6, 7, 8, 9, 9], [], [1, 2]]
-    together = model(features, lengths, tokens)
+    together = model(features, lengths, pad_tokens(tokens))
     assert together.simple.shape == together.pruned.shape == (3,)
     for i, utterance in enumerate(tokens):
-        alone = model(features[i : i + 1, : lengths[i]], lengths[i : i + 1], [utterance])
+        alone = model(features[i : i + 1, : lengths[i]], lengths[i : i + 1], pad_tokens([utterance]))
         torch.testing.assert_close(alone.simple[0], together.simple[i], atol=1e-3, rtol=1e-4)
         torch.testing.assert_close(alone.pruned[0], together.pruned[i], atol=1e-3, rtol=1e-4)
         assert alone.frames[0] == together.frames[i]
@@ -107,11 +107,11 @@ def test_ctc(model):
     """Summed over all alignments, of each utterance as if it were alone; a layer that only training with CTC has."""
     frames, lengths = torch.randn(3, 4, model.encoder.out_dim), torch.tensor([4, 3, 1])
     tokens = [[3, 3], [7], [1, 2]]
-    assert model.loss(frames, lengths, tokens).ctc.tolist() == [0.0, 0.0, 0.0]
+    assert model.loss(frames, lengths, pad_tokens(tokens)).ctc.tolist() == [0.0, 0.0, 0.0]
     assert not any("ctc" in name for name in model.state_dict())
     torch.manual_seed(0)
     model = Transducer(model_config("sammo", "tiny", 8, use_ctc=True)).eval()
-    found = model.loss(frames, lengths, tokens).ctc
+    found = model.loss(frames, lengths, pad_tokens(tokens)).ctc
     assert found[2] == 0.0  # cannot be aligned
     for row in range(2):
         log_probs = model.ctc_output(frames[row, : lengths[row]]).log_softmax(-1)
@@ -127,7 +127,7 @@ def test_unpruned_model_loss_is_the_full_loss(model):
 
     frames, lengths = torch.randn(2, 12, model.encoder.out_dim), torch.tensor([12, 9])
     tokens = [[3, 4, 5], [7, 7]]
-    pruned = model.loss(frames, lengths, tokens, prune_range=9).pruned
+    pruned = model.loss(frames, lengths, pad_tokens(tokens), prune_range=9).pruned
     contexts = torch.tensor([[0, 3, 4, 5], [0, 7, 7, 0]])
     logits = model.joiner(frames[:, :, None], model.predictor(contexts)[:, None])
     boundary = torch.tensor([[0, 0, 3, 12], [0, 0, 2, 9]])
@@ -139,7 +139,7 @@ def test_every_parameter_gets_a_finite_gradient(model, tokens):
     """Without symbols, with one, and with more symbols than frames."""
     model.zero_grad()
     features, lengths = torch.randn(2, 60, 80), torch.tensor([60, 45])
-    loss = model(features, lengths, tokens, prune_range=4, lm_scale=0.3, am_scale=0.1)
+    loss = model(features, lengths, pad_tokens(tokens), prune_range=4, lm_scale=0.3, am_scale=0.1)
     assert torch.isfinite(loss.simple).all() and torch.isfinite(loss.pruned).all()
     (0.5 * loss.simple + loss.pruned).sum().backward()
     for name, parameter in model.named_parameters():
@@ -149,14 +149,14 @@ def test_every_parameter_gets_a_finite_gradient(model, tokens):
 def test_loss_in_bfloat16_is_near_float32(model):
     frames, lengths = torch.randn(2, 30, model.encoder.out_dim), torch.tensor([30, 22])
     tokens = [[3, 4, 5], [7, 7, 8, 9]]
-    expected = model.loss(frames, lengths, tokens)
+    expected = model.loss(frames, lengths, pad_tokens(tokens))
     with torch.autocast("cpu", torch.bfloat16):
-        loss = model.loss(frames, lengths, tokens)
+        loss = model.loss(frames, lengths, pad_tokens(tokens))
     assert loss.simple.dtype == loss.pruned.dtype == torch.float32
     torch.testing.assert_close(loss.simple, expected.simple, rtol=0.01, atol=0.1)
     torch.testing.assert_close(loss.pruned, expected.pruned, rtol=0.01, atol=0.1)
 
 
-def test_wrong_number_of_token_lists(model):
-    with pytest.raises(UserError, match="3 token lists for a batch of 2"):
-        model(torch.randn(2, 60, 80), torch.tensor([60, 45]), [[1], [2], [3]])
+def test_wrong_number_of_tokens(model):
+    with pytest.raises(UserError, match="tokens of 3 utterances for a batch of 2"):
+        model(torch.randn(2, 60, 80), torch.tensor([60, 45]), pad_tokens([[1], [2], [3]]))
