@@ -119,7 +119,7 @@ def test_a_training_step_waits_once(name, preset, precision, tmp_path):
         trainer._step(batch())  # makes the optimizer's state
         trace.waits.clear()
         for _ in range(1 if preset == "medium" else 4):
-            step, stop, over = trainer._step(batch())
+            step = trainer._step(batch()).step
         trainer.averaged.update(trainer.model, 1)
         assert step["grad_norm"] == 1.0  # as invented
         places = set(trace.waits)

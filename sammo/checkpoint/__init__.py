@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sammo.checkpoint.directory import BEST, batch_path, epoch_path, list_checkpoints, remove_old, remove_unfinished
 from sammo.checkpoint.files import newest_checkpoint, read_checkpoint, write_checkpoint, write_content
-from sammo.checkpoint.loading import ModelInfo, check_tokenizer, load_model
+from sammo.checkpoint.loading import ModelInfo, check_same_model, check_tokenizer, load_model
 from sammo.checkpoint.package import is_package
 from sammo.checkpoint.schema import Checkpoint, TrainingState
 
@@ -14,6 +14,7 @@ __all__ = [
     "ModelInfo",
     "TrainingState",
     "batch_path",
+    "check_same_model",
     "check_tokenizer",
     "epoch_path",
     "is_package",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -154,6 +155,29 @@ def check_tokenizer(info: ModelInfo, fingerprint: str, lang: str | Path) -> None
             f"the checkpoint ({info.checkpoint.split(',')[0]}) was trained with other output units than those in "
             f"{lang}: pass the --lang it was trained with"
         )
+
+
+def check_same_model(checkpoint: Checkpoint, model_config: ModelConfig, fingerprint: str) -> None:
+    """UserError naming the first difference between a checkpoint's model and the one asked for."""
+    saved, wanted = _flat(checkpoint.model_config), _flat(model_config)
+    different = [name for name in wanted if saved[name] != wanted[name]]
+    advice = "use another --exp-dir or the options it was trained with"
+    if checkpoint.tokenizer != fingerprint:
+        raise UserError(
+            f"the checkpoint was trained with other output units ({saved['vocab_size']}, here {wanted['vocab_size']}): "
+            f"{advice} (--lang)"
+        )
+    if different:
+        name = different[0]
+        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+        raise UserError(
+            f"the checkpoint is of another model: {name} is {saved[name]} there and {wanted[name]} here{more}; {advice}"
+        )
+
+
+def _flat(config: ModelConfig) -> dict[str, Any]:
+    values = config.to_dict()
+    return {**values.pop("encoder"), **values}
 
 
 def _select(

@@ -37,7 +37,7 @@ class TrainingState:
     epoch_batches: int  # trained in this epoch
     batch_ratio: float  # batches of the last whole epoch over what its loader had estimated
     best_valid: float  # lowest validation loss
-    skipped: int  # batches of this epoch that were not finite
+    skipped: int  # batches of this epoch that could not be trained on
     wall_seconds: float  # time trained, over all runs
     options: dict[str, Any]  # of train.py, to be looked at
 

@@ -118,9 +118,12 @@ class TrainSampler(Sampler[BatchRequest]):
         return {"epoch": self.epoch, "batches": self.batches, **self._options}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resumes where ``state`` was taken. UserError where it belongs to other data or other options."""
+        """Resumes where ``state`` was taken. UserError where it belongs to other data or other options.
+
+        With another number of ranks as much of the epoch is left, in batches of their own.
+        """
         for name, value in self._options.items():
-            if state.get(name) != value:
+            if state.get(name) != value and name != "world_size":
                 if name == "cuts":
                     raise UserError("the checkpoint stopped inside an epoch over other training cuts than these")
                 raise UserError(
@@ -128,7 +131,7 @@ class TrainSampler(Sampler[BatchRequest]):
                     "resume with the same options or from the end of an epoch"
                 )
         self.epoch = state["epoch"]
-        self.batches = self._start = state["batches"]
+        self.batches = self._start = state["batches"] * state["world_size"] // self._options["world_size"]
 
 
 class FixedSampler(Sampler[BatchRequest]):

@@ -90,7 +90,9 @@ class TrainConfig(Runtime):
     oom_scan: str = option(
         "auto", "Try the largest batches first for out-of-memory; auto: on GPUs.", ("auto", "true", "false")
     )
-    max_nonfinite: int = option(20, "Batches an epoch may skip for losses or gradients that are not finite.")
+    max_nonfinite: int = option(
+        20, "Batches an epoch may skip: their loss or gradient is not finite, or the GPU's memory too small."
+    )
     inf_check: bool = option(False, "Name the module whose output is not finite at once; slow.")
     print_diagnostics: bool = option(False, "Print statistics of activations and gradients after 5 batches, and end.")
 

@@ -1,9 +1,8 @@
-"""Losses and gradients that are not finite: batches are skipped and kept, and the first module to overflow is named."""
+"""Batches that cannot be trained on: they are skipped and kept, and the first module to overflow is named."""
 
 from __future__ import annotations
 
 import logging
-import math
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -20,7 +19,7 @@ MAX_SAVED_BATCHES = 5  # of those that an epoch skips
 
 
 class Guard:
-    """Accounts for batches whose loss or gradient is not finite, and ends a run that has too many of them.
+    """Accounts for batches that cannot be trained on, and ends a run that has too many of them.
 
     Attributes:
       skipped: such batches of this epoch.
@@ -30,38 +29,45 @@ class Guard:
         self.config, self.rank = config, rank
         self.skipped = 0
 
-    def skip(self, batch: Batch, number: int, epoch: int, loss: float, norm: float, find: Callable[[], str]) -> None:
-        """Keeps a batch that was not trained on, and says why.
+    def skip(
+        self,
+        batch: Batch,
+        number: int,
+        epoch: int,
+        why: str,
+        find: Callable[[], str] | None = None,
+        keep: bool = True,
+    ) -> None:
+        """Says why a batch was not trained on.
 
         Args:
           batch, number: the batch and how many were trained with it.
-          loss, norm: of which at least one is not finite.
           find: repeats the batch and names the first value that was not finite.
+          keep: write the batch into the experiment's directory.
 
         Raises:
           UserError: there are too many in this epoch.
         """
         self.skipped += 1
-        what = "loss" if not math.isfinite(loss) else "gradient"
         path = self.config.exp_dir / f"bad-batch-{number}-rank-{self.rank}.pt"
-        if self.skipped <= MAX_SAVED_BATCHES:
-            _save_batch(path, batch, batch_idx_train=number, loss=loss, gradient_norm=norm)
-        ids = ", ".join(batch["cut_ids"][:3])
-        logging.warning(f"batch {number} skipped: its {what} is not finite (cuts {ids}, ...; kept in {path.name})")
+        if keep and self.skipped <= MAX_SAVED_BATCHES:
+            _save_batch(path, batch, batch_idx_train=number, why=why)
+        kept = f"; kept in {path.name}" if keep else ""
+        logging.warning(f"batch {number} skipped: {why} (cuts {', '.join(batch['cut_ids'][:3])}, ...{kept})")
         too_many = self.skipped > self.config.max_nonfinite
-        if self.skipped > 1 and not too_many:
-            return
-        where = find()
-        logging.warning(f"first value that was not finite: {where}")
+        if find is not None and (self.skipped == 1 or too_many):
+            where = find()
+            logging.warning(f"first value that was not finite: {where}")
+            why = f"{why}, {where} was the first"
         if too_many:
             raise UserError(
-                f"{self.skipped} batches of epoch {epoch} were not finite, --max-nonfinite allows "
-                f"{self.config.max_nonfinite}; in the last one, {where} was the first "
+                f"{self.skipped} batches of epoch {epoch} were skipped, --max-nonfinite allows "
+                f"{self.config.max_nonfinite}; the last one: {why} "
                 f"({self.config.exp_dir}/bad-batch-*.pt hold batches with their cut ids)"
             )
 
 
-def _save_batch(path: Path, batch: Batch, **facts: float) -> None:
+def _save_batch(path: Path, batch: Batch, **facts: Any) -> None:
     """Writes a batch with its cut ids and ``facts``, readable by torch.load(weights_only=True)."""
     content = {
         "cut_ids": list(batch["cut_ids"]),

@@ -13,7 +13,7 @@ from sammo.data.frames import num_frames
 from sammo.errors import UserError
 from sammo.geometry import output_frames
 from sammo.regularize import load_regularizer_state, regularizer_state, set_batch_count
-from sammo.training.loop import Trainer, out_of_memory
+from sammo.training.loop import Trainer, no_memory
 
 SYMBOLS_A_SECOND = 12.0  # fast Japanese speech in characters
 
@@ -59,7 +59,7 @@ def _run_largest(trainer: Trainer, durations: np.ndarray, max_duration: float) -
             loss, _ = trainer.loss(model, batch, chunk=(-1, -1))
             trainer.optimization.backward(loss)
         except torch.cuda.OutOfMemoryError as error:
-            raise UserError("before training, " + out_of_memory(shape, 0)) from error
+            raise UserError("tried before training: " + no_memory(shape)) from error
         finally:
             model.zero_grad(set_to_none=True)
     if trainer.world.device.type == "cuda":

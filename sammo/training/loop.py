@@ -6,61 +6,50 @@ import logging
 import math
 from contextlib import nullcontext
 from itertools import islice
-from typing import Any, Iterator, Protocol, Sized
+from typing import Any, Callable, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sammo.checkpoint import BEST, Checkpoint, TrainingState, batch_path, epoch_path, remove_old, write_checkpoint
+from sammo.checkpoint import (
+    BEST,
+    Checkpoint,
+    TrainingState,
+    batch_path,
+    check_same_model,
+    epoch_path,
+    remove_old,
+    write_checkpoint,
+)
 from sammo.checkpoint.averaging import AveragedModel
 from sammo.data.dataset import Batch, WaitTimer
-from sammo.data.manifests import Survey
 from sammo.data.tokens import Tokenizer
 from sammo.errors import DAMAGE, UserError
 from sammo.regularize import load_regularizer_state, regularizer_state, set_batch_count, settle, unsettled
 from sammo.signals import StopRequest
 from sammo.training.budget import Budget
 from sammo.training.config import LOSSES, TrainConfig
+from sammo.training.data import Data
 from sammo.training.distributed import World
 from sammo.training.guard import Guard, first_overflow, watch
 from sammo.training.optimization import Optimization
+from sammo.training.parallel import Parallel
 from sammo.training.randomness import draw_chunk, random_state, seed_everything, set_random_state
 from sammo.training.report import RunReport, Step
 from sammo.training.resuming import check_options
 from sammo.training.validation import validate
-from sammo.transducer import ModelConfig, Transducer
+from sammo.transducer import Transducer, TransducerLoss
 
 SCHEDULE_INTERVAL = 10  # batches between updates of the scheduled regularizers
 
 
-class Sampler(Protocol):
-    """Knows its place in an epoch."""
+class Done(NamedTuple):
+    """What came of a step."""
 
-    def state_dict(self) -> dict[str, Any]: ...
-
-
-class Loader(Sized, Protocol):
-    """The batches of an epoch; its length is an estimate of their number."""
-
-    sampler: Sampler
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-
-class Data(Protocol):
-    """What a model is trained on, like CsjDataModule; ``metric`` is its error rate, "CER" or "WER"."""
-
-    metric: str
-
-    def train_dataloader(
-        self, epoch: int, sampler_state: dict[str, Any] | None, rank: int, world_size: int
-    ) -> Loader: ...
-
-    def valid_dataloader(self, rank: int, world_size: int) -> Loader: ...
-
-    def audio_seconds(self, epoch: int) -> float: ...
-
-    def train_survey(self) -> Survey: ...
+    step: Step
+    stop: bool  # a signal asked some process to stop
+    over: bool  # the budget is used up
+    following: Batch | None  # the next batch; None where a process has none
 
 
 class Trainer:
@@ -94,7 +83,7 @@ class Trainer:
         self.averaged = AveragedModel(model, config.average_period) if world.is_main else None
         self.budget = Budget(config)
         self.guard = Guard(config, world.rank)
-        self.parallel: nn.Module = model
+        self.parallel = Parallel(model, world)
         self.batch = 0  # trained so far
         self.epoch = 1
         self.epoch_batches = 0  # of them in this epoch
@@ -104,15 +93,18 @@ class Trainer:
 
     # -------------------------------------------------------------------------------- state
 
-    def checkpoint(self, sampler: Sampler, epoch_done: bool) -> Checkpoint | None:
-        """All that a resumed run needs; None in all processes but the first. All of them must call it."""
+    def checkpoint(self, place: dict[str, Any] | None) -> Checkpoint | None:
+        """All that a resumed run needs; None in all processes but the first. All of them must call it.
+
+        place: the sampler's state behind the last batch trained; None: the epoch is done.
+        """
         own = {"random": random_state(self.world.device), "regularizers": regularizer_state(self.model)}
         ranks = self.world.gather(own)
         if ranks is None:
             return None
         training = TrainingState(
             **self.optimization.state(),
-            sampler=None if epoch_done else sampler.state_dict(),
+            sampler=place,
             random=[rank["random"] for rank in ranks],
             regularizers=[rank["regularizers"] for rank in ranks],
             epoch_batches=self.epoch_batches,
@@ -122,7 +114,7 @@ class Trainer:
             wall_seconds=self.budget.wall_seconds,
             options=self.options,
         )
-        return self._weights(epoch_done, training)
+        return self._weights(place is None, training)
 
     def _weights(self, epoch_done: bool = False, training: TrainingState | None = None) -> Checkpoint:
         """The model and its running average, with ``training`` if given."""
@@ -154,7 +146,12 @@ class Trainer:
             problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise UserError(f"the checkpoint does not fit what train.py keeps in one ({problem})") from error
         if len(training.random) != self.world.size:
-            logging.warning(f"the checkpoint is of {len(training.random)} processes: random draws start afresh")
+            logging.warning(
+                f"the checkpoint is of {len(training.random)} processes, these are {self.world.size}: training goes on "
+                f"after its {self.batch} batches, approximately: random draws start afresh, schedules over reference "
+                "batches count all batches as if they were of these processes, and the rest of the epoch is as long as "
+                "it was, of other cuts: some come twice, some not at all"
+            )
             seed_everything(self._seed())
 
     def _load_state(self, checkpoint: Checkpoint, training: TrainingState) -> None:
@@ -167,8 +164,8 @@ class Trainer:
         self.budget.wall_seconds, self.sampler_state = training.wall_seconds, training.sampler
         if not checkpoint.epoch_done:
             self.epoch_batches, self.guard.skipped = training.epoch_batches, training.skipped
+        load_regularizer_state(self.model, training.regularizers[self.world.rank % len(training.regularizers)])
         if len(training.random) == self.world.size:
-            load_regularizer_state(self.model, training.regularizers[self.world.rank])
             set_random_state(training.random[self.world.rank], self.world.device)
 
     def reason_to_stop(self) -> str:
@@ -183,9 +180,6 @@ class Trainer:
 
     def run(self) -> None:
         """Trains to the end, or until a signal asks to stop; saves in either case."""
-        if self.world.size > 1:
-            # Without device_ids: it would move the lengths, which are for the CPU.
-            self.parallel = nn.parallel.DistributedDataParallel(self.model, gradient_as_bucket_view=True)
         self.budget.start()
         report = RunReport(self.config, self.batch, self.world.is_main)
         try:
@@ -197,22 +191,28 @@ class Trainer:
     def _run_epoch(self, report: RunReport) -> bool:
         """One epoch, or what is left of it; False if training was asked to stop."""
         if self.sampler_state is None:
-            self.epoch_batches = self.guard.skipped = 0
+            self.guard.skipped = 0
             seed_everything(self._seed())
         world = self.world
         self.optimization.scheduler.step_epoch(self.epoch - 1)
         self._schedule(self.batch - self.batch % SCHEDULE_INTERVAL)
         loader = self.data.train_dataloader(self.epoch, self.sampler_state, world.rank, world.size)
         self.sampler_state = None
+        self.epoch_batches = loader.sampler.batches
         batches = max(1, round(len(loader) * self.batch_ratio))
         # Batches of the epochs after this one.
         later = batches * self._audio_later() / self.data.audio_seconds(self.epoch)
         timer = WaitTimer(loader)
-        self.parallel.train()
+        self.model.train()
         report.begin_epoch(self.epoch, self.epoch_batches, batches)
         over = stop = False
-        for batch in self._agreed(timer):
-            step, stop, over = self._step(batch)
+        coming = iter(timer)
+        batch = next(coming, None)
+        batch = batch if world.all(batch is not None) else None
+        place = loader.sampler.state_dict()
+        while batch is not None:
+            place = loader.sampler.state_dict()  # now: the step fetches the next batch
+            step, stop, over, batch = self._step(batch, lambda: next(coming, None))
             batches_left = max(0, batches - self.epoch_batches) + later
             left = self.budget.seconds_left(batches_left, self.batch, report.seconds_a_step())
             report.step(self.epoch, self.epoch_batches, batches, self.batch, step, left)
@@ -221,17 +221,17 @@ class Trainer:
             if stop or over:
                 break
             if self.batch % self.config.save_every_n == 0:
-                self._save_batch(loader.sampler)
+                self._save_batch(place)
         if stop:
             report.close_bar()
-            self._save_batch(loader.sampler)
+            self._save_batch(place)
             return False
         self._validate(report)
         if not over:
             self.batch_ratio = self.epoch_batches / len(loader)
         self.budget.lap()
         # A budget that ends within an epoch leaves an epoch-N.pt, too: one that knows it is not the end.
-        checkpoint = self.checkpoint(loader.sampler, epoch_done=not over)
+        checkpoint = self.checkpoint(place if over else None)
         if checkpoint is not None:
             write_checkpoint(epoch_path(self.config.exp_dir, self.epoch), checkpoint)
         report.end_epoch(self.epoch, self.batch, timer, self.guard.skipped)
@@ -242,17 +242,8 @@ class Trainer:
         """Seconds of audio in the epochs after this one."""
         return sum(self.data.audio_seconds(epoch) for epoch in range(self.epoch + 1, self.config.num_epochs + 1))
 
-    def _agreed(self, loader: WaitTimer) -> Iterator[Batch]:
-        """Batches as long as every process has one: otherwise some would wait for gradients that never come."""
-        batches = iter(loader)
-        while True:
-            batch = next(batches, None)
-            if not self.world.all(batch is not None) or batch is None:
-                return
-            yield batch
-
-    def _save_batch(self, sampler: Sampler) -> None:
-        checkpoint = self.checkpoint(sampler, epoch_done=False)
+    def _save_batch(self, place: dict[str, Any]) -> None:
+        checkpoint = self.checkpoint(place)
         if checkpoint is not None:
             write_checkpoint(batch_path(self.config.exp_dir, self.batch), checkpoint)
             remove_old(self.config.exp_dir, self.config.keep_last_k)
@@ -274,57 +265,78 @@ class Trainer:
     def _schedule(self, batch: int) -> None:
         set_batch_count(self.model, batch * self.adjust)
 
-    def _step(self, batch: Batch) -> tuple[Step, bool, bool]:
-        """Trains on a batch. Returns its numbers, and whether to stop for a signal or for the end of a budget."""
+    def _step(self, batch: Batch, fetch: Callable[[], Batch | None] = lambda: None) -> Done:
+        """Trains on a batch. While a GPU computes, ``fetch`` gets the next one, unless this is the last."""
         if self.batch % SCHEDULE_INTERVAL == 0:
             self._schedule(self.batch)
         self.batch += 1
         self.epoch_batches += 1
         before = random_state(self.world.device)
         sums = self._backward(batch)
+        starved = sums is None
+        if sums is None:
+            sums = self._give_up()
         norms = self.optimization.measure()
         self.budget.lap()
-        step, stop, over = self._agree(sums, norms)
+        ends = [self.stop.received is not None, bool(self.reason_to_stop())]
+        following = None if any(ends) else fetch()
+        step, (stop, over, at_end, lacking) = self._agree(sums, norms, [*ends, following is None, starved])
         scale = step["grad_scale"] = self.precision.scale
         finite_loss = math.isfinite(step["loss"])
         finite = finite_loss and math.isfinite(step["grad_norm"])
         self.optimization.step(self.batch, finite)
+        if lacking:
+            self.parallel.renew()
+            why = no_memory(batch["features"].shape) if starved else "another process is out of GPU memory"
+            self.guard.skip(batch, self.batch, self.epoch, why, keep=starved)
         # A scaled gradient may overflow where the loss does not: the scaler has made its scale smaller.
-        if not finite and not (finite_loss and scale > 1.0):
-            find = lambda: self._find_overflow(batch, before)  # noqa: E731
-            self.guard.skip(batch, self.batch, self.epoch, step["loss"], step["grad_norm"], find)
+        elif not finite and not (finite_loss and scale > 1.0):
+            why = f"its {'gradient' if finite_loss else 'loss'} is not finite"
+            self.guard.skip(batch, self.batch, self.epoch, why, find=lambda: self._find_overflow(batch, before))
         self.precision.grow(self.batch)
         if self.averaged is not None:
             self.averaged.update(self.model, self.batch)
         step.update(self.optimization.numbers())
-        return step, stop, over
+        return Done(step, stop, over, None if at_end else following)
 
-    def _backward(self, batch: Batch) -> Tensor:
-        """Gradients of a batch; loss, simple, pruned, CTC loss, frames, seconds of audio of all of it, (6,) float64."""
+    def _backward(self, batch: Batch) -> Tensor | None:
+        """Gradients of a batch; loss, simple, pruned, CTC loss, frames, seconds of audio of all of it, (6,) float64.
+
+        None where the GPU's memory does not suffice; nothing of the batch is kept then.
+        """
         try:
             with watch(self.model, at_once=True) if self.config.inf_check else nullcontext():
                 loss, parts = self.loss(self.parallel, batch)
                 self.optimization.backward(loss)
-        except torch.cuda.OutOfMemoryError as error:
-            raise UserError(out_of_memory(batch["features"].shape, self.batch)) from error
+        except torch.cuda.OutOfMemoryError:
+            return None
         seconds = float(batch["lengths"].sum()) / 100
         numbers = torch.stack([loss.detach(), *parts]).double()
         return torch.cat([numbers, torch.full_like(numbers[:1], seconds)])
 
-    def _agree(self, sums: Tensor, norms: Tensor) -> tuple[Step, bool, bool]:
-        """``sums`` over all processes, with the norm of the gradients; whether any of them has to stop, or is over."""
-        flags = torch.tensor([self.stop.received is not None, bool(self.reason_to_stop())], dtype=torch.float64)
-        sums = self.world.sum(torch.cat([sums, flags.to(sums.device, non_blocking=True)]))
+    def _give_up(self) -> Tensor:
+        """What :meth:`_backward` could not: the numbers of a batch whose gradients are NaN."""
+        if self.world.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.parallel.give_up()
+        numbers = torch.full((len(LOSSES) + 3,), math.nan, dtype=torch.float64)
+        numbers[-2:] = 0.0  # frames, seconds
+        return numbers.to(self.world.device)
+
+    def _agree(self, sums: Tensor, norms: Tensor, flags: list[bool]) -> tuple[Step, list[bool]]:
+        """``sums`` over all processes, with the norm of the gradients; which ``flags`` any of them has set."""
+        asked = torch.tensor(flags, dtype=sums.dtype).to(sums.device, non_blocking=True)
+        sums = self.world.sum(torch.cat([sums, asked]))
         whitens, exceeded = unsettled(self.model)
-        (*numbers, stop, over), found_norms, found_exceeded = _read(sums, norms, exceeded)
+        numbers, found_norms, found_exceeded = _read(sums, norms, exceeded)
         self.optimization.optimizer.use_norms(found_norms)
         settle(whitens, found_exceeded)
         step = Step(zip(("loss", *LOSSES, "frames", "audio_seconds"), numbers))
         step["grad_norm"] = found_norms[0]
-        return step, stop > 0, over > 0
+        return step, [number > 0 for number in numbers[-len(flags) :]]
 
     def loss(
-        self, model: nn.Module, batch: Batch, chunk: tuple[int, int | None] | None = None
+        self, model: Callable[..., TransducerLoss], batch: Batch, chunk: tuple[int, int | None] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """The loss to minimize, and simple, pruned and CTC loss and frames; sums over the batch.
 
@@ -368,33 +380,10 @@ def _read(*tensors: Tensor | None) -> list[list[float]]:
     return [list(islice(numbers, size)) for size in sizes]
 
 
-def out_of_memory(shape: torch.Size | tuple[int, ...], batch: int) -> str:
-    """The one line for a batch that does not fit."""
+def no_memory(shape: torch.Size | tuple[int, ...]) -> str:
+    """Why a batch of features of this shape cannot be trained on, and what to do."""
     count, frames = shape[0], shape[1]
     return (
-        f"out of GPU memory at batch {batch} of {count} utterances x {frames / 100:.1f} s: lower --max-duration, "
+        f"{count} utterances x {frames / 100:.1f} s are too much for the GPU's memory: lower --max-duration, "
         "or use --precision bf16"
     )
-
-
-def check_same_model(checkpoint: Checkpoint, model_config: ModelConfig, fingerprint: str) -> None:
-    """UserError naming the first difference between a checkpoint's model and the one asked for."""
-    saved, wanted = _flat(checkpoint.model_config), _flat(model_config)
-    different = [name for name in wanted if saved[name] != wanted[name]]
-    advice = "use another --exp-dir or the options it was trained with"
-    if checkpoint.tokenizer != fingerprint:
-        raise UserError(
-            f"the checkpoint was trained with other output units ({saved['vocab_size']}, here {wanted['vocab_size']}): "
-            f"{advice} (--lang)"
-        )
-    if different:
-        name = different[0]
-        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
-        raise UserError(
-            f"the checkpoint is of another model: {name} is {saved[name]} there and {wanted[name]} here{more}; {advice}"
-        )
-
-
-def _flat(config: ModelConfig) -> dict[str, Any]:
-    values = config.to_dict()
-    return {**values.pop("encoder"), **values}

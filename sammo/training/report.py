@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from datetime import datetime, timedelta
@@ -90,7 +91,8 @@ class RunReport:
             return
         self._steps += 1
         self._audio += step["audio_seconds"]
-        for name in ("loss", *self._losses, "frames"):
+        # A batch that was skipped, whose loss may be infinite, is no part of the mean.
+        for name in ("loss", *self._losses, "frames") if math.isfinite(step["loss"]) else ():
             self._totals[name] = self._totals.get(name, 0.0) * (1 - 1 / RESET_INTERVAL) + step[name]
         if self._bar is not None:
             self._bar.total = max(batches, done)
@@ -107,7 +109,7 @@ class RunReport:
         return (time.monotonic() - self._started) / max(1, self._steps)
 
     def _mean(self, name: str) -> float:
-        return self._totals[name] / max(1.0, self._totals["frames"])
+        return self._totals.get(name, math.nan) / max(1.0, self._totals.get("frames", 0.0))
 
     def _line(
         self, epoch: int, done: int, batches: int, batch: int, step: Step, seconds_left: float, now: float
@@ -152,11 +154,11 @@ class RunReport:
             self._scalars(f"time_constants/stack{stack + 1}_", values, batch)
 
     def end_epoch(self, epoch: int, batch: int, data: WaitTimer, skipped: int) -> None:
-        """``data`` timed the epoch, ``skipped`` counts the batches that were not finite."""
+        """``data`` timed the epoch, ``skipped`` counts the batches that could not be trained on."""
         if not self.enabled:
             return
         self.close_bar()
-        lost = f", {skipped} batches skipped (not finite)" if skipped else ""
+        lost = f", {skipped} batches skipped, see above" if skipped else ""
         logging.info(f"end of epoch {epoch}: {data.report()}{lost}")
         self._scalars("train/", {"data_wait_share": data.share, "skipped_batches": float(skipped)}, batch)
         if self.writer is not None:

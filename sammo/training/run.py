@@ -15,6 +15,7 @@ import torch
 from sammo.checkpoint import (
     Checkpoint,
     batch_path,
+    check_same_model,
     epoch_path,
     list_checkpoints,
     newest_checkpoint,
@@ -30,11 +31,12 @@ from sammo.lock import locked
 from sammo.model_options import ModelOptions
 from sammo.signals import StopRequest
 from sammo.training.config import TrainConfig
+from sammo.training.data import Data
 from sammo.training.diagnostics import diagnose
 from sammo.training.distributed import World, launch, lost_connection, started_by_launcher
 from sammo.training.finetuning import freeze, init_from
 from sammo.training.largest_batches import try_largest_batches
-from sammo.training.loop import Data, Trainer, check_same_model
+from sammo.training.loop import Trainer
 from sammo.training.randomness import random_state, seed_everything, set_random_state
 from sammo.training.report import set_up_logging
 from sammo.transducer import LOSS_ENGINES, ModelConfig, Transducer

@@ -133,6 +133,20 @@ def test_resuming_inside_an_epoch(module, workers):
     assert resumed.sampler.state_dict()["batches"] == len(whole)
 
 
+def test_resuming_with_other_ranks(module):
+    """As much of the epoch is left."""
+    whole = module().train_dataloader(3)
+    state = {**whole.sampler.state_dict(), "batches": 4}
+    for world_size in (1, 2, 3):
+        loaders = [
+            module().train_dataloader(3, sampler_state=state, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        assert [loader.sampler.batches for loader in loaders] == world_size * [4 // world_size]
+        ids = [cut_id for loader in loaders for batch in loader for cut_id in batch["cut_ids"]]
+        assert 0.5 < len(ids) / (40 * (1 - 4 / len(list(whole)))) < 1.5
+
+
 def test_workers_leave_signals_to_training(module):
     """Slurm sends its warning to the loader's processes, too; the batch that training is waiting for still comes."""
     wanted = module().train_dataloader(1)

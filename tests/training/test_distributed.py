@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from fixtures.training import differences, make_trainer, start
-from fixtures.training_parallel import data, record, without_randomness
+from fixtures.training_parallel import data, record, starve, without_randomness
 
 from sammo.checkpoint import read_checkpoint
 from sammo.device import choose_device
@@ -17,22 +19,49 @@ from sammo.errors import UserError
 from sammo.training.distributed import World
 
 
-def test_two_processes_train_as_one(tmp_path):
-    run = start("tests/fixtures/training_parallel.py", tmp_path, 2, "curve")
-    single = without_randomness(make_trainer(tmp_path / "one", data()))
-    losses = record(single)
-    single.run()
+@pytest.fixture(scope="module")
+def parallel(tmp_path_factory):
+    """A directory with what two processes have trained, see fixtures/training_parallel.py."""
+    directory = tmp_path_factory.mktemp("parallel")
+    run = start("tests/fixtures/training_parallel.py", directory, 2, "curve")
     output, _ = run.communicate(timeout=600)
     assert run.returncode == 0, output
-    ranks = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
+    return directory
+
+
+def results(directory: Path) -> list[dict]:
+    return [torch.load(directory / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_two_processes_train_as_one(parallel, tmp_path):
+    single = without_randomness(make_trainer(tmp_path, data()))
+    losses = record(single)
+    single.run()
+    ranks = results(parallel)
     assert differences(ranks[0], ranks[1]) == []
     # 4 batches an epoch, though the second process had a fifth.
     assert len(losses) == len(ranks[0]["losses"]) == 8
     assert losses[-1] < losses[0]
     assert ranks[0]["losses"] == pytest.approx(losses, rel=1e-3)
-    checkpoint = read_checkpoint(tmp_path / "epoch-2.pt")
+    checkpoint = read_checkpoint(parallel / "epoch-2.pt")
     assert len(checkpoint.training.random) == 2 and checkpoint.batch_idx_train == 8
     assert differences(checkpoint.model, ranks[0]["model"]) == []
+
+
+def test_all_processes_skip_what_one_has_no_memory_for(parallel, tmp_path):
+    """In the middle of its backward pass, when the others have some of its gradients and wait for the rest."""
+    single = without_randomness(make_trainer(tmp_path, data()))
+    losses = record(single)
+    starve(single, 3, [])
+    single.run()
+    ranks = results(parallel / "starved")
+    assert ranks[1]["sent"][0] > 0
+    assert differences(ranks[0]["model"], ranks[1]["model"]) == []
+    for rank in ranks:
+        assert [math.isnan(loss) for loss in rank["losses"]] == [index == 2 for index in range(8)]
+        assert rank["losses"] == pytest.approx(losses, rel=1e-3, nan_ok=True)
+    assert read_checkpoint(parallel / "starved/epoch-1.pt").training.skipped == 1
+    assert [path.name for path in (parallel / "starved").glob("bad-*")] == ["bad-batch-3-rank-1.pt"]
 
 
 def test_a_process_that_dies_stops_the_others(tmp_path):

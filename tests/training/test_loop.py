@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import pkgutil
 import signal
+import weakref
+from functools import partial
 
 import pytest
 import torch
-from fixtures.training import Letters, ListData, differences, make_trainer, random_batch, small_config
+from fixtures.training import Letters, ListData, ListLoader, differences, make_trainer, random_batch, small_config
+from torch.utils._pytree import tree_leaves
 
 from sammo.checkpoint import read_checkpoint
 from sammo.errors import UserError
@@ -43,8 +47,8 @@ def test_averaged_model_is_the_mean_over_batches(tmp_path, data):
     states = []
     step = trainer._step
 
-    def recorded(batch):
-        result = step(batch)
+    def recorded(*args):
+        result = step(*args)
         states.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
         return result
 
@@ -133,10 +137,10 @@ def test_signal_saves_and_stops(tmp_path, data):
     trainer = make_trainer(tmp_path, data)
     step = trainer._step
 
-    def interrupted(batch):
+    def interrupted(*args):
         if trainer.batch == 4:
             signal.raise_signal(signal.SIGTERM)
-        return step(batch)
+        return step(*args)
 
     trainer._step = interrupted
     with trainer.stop as stop:
@@ -146,9 +150,51 @@ def test_signal_saves_and_stops(tmp_path, data):
     assert checkpoint.batch_idx_train == 5 and checkpoint.epoch == 2 and checkpoint.training.sampler["batches"] == 1
 
 
+def test_going_on_with_another_number_of_processes(tmp_path, data, caplog):
+    """The same count of batches and everything that is no process's own; what is approximate is said."""
+    whole = make_trainer(tmp_path / "whole", data, max_steps=2)
+    whole.run()
+    saved = read_checkpoint(tmp_path / "whole/epoch-1.pt")
+    training = dataclasses.replace(
+        saved.training, random=2 * saved.training.random, regularizers=2 * saved.training.regularizers
+    )
+    trainer = make_trainer(tmp_path, data, num_epochs=1)
+    load_regularizer_state(trainer.model, dict.fromkeys(regularizer_state(trainer.model), False))
+    trainer.load(dataclasses.replace(saved, training=training))
+    assert "of 2 processes, these are 1: training goes on after its 2 batches, approximately" in caplog.text
+    assert regularizer_state(trainer.model) == saved.training.regularizers[0]
+    trainer.run()
+    assert trainer.batch == 4 and trainer.epoch == 2
+
+
 def test_keeps_the_last(tmp_path, data):
     make_trainer(tmp_path, data, save_every_n=1, keep_last_k=2).run()
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*.pt")) == ["checkpoint-7.pt", "checkpoint-8.pt"]
+
+
+def test_the_next_batch_comes_while_a_gpu_computes(tmp_path, data, monkeypatch):
+    """After the backward pass was started and before its numbers are waited for; that processes agree on it, too."""
+    events: list[str] = []
+    trainer = make_trainer(tmp_path, data, num_epochs=1)
+
+    class Loader(ListLoader):
+        def __iter__(self):
+            for batch in super().__iter__():
+                events.append("batch")
+                yield batch
+
+    def note(owner, name):
+        function = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: (events.append(name.strip("_")), function(*args))[1])
+
+    monkeypatch.setattr(data, "train_dataloader", lambda *args: Loader(data.batches))
+    for owner, name in ((trainer, "_backward"), (trainer.optimization, "measure"), (trainer, "_agree")):
+        note(owner, name)
+    note(trainer.world, "all")
+    trainer.run()
+    step = ["backward", "measure", "batch", "agree"]
+    # Whether there is an epoch, and a batch in it.
+    assert events[:3] == ["all", "batch", "all"] and events[3:-1] == 3 * step + ["backward", "measure", "agree"]
 
 
 # ------------------------------------------------------------------------------------ not finite
@@ -157,13 +203,14 @@ def test_keeps_the_last(tmp_path, data):
 def test_skips_what_is_not_finite(tmp_path, data, caplog):
     bad = random_batch(9)
     bad["features"][1, 3, 5] = float("nan")
-    trainer = make_trainer(tmp_path, ListData([*data.batches, bad]), num_epochs=1)
+    caplog.set_level("INFO")
+    trainer = make_trainer(tmp_path, ListData([*data.batches, bad]), num_epochs=1, log_interval=1)
     step = trainer._step
     unchanged = []
 
-    def checked(batch):
+    def checked(*args):
         before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-        result = step(batch)
+        result = step(*args)
         unchanged.append(differences(before, trainer.model.state_dict()) == [])
         return result
 
@@ -175,6 +222,44 @@ def test_skips_what_is_not_finite(tmp_path, data, caplog):
     assert kept["cut_ids"] == bad["cut_ids"]
     assert torch.equal(kept["features"].isnan(), bad["features"].isnan())
     assert "the features of cut cut-9-1" in caplog.text
+    assert "loss nan" in caplog.text and "mean nan" not in caplog.text
+
+
+@pytest.mark.parametrize("place", ["forward", "_balance_direction", "whitening_metric"])
+def test_skips_what_memory_does_not_suffice_for(tmp_path, data, caplog, monkeypatch, place):
+    """In the forward pass, and in the backward pass of Balancer and Whiten."""
+    monkeypatch.setattr("random.random", lambda: 0.0)  # all of them act
+    trainer = make_trainer(tmp_path, data, num_epochs=1, max_nonfinite=1)
+    seen, kept, trained = [], [], []
+
+    def fail(*args, function=None):
+        if trainer.batch == 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return function(*args) if function else None
+
+    if place == "forward":
+        trainer.model.encoder.stacks[1].register_forward_pre_hook(fail)
+    else:
+        place = f"sammo.regularize.gradients.{place}"
+        monkeypatch.setattr(place, partial(fail, function=pkgutil.resolve_name(place)))
+    trainer.model.encoder.stacks[0].layers[0].register_forward_hook(
+        lambda module, inputs, output: seen.append(weakref.ref(tree_leaves(output)[0]))
+    )
+    give_up, step = trainer.parallel.give_up, trainer._step
+
+    def checked(*args):
+        before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        result = step(*args)
+        trained.append(differences(before, trainer.model.state_dict()) != [])
+        return result
+
+    trainer.parallel.give_up = lambda: (kept.append(seen[-1]()), give_up())
+    trainer._step = checked
+    trainer.run()
+    assert trained == [True, False, True, True] and trainer.guard.skipped == 1
+    assert kept == [None]  # the batch's tensors are gone when its gradients are made
+    assert "batch 2 skipped: 4 utterances x 0.6 s are too much for the GPU's memory: lower" in caplog.text
+    assert torch.load(tmp_path / "bad-batch-2-rank-0.pt", weights_only=True)["cut_ids"][0] == "cut-1-0"
 
 
 def test_stops_after_too_many_and_names_the_module(tmp_path, data):
@@ -261,7 +346,9 @@ def test_largest_batches_are_tried(tmp_path, data):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     trainer.loss = too_large
-    with pytest.raises(UserError, match="before training, out of GPU memory .* 2 utterances x 4.0 s: lower --max-dur"):
+    with pytest.raises(
+        UserError, match="tried before training: 2 utterances x 4.0 s are too much for the GPU's memory: lower"
+    ):
         try_largest_batches(trainer, durations, 8.0)
 
 
