@@ -20,7 +20,8 @@ from sammo.corpora import CSJ
 from sammo.data.config import DataConfig
 from sammo.data.features import collate_on_the_fly, collate_precomputed, make_extractor
 from sammo.data.manifests import read_cuts, survey_manifests
-from sammo.data.shar import SharCuts
+from sammo.data.shar import SharCuts, shar_manifests
+from sammo.data.sources import SHAR
 from sammo.data.tokens import CHECKSUM, character_table, format_token_table, load_tokenizer
 from sammo.model_options import ModelOptions
 from sammo.options import add_options, from_args
@@ -257,7 +258,8 @@ class Manifests(Family):
             path.write_text(json.dumps(odd_json(json.loads(path.read_text()), rng)))
         else:
             path.write_bytes(mutate(path.read_bytes(), rng))
-        cuts = list(SharCuts(copied, 1, 0, True))
+        survey = survey_manifests("train", shar_manifests(copied, False), "", None, allowed=SHAR)
+        cuts = list(SharCuts(copied, survey))
         for cut in cuts:
             collate_precomputed([cut])
         return None if [cut.id for cut in cuts] == ["c0", "c1", "c2"] else f"cuts {[cut.id for cut in cuts]}"

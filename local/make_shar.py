@@ -32,7 +32,7 @@ from sammo.progress import progress
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
-LAYOUT = "2"  # shards of another layout are written again
+LAYOUT = "3"  # shards of another layout are written again
 CODECS = {"features": "lilcom", "recording": "flac"}
 
 
@@ -43,7 +43,7 @@ def write_shard(job: tuple[int, list[Cut]], shar_dir: Path, field: str) -> dict 
     """
     from lhotse.shar import SharWriter
 
-    from sammo.data.shar import is_speed_perturbed
+    from sammo.data.shar import PLACES, is_speed_perturbed, places
 
     number, cuts = job
     entry = {"cuts": f"cuts.{number:06d}.jsonl.gz", field: f"{field}.{number:06d}.tar", "count": len(cuts)}
@@ -61,8 +61,12 @@ def write_shard(job: tuple[int, list[Cut]], shar_dir: Path, field: str) -> dict 
                 writer.write(cut.drop_recording() if field == "features" else cut.drop_features())
             except Exception as error:  # lilcom, libsndfile and file errors have no common base
                 return f"the {field} of cut {cut.id} cannot be written: {brief(error)}"
+    found = places(scratch / entry[field])
+    written = list(read_cuts(scratch / entry["cuts"], SHAR))
+    for cut in written:
+        cut.custom = {**(cut.custom or {}), PLACES: {field: found[cut.id]}}
     os.replace(scratch / entry[field], shar_dir / entry[field])
-    write_cuts(shar_dir / entry["cuts"], read_cuts(scratch / entry["cuts"], SHAR))
+    write_cuts(shar_dir / entry["cuts"], written)
     shutil.rmtree(scratch)
     return entry
 

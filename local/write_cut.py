@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from sammo.data.frames import SAMPLING_RATE
-from sammo.data.manifests import ManifestCuts
+from sammo.data.manifests import read_cuts
 from sammo.data.transcripts import transcript
 from sammo.errors import UserError, run_main
 from sammo.files import atomic_path
@@ -27,7 +27,7 @@ def main() -> None:
 
     from sammo.data.features import load_audio
 
-    cut = next((cut for cut in ManifestCuts([args.manifest]) if cut.id == args.cut), None)
+    cut = next((cut for cut in read_cuts(args.manifest) if cut.id == args.cut), None)
     if cut is None:
         raise UserError(f"{args.manifest} has no cut {args.cut}")
     with atomic_path(args.out) as path:

@@ -11,9 +11,10 @@ from lhotse import CutSet
 from sammo.corpora import Corpus, find_corpus
 from sammo.data.augmentation import NoiseMixer, make_spec_augment
 from sammo.data.config import DataConfig
+from sammo.data.cuts import Cuts, ManifestCuts
 from sammo.data.dataset import BatchLoader, SpeechDataset
 from sammo.data.features import SAMPLING_RATE, make_extractor
-from sammo.data.manifests import ManifestCuts, Survey, read_cuts, survey_manifests
+from sammo.data.manifests import Survey, read_cuts, survey_manifests
 from sammo.data.problems import wrong_rate
 from sammo.data.sampling import FixedSampler, TrainSampler
 from sammo.data.shar import SharCuts, shar_manifests
@@ -90,11 +91,9 @@ class CsjDataModule:
         config = self.config
         survey = self.train_survey(epoch)
         if config.shar_dir is None:
-            cuts = ManifestCuts(self._train_paths(), survey.left_out, self.allowed)
+            cuts: Cuts = ManifestCuts(self._train_paths(), survey, self.allowed)
         else:
-            cuts = SharCuts(
-                config.shar_dir, epoch, config.data_seed, config.shuffle, survey.left_out, config.speed_perturb
-            )
+            cuts = SharCuts(config.shar_dir, survey, epoch, config.data_seed, config.shuffle, config.speed_perturb)
         sampler = TrainSampler(
             cuts,
             survey,
@@ -111,6 +110,7 @@ class CsjDataModule:
         if sampler_state is not None:
             sampler.load_state_dict(sampler_state)
         dataset = SpeechDataset(
+            cuts,
             self.tokenizer,
             self.mode,
             extractor=make_extractor() if config.on_the_fly_feats else None,
@@ -134,11 +134,10 @@ class CsjDataModule:
             self._surveys[key] = survey_manifests(
                 part, paths, self.mode, self.tokenizer, keep_long_texts, allowed=self.allowed
             )
-        sampler = FixedSampler(
-            ManifestCuts(paths, self._surveys[key].left_out, self.allowed), self.config.max_duration, rank, world_size
-        )
+        cuts = ManifestCuts(paths, self._surveys[key], self.allowed)
+        sampler = FixedSampler(cuts, self.config.max_duration, rank, world_size)
         extractor = make_extractor() if self.config.on_the_fly_feats else None
-        dataset = SpeechDataset(self.tokenizer, self.mode, extractor)
+        dataset = SpeechDataset(cuts, self.tokenizer, self.mode, extractor)
         return BatchLoader(dataset, sampler, self.config.num_workers)
 
     def _train_paths(self) -> list[Path]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sammo.data.augmentation import NoiseMixer, seeded
+from sammo.data.cuts import CutLine, Cuts
 from sammo.data.features import collate_on_the_fly, collate_precomputed
 from sammo.data.frames import num_frames
 from sammo.data.tokens import Tokenizer
@@ -33,7 +34,7 @@ class Batch(TypedDict):
 class BatchRequest(NamedTuple):
     """What a sampler hands to the dataset: which cuts, and the seed of their augmentation (None: no augmentation)."""
 
-    cuts: CutSet
+    lines: list[CutLine]
     seed: int | None
 
 
@@ -49,12 +50,14 @@ class SpeechDataset(Dataset):
 
     def __init__(
         self,
+        cuts: Cuts,
         tokenizer: Tokenizer,
         mode: str,
         extractor: Fbank | None = None,
         noise: NoiseMixer | None = None,
         spec_augment: torch.nn.Module | None = None,
     ):
+        self.cuts = cuts
         self.tokenizer = tokenizer
         self.mode = mode
         self.extractor = extractor
@@ -64,10 +67,11 @@ class SpeechDataset(Dataset):
     def __getitem__(self, request: BatchRequest) -> Batch | UserError:
         # A worker's exception reaches the training process as a many-line trace, its return value as it is.
         try:
+            cuts = CutSet([self.cuts.cut(line) for line in request.lines])
             if request.seed is None:
-                return self._load(request.cuts, seed=None)
+                return self._load(cuts, seed=None)
             with seeded(request.seed):
-                return self._load(request.cuts, seed=request.seed)
+                return self._load(cuts, seed=request.seed)
         except UserError as error:
             return error
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import logging
+import math
 import string
 import zlib
 from collections import Counter
@@ -42,17 +43,23 @@ LONGEST_LINE = 16 << 20  # characters; a cut has some thousand
 class Survey:
     """What one pass over a part's manifests found.
 
-    ``left_out`` maps the ids of unusable cuts to the reason; ``durations`` (seconds, float32) and ``fingerprint``
-    (sha256 in hex over ids and durations, in order) describe the rest, ``strange`` of which have ``letters`` that are
-    no units and become "<unk>".
+    ``lines`` has the duration (seconds, float64) of every line of each manifest, NaN for cuts that are left out;
+    ``left_out`` maps the ids of these to the reason. ``fingerprint`` (sha256 in hex over ids and durations, in order)
+    describes the rest, ``strange`` of which have ``letters`` that are no units and become "<unk>".
     """
 
     part: str
-    durations: np.ndarray
+    lines: list[np.ndarray]
     left_out: dict[str, str]
     fingerprint: str
     strange: int = 0
     letters: str = ""
+
+    @cached_property
+    def durations(self) -> np.ndarray:
+        """Seconds of the cuts that are not left out."""
+        durations = np.concatenate(self.lines)
+        return durations[~np.isnan(durations)]
 
     @property
     def num_cuts(self) -> int:
@@ -105,33 +112,35 @@ def survey_manifests(
     Raises:
       UserError: a manifest is missing or damaged, or no cut is left.
     """
-    durations: list[float] = []
+    lines: list[np.ndarray] = []
     left_out: dict[str, str] = {}
     digest = hashlib.sha256()
     letters = _Letters(tokenizer)
     for path in paths:
+        durations: list[float] = []
         for cut in read_records(path, "cut", allowed):
             rate = cut.get("recording", {}).get("sampling_rate", SAMPLING_RATE)
             if rate != SAMPLING_RATE:  # neither its features nor a mix with noise would work
                 raise UserError(f"{path}: {wrong_rate(cut['id'], rate)}")
             reason = _unusable(cut, mode, None if keep_long_texts else tokenizer)
             reason = reason or _out_of_bounds(cut["duration"], *bounds, longest)
+            durations.append(math.nan if reason else cut["duration"])
             if reason:
                 left_out[cut["id"]] = reason
             else:
-                durations.append(cut["duration"])
                 letters.read(_text(cut, mode))
                 digest.update(f"{cut['id']}\t{cut['duration']}\n".encode())
+        lines.append(np.array(durations, dtype=np.float64))
     survey = Survey(
         part,
-        np.array(durations, dtype=np.float32),
+        lines,
         left_out,
         digest.hexdigest(),
         letters.texts,
         "".join(sorted(letters.strange)),
     )
     logging.info(survey.report())
-    if not durations:
+    if not survey.num_cuts:
         raise UserError(f"part {part} is empty ({survey.report()}; manifest {paths[0]})")
     if not keep_long_texts and letters.strange and not letters.known:
         raise UserError(f"no letter of part {part} is a unit ({survey.report()}): pass the --lang of this corpus")
@@ -195,23 +204,20 @@ def read_records(path: Path, kind: str = "cut", allowed: Allowed = FILES) -> Ite
     Raises:
       UserError: the file is missing or damaged, or an item is not allowed.
     """
-    check = CHECKS[kind]
-    for number, item in enumerate(_json_lines(path), start=1):
-        problem = check(item, allowed)
-        if problem:
-            name = item.get("id") if isinstance(item, dict) else None
-            where = f"{kind} {name}" if is_name(name) else f"line {number}"
-            raise UserError(f"{path}: {where}: {problem}")
-        yield item
+    for number, line in enumerate(read_lines(path), start=1):
+        yield parse_record(line, number, path, kind, allowed)
 
 
 def read_cuts(path: Path, allowed: Allowed = FILES) -> Iterator[Cut]:
     """The cuts in ``path``; UserError as :func:`read_records`."""
+    return (build_cut(record, path) for record in read_records(path, "cut", allowed))
+
+
+def build_cut(record: dict, path: Path) -> Cut:
+    """lhotse's cut of a checked ``record`` of ``path``; UserError where lhotse takes it for none."""
     from lhotse.cut import MonoCut, MultiCut  # seconds to load; a survey does without
 
-    kinds = {"MonoCut": MonoCut, "MultiCut": MultiCut}
-    for record in read_records(path, "cut", allowed):
-        yield build(kinds[record["type"]], record, path)
+    return build({"MonoCut": MonoCut, "MultiCut": MultiCut}[record["type"]], record, path)
 
 
 def read_recordings(path: Path) -> Iterator[Recording]:
@@ -240,29 +246,51 @@ def build(kind: type, record: dict, path: Path) -> Any:
 def manifest_digest(path: Path) -> str:
     """16 hex digits that tell manifests of other content apart, however they are packed."""
     digest = hashlib.sha256()
-    for item in _json_lines(path):
-        digest.update(json.dumps(item).encode() + b"\n")
+    for number, line in enumerate(read_lines(path), start=1):
+        digest.update(json.dumps(_item(line, number, path)).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 
-def _json_lines(path: Path) -> Iterator[Any]:
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a manifest, not looked at; UserError for a missing or damaged file."""
     if not path.is_file():
         raise UserError(f"no {path}; run prepare.sh or pass another --manifest-dir")
     number = 0
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
+        with gzip.open(path, "rb") as lines:
             while line := lines.readline(LONGEST_LINE):
                 if len(line) == LONGEST_LINE:
                     raise ValueError("the next line is longer than any cut")
                 number += 1
-                item = json.loads(line)
-                if "\\u" in line:  # half of a surrogate pair, which no output could take
-                    json.dumps(item, ensure_ascii=False).encode()
-                yield item
-    # zlib.error is none of the others; a deep nest is a RecursionError.
-    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged after line {number} ({reason}); remove it, run prepare.sh again") from error
+                yield line
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # zlib.error is none of the others
+        raise _damaged(path, number, error) from error
+
+
+def parse_record(line: bytes, number: int, path: Path, kind: str = "cut", allowed: Allowed = FILES) -> dict:
+    """The object of a line of ``path``, checked; see :func:`read_records`."""
+    item = _item(line, number, path)
+    problem = CHECKS[kind](item, allowed)
+    if problem:
+        name = item.get("id") if isinstance(item, dict) else None
+        where = f"{kind} {name}" if is_name(name) else f"line {number}"
+        raise UserError(f"{path}: {where}: {problem}")
+    return item
+
+
+def _item(line: bytes, number: int, path: Path) -> Any:
+    try:
+        item = json.loads(line.decode())
+        if b"\\u" in line:  # half of a surrogate pair, which no output could take
+            json.dumps(item, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # a deep nest is a RecursionError
+        raise _damaged(path, number, error) from error
+    return item
+
+
+def _damaged(path: Path, number: int, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())
+    return UserError(f"{path} is damaged after line {number} ({reason}); remove it, run prepare.sh again")
 
 
 def write_cuts(path: Path, cuts: Iterable[Any]) -> None:
@@ -274,28 +302,6 @@ def write_cuts(path: Path, cuts: Iterable[Any]) -> None:
     with atomic_write(path, "wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
         for cut in cuts:
             packed.write((json.dumps(cut.to_dict(), ensure_ascii=False) + "\n").encode())
-
-
-class ManifestCuts:
-    """Iterable over the usable cuts of some manifests of equal kind, read lazily, one of each in turn.
-
-    Taking turns mixes the speed-perturbed copies of a corpus, which lie in files of their own.
-    """
-
-    def __init__(self, paths: list[Path], left_out: Iterable[str] = (), allowed: Allowed = FILES):
-        self.paths = paths
-        self.left_out = frozenset(left_out)
-        self.allowed = allowed
-
-    def __iter__(self) -> Iterator[Cut]:
-        streams = [read_cuts(path, self.allowed) for path in self.paths]
-        while streams:
-            for stream in list(streams):
-                cut = next(stream, None)
-                if cut is None:
-                    streams.remove(stream)
-                elif cut.id not in self.left_out:
-                    yield cut
 
 
 def duration_bins(durations: np.ndarray, num_buckets: int) -> list[float]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Iterable, Iterator
+from typing import Any, Iterator
 
-from lhotse import CutSet
-from lhotse.cut import Cut
-from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import Sampler
 
 from sammo.data.augmentation import batch_seed
+from sammo.data.bucketing import bucketed
+from sammo.data.cuts import CutLine, Cuts
 from sammo.data.dataset import BatchRequest
 from sammo.data.manifests import Survey, duration_bins
 from sammo.errors import UserError
@@ -20,11 +18,9 @@ BATCHES_PER_BUCKET = 8
 
 
 class TrainSampler(Sampler[BatchRequest]):
-    """One epoch of batches by lhotse's DynamicBucketingSampler; can be resumed in the middle of an epoch.
+    """One epoch of batches, see :func:`sammo.data.bucketing.bucketed`; can be resumed in the middle of an epoch.
 
-    Every rank runs the same sampler and keeps its own share, batch ``i * world_size + rank``, so all ranks get the
-    same number of batches: with drop_last the incomplete ones at the end are dropped for all, without it lhotse
-    spreads the remaining cuts over the ranks.
+    Every rank draws the batches of all, of lines of manifests, and hands out its own: all ranks get the same number.
 
     ``batches`` counts what training has received (BatchLoader advances it); ``state_dict`` is a position that a new
     sampler of the same options takes up by skipping as many batches, which reads manifests but no features.
@@ -42,7 +38,7 @@ class TrainSampler(Sampler[BatchRequest]):
 
     def __init__(
         self,
-        cuts: Iterable[Cut],
+        cuts: Cuts,
         survey: Survey,
         *,
         epoch: int,
@@ -75,32 +71,26 @@ class TrainSampler(Sampler[BatchRequest]):
         }
         self._estimate = max(1, int(total / (max_duration * world_size)))
         self._total = total
-        self._base = DynamicBucketingSampler(
-            cuts,
-            max_duration=max_duration,
-            duration_bins=bins,
-            buffer_size=buffer_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-        )
+        self._cuts, self._bins = cuts, bins
 
     def __iter__(self) -> Iterator[BatchRequest]:
-        self._base.set_epoch(self.epoch)
-        with warnings.catch_warnings():
-            # lhotse guesses that a small corpus has too small a buffer; the buffer holds all of it.
-            warnings.filterwarnings("ignore", message=".*buffer_size.*")
-            warnings.filterwarnings("ignore", message=".*exceeded the max_duration constraint")  # a long cut alone
-            warnings.filterwarnings("ignore", message="Mean of empty slice")
-            warnings.filterwarnings("ignore", message="invalid value encountered")
-            index = -1
-            for index, cuts in enumerate(self._base):
-                if index >= self._start:
-                    yield BatchRequest(cuts, batch_seed(self._seed, self.epoch, self._rank, index))
+        options = self._options
+        steps = bucketed(
+            self._cuts.lines(),
+            self._bins,
+            max_duration=options["max_duration"],
+            buffer_size=options["buffer_size"],
+            world_size=options["world_size"],
+            shuffle=options["shuffle"],
+            drop_last=options["drop_last"],
+            seed=f"{self._seed}/{self.epoch if options['shuffle'] else 0}",
+        )
+        index = -1
+        for index, batches in enumerate(steps):
+            if index >= self._start:
+                yield BatchRequest(batches[self._rank], batch_seed(self._seed, self.epoch, self._rank, index))
         if index < 0:
-            size = self._options["max_duration"] * self._options["world_size"]
+            size = options["max_duration"] * options["world_size"]
             raise UserError(
                 f"{self._total:.0f} s of training audio do not fill one batch a rank ({size:.0f} s): "
                 "lower --max-duration or pass --drop-last false"
@@ -141,22 +131,22 @@ class FixedSampler(Sampler[BatchRequest]):
     so nothing collective may happen per batch.
     """
 
-    def __init__(self, cuts: Iterable[Cut], max_duration: float, rank: int = 0, world_size: int = 1):
-        self._batches: list[list[Cut]] = []
-        batch: list[Cut] = []
+    def __init__(self, cuts: Cuts, max_duration: float, rank: int = 0, world_size: int = 1):
+        self._batches: list[list[CutLine]] = []
+        batch: list[CutLine] = []
         longest = 0.0
-        for cut in sorted(cuts, key=lambda cut: (-cut.duration, cut.id)):
-            longest = longest if batch else cut.duration
+        for line in sorted(cuts.lines(), key=lambda line: -line.duration):
+            longest = longest if batch else line.duration
             if batch and longest * (len(batch) + 1) > max_duration:
                 self._batches.append(batch)
-                batch, longest = [], cut.duration
-            batch.append(cut)
+                batch, longest = [], line.duration
+            batch.append(line)
         if batch:
             self._batches.append(batch)
         self._batches = self._batches[rank::world_size]
 
     def __iter__(self) -> Iterator[BatchRequest]:
-        return (BatchRequest(CutSet(batch), None) for batch in self._batches)
+        return (BatchRequest(batch, None) for batch in self._batches)
 
     def __len__(self) -> int:
         return len(self._batches)

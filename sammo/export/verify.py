@@ -12,7 +12,7 @@ from torch import Tensor
 from sammo import geometry
 from sammo.corpora import find_corpus
 from sammo.data.features import SAMPLING_RATE, load_audio, make_extractor
-from sammo.data.manifests import ManifestCuts
+from sammo.data.manifests import read_cuts
 from sammo.data.sources import Allowed
 from sammo.errors import UserError
 from sammo.export.deployed import Session, load_session
@@ -129,7 +129,7 @@ def training_speech(speech: Speech, frames: int) -> Tensor | None:
     if not path.is_file():
         return None
     extractor, pieces, count = make_extractor(), [], 0
-    for cut in ManifestCuts([path], (), Allowed(urls=speech.allow_urls)):
+    for cut in read_cuts(path, Allowed(urls=speech.allow_urls)):
         if count >= STREAMS * frames:
             break
         samples = torch.from_numpy(load_audio(cut)).mean(0, keepdim=True)

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from sammo.checkpoint import ModelInfo
 from sammo.corpora import Corpus, find_corpus
+from sammo.data.cuts import ManifestCuts
 from sammo.data.datamodule import check_units
 from sammo.data.features import SAMPLING_RATE, load_audio
-from sammo.data.manifests import ManifestCuts, survey_manifests
+from sammo.data.manifests import survey_manifests
 from sammo.data.sources import FILES, Allowed
 from sammo.data.tokens import Tokenizer
 from sammo.data.transcripts import transcript
@@ -52,7 +53,7 @@ def part_cuts(
     """The cuts of ``part`` that decode.py decodes, too, longest first; UserError where there are none."""
     path = corpus.manifest_path(manifest_dir, part)
     survey = survey_manifests(part, [path], mode, tokenizer, keep_long_texts=True, allowed=allowed)
-    return sorted(ManifestCuts([path], survey.left_out, allowed), key=lambda cut: -cut.duration)
+    return sorted(ManifestCuts([path], survey, allowed), key=lambda cut: -cut.duration)
 
 
 def cut_audio(cut: Cut) -> Tensor:

@@ -18,6 +18,7 @@ from lhotse import CutSet
 from lhotse.cut import Cut
 
 from sammo.data.config import DataConfig
+from sammo.data.cuts import ManifestCuts
 from sammo.data.datamodule import CsjDataModule
 from sammo.data.dataset import WaitTimer
 from sammo.data.features import make_extractor
@@ -131,6 +132,31 @@ def test_resuming_inside_an_epoch(module, workers):
     resumed = module(num_workers=workers).train_dataloader(3, sampler_state=state)
     assert same(whole, taken + list(resumed))
     assert resumed.sampler.state_dict()["batches"] == len(whole)
+
+
+def test_a_rank_builds_its_own_cuts_alone(module, monkeypatch):
+    """However many there are, and resuming builds none that were trained on."""
+    built = []
+    build = ManifestCuts._build
+    monkeypatch.setattr(
+        ManifestCuts, "_build", lambda self, record, place: (built.append(record["id"]), build(self, record, place))[1]
+    )
+    loader = module(max_duration=6.0).train_dataloader(1, rank=2, world_size=3)
+    batches = list(loader)
+    assert sorted(built) == sorted(cut_id.partition("_dup")[0] for batch in batches for cut_id in batch["cut_ids"])
+    assert 5 < len(built) < 20
+    built.clear()
+    state = {**loader.sampler.state_dict(), "batches": len(batches) - 1}
+    rest = list(module(max_duration=6.0).train_dataloader(1, sampler_state=state, rank=2, world_size=3))
+    assert same(rest, batches[-1:]) and len(built) == len(rest[0]["cut_ids"])
+
+
+def test_a_manifest_that_changes_in_use(module, corpus, tmp_path):
+    data = module(manifest_dir=damaged(corpus, tmp_path, lambda cut: cut), musan_dir=corpus)
+    loader = data.train_dataloader(1)
+    damaged(corpus, tmp_path, lambda cut: cut.truncate(duration=0.9 * cut.duration, preserve_id=True))
+    with pytest.raises(UserError, match="csj_cuts_train.jsonl.gz was changed while it was in use"):
+        list(loader)
 
 
 def test_resuming_with_other_ranks(module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from make_shar import make_shar  # noqa: E402
 
 from sammo.data.config import DataConfig
 from sammo.data.datamodule import CsjDataModule
+from sammo.data.manifests import read_cuts, write_cuts
+from sammo.data.shar import PLACES
+from sammo.data.sources import SHAR
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
 
@@ -89,17 +93,48 @@ def copy(corpus, tmp_path) -> Path:
 def test_a_torn_shard(corpus, copy):
     path = copy / "features.000002.tar"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UserError, match=r"shard cuts.000002.jsonl.gz in .* (cannot be read after|ends early)"):
+    with pytest.raises(
+        UserError,
+        match=r"shard cuts.000002.jsonl.gz in .* has no features of cut train-\d+ \(EOFError: .*2.tar ends early",
+    ):
         load(corpus, copy)
 
 
-def test_a_shard_that_ends_between_two_cuts(corpus, copy):
-    shutil.copy(copy / "features.000000.tar", copy / "whole.tar")
+def test_an_archive_of_other_cuts(corpus, copy):
+    shutil.copy(copy / "features.000001.tar", copy / "features.000000.tar")
+    with pytest.raises(UserError, match=r"shard cuts.000000.jsonl.gz in .* has no features of cut train-\d+ \("):
+        load(corpus, copy)
+
+
+def test_a_manifest_that_ends_early(corpus, copy):
     make_shar([corpus / "csj_cuts_train.jsonl.gz"], copy.parent / "short", 3, "features", nj=1)
-    shutil.copy(copy.parent / "short/features.000000.tar", copy / "features.000000.tar")
-    (copy / "whole.tar").unlink()
+    shutil.copy(copy.parent / "short/cuts.000000.jsonl.gz", copy / "cuts.000000.jsonl.gz")
     with pytest.raises(UserError, match="shard cuts.000000.jsonl.gz in .* ends early: 3 of 8 cuts"):
         load(corpus, copy)
+
+
+def test_shards_of_before(corpus, copy):
+    """They do not say where in an archive a cut is."""
+    cuts = list(read_cuts(copy / "cuts.000000.jsonl.gz", SHAR))
+    for cut in cuts:
+        del cut.custom[PLACES]
+    write_cuts(copy / "cuts.000000.jsonl.gz", cuts)
+    with pytest.raises(UserError, match="shard cuts.000000.jsonl.gz in .* is of an older layout; write it again"):
+        load(corpus, copy)
+
+
+def test_only_what_is_wanted_is_read(corpus, monkeypatch):
+    """Of four processes each reads its quarter of the archives."""
+    read = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, begin: (read.append(size), pread(file, size, begin))[1])
+    module = CsjDataModule(
+        DataConfig(manifest_dir=corpus, shar_dir=corpus / "shar", max_duration=6.0, num_workers=0, drop_last=False),
+        load_tokenizer(corpus.parent / "lang_char"),
+    )
+    list(module.train_dataloader(1, rank=1, world_size=4))
+    whole = sum(path.stat().st_size for path in (corpus / "shar").glob("*.tar"))
+    assert 0.1 * whole < sum(read) < 0.4 * whole
 
 
 def test_missing_files(corpus, copy):

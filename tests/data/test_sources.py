@@ -20,6 +20,7 @@ from make_shar import make_shar  # noqa: E402
 from sammo.corpora import CSJ
 from sammo.data.datamodule import CsjDataModule, DataConfig
 from sammo.data.manifests import read_cuts, read_recordings, read_records, read_supervisions
+from sammo.data.shar import PLACES, places
 from sammo.data.sources import Allowed, check_cut
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
@@ -183,6 +184,8 @@ def test_descriptions_inside_of_shar_archives_are_checked(copy, tmp_path, field)
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
+    found = places(path)
+    change(shar / "cuts.000000.jsonl.gz", lambda cut: cut["custom"].update({PLACES: {field: found[cut["id"]]}}))
     with pytest.raises(UserError, match="(a command to run|stored as 'memory_raw')"):
         list(module(copy, shar_dir=shar, enable_musan=False, on_the_fly_feats=field == "recording").train_dataloader(1))
     assert not (tmp_path / "ran").exists()
