@@ -4,8 +4,8 @@
     python benchmarks/sampler.py
     python benchmarks/sampler.py --manifest data/fbank/csj_cuts_train.jsonl.gz --shar-dir data/shar --max-duration 12
 
-Processor time, so that a busy machine does not matter, for the batches of one rank; "lhotse" is DynamicBucketingSampler over
-CutSet.from_jsonl_lazy or CutSet.from_shar, as icefall's recipes use it. Without --manifest a corpus of CSJ's shape is made up.
+Processor time of one of them, so that a busy machine does not matter. "lhotse" is DynamicBucketingSampler, as icefall's recipes
+use it: every process builds the cuts of all. Without --manifest a corpus of CSJ's shape is made up.
 """
 
 from __future__ import annotations
@@ -23,15 +23,29 @@ from typing import Iterable, Iterator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lhotse import CutSet  # noqa: E402
-from lhotse.dataset import DynamicBucketingSampler  # noqa: E402
 
-from sammo.data.cuts import ManifestCuts  # noqa: E402
-from sammo.data.manifests import Survey, duration_bins, survey_manifests  # noqa: E402
-from sammo.data.sampling import TrainSampler  # noqa: E402
-from sammo.data.shar import SharCuts, shar_manifests  # noqa: E402
-from sammo.data.sources import SHAR  # noqa: E402
-from sammo.errors import run_main  # noqa: E402
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manifest", type=Path, help="cuts (.jsonl.gz) to draw from")
+    parser.add_argument("--shar-dir", type=Path, help="the same for shards of local/make_shar.py")
+    parser.add_argument("--cuts", type=int, default=100_000, help="in the corpus that is made up")
+    parser.add_argument("--max-duration", type=float, default=650.0)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--steps", type=int, default=10)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    parse_args()  # --help answers before what follows is loaded
+
+from lhotse.dataset import DynamicBucketingSampler
+
+from sammo.data.cuts import Cuts, ManifestCuts
+from sammo.data.manifests import Survey, duration_bins, survey_manifests
+from sammo.data.sampling import TrainSampler
+from sammo.data.shar import SharCuts, shar_manifests
+from sammo.data.sources import SHAR
+from sammo.errors import run_main
 
 BUFFER = 60_000  # the default of train.py
 BUCKETS = 30
@@ -76,25 +90,18 @@ def cost(batches: Iterable, steps: int) -> float:
     return 1e3 * (time.process_time() - begin) / max(1, count)
 
 
-def rows(name: str, survey: Survey, cuts: ManifestCuts | SharCuts, lhotse: CutSet, args: argparse.Namespace) -> None:
+def rows(name: str, survey: Survey, cuts: Cuts, args: argparse.Namespace) -> None:
     """One line of the table for every number of processes."""
     bins = duration_bins(survey.durations, BUCKETS)
     for ranks in args.ranks:
         common = {"max_duration": args.max_duration, "buffer_size": BUFFER, "rank": 0, "world_size": ranks}
         ours = cost(TrainSampler(cuts, survey, epoch=1, num_buckets=BUCKETS, **common), args.steps)
-        theirs = cost(DynamicBucketingSampler(lhotse, duration_bins=bins, shuffle=True, **common), args.steps)
+        theirs = cost(DynamicBucketingSampler(cuts, duration_bins=bins, shuffle=True, **common), args.steps)
         print(f"| {name} | {ranks} | {theirs:.1f} | {ours:.1f} | {theirs / ours:.1f} |", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifest", type=Path, help="cuts (.jsonl.gz) to draw from")
-    parser.add_argument("--shar-dir", type=Path, help="the same for shards of local/make_shar.py")
-    parser.add_argument("--cuts", type=int, default=100_000, help="in the corpus that is made up")
-    parser.add_argument("--max-duration", type=float, default=650.0)
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--steps", type=int, default=10)
-    args = parser.parse_args()
+    args = parse_args()
     warnings.simplefilter("ignore")
     print("| cuts | processes | lhotse, ms a step | sammo, ms a step | lhotse / sammo |\n|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as directory:
@@ -102,19 +109,11 @@ def main() -> None:
         if args.manifest is None:
             made_up(manifest, args.cuts)
         survey = survey_manifests("train", [manifest], "", None)
-        rows("manifest", survey, ManifestCuts([manifest], survey), CutSet.from_jsonl_lazy(manifest), args)
+        rows("manifest", survey, ManifestCuts([manifest], survey), args)
     if args.shar_dir is not None:
         survey = survey_manifests("train", shar_manifests(args.shar_dir, False), "", None, allowed=SHAR)
-        cuts = SharCuts(args.shar_dir, survey)
-        fields = {
-            name: [str(args.shar_dir / shard[name]) for shard in cuts.shards]
-            for name in cuts.shards[0]
-            if name in FIELDS
-        }
-        rows("Shar", survey, cuts, CutSet.from_shar(fields=fields), args)
+        rows("Shar", survey, SharCuts(args.shar_dir, survey), args)
 
-
-FIELDS = ("cuts", "features", "recording")
 
 if __name__ == "__main__":
     run_main(main)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from sammo.corpora import find_corpus
 from sammo.errors import UserError
 from sammo.options import MOST_PROCESSES, Speech, check_range, option
+
+MOST_WORKERS = 8  # of a process by themselves: about 20 audio hours a minute each, with noise and SpecAugment
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,11 @@ class DataConfig(Speech):
     enable_spec_aug: bool = option(True, "Use SpecAugment in training.")
     spec_aug_time_warp_factor: int = option(80, "Time-warping factor of SpecAugment; below 1: no warping.")
     enable_musan: bool = option(True, "Mix in noise in training, probability 0.5, 10 to 20 dB.")
-    num_workers: int = option(2, "Processes that make the training batches; 0: the training process does.")
+    num_workers: int = option(
+        -1,
+        "Processes that make the batches; 0: the training process does. -1: as many as it has cores beside its own, "
+        f"{MOST_WORKERS} at most.",
+    )
     data_seed: int = option(0, "Seed of shuffling and augmentation.")
 
     def __post_init__(self) -> None:
@@ -42,8 +49,8 @@ class DataConfig(Speech):
         if not 0 < self.max_duration < float("inf"):
             raise UserError(f"--max-duration must be above 0 seconds, got {self.max_duration}")
         check_range("--num-workers", max(self.num_workers, 0), 0, MOST_PROCESSES, "each is a process of this machine")
-        if self.num_workers < 0 or self.num_buckets < 1 or self.buffer_size < 1:
-            raise UserError("--num-workers must be at least 0, --num-buckets and --buffer-size at least 1")
+        if self.num_workers < -1 or self.num_buckets < 1 or self.buffer_size < 1:
+            raise UserError("--num-workers must be at least -1, --num-buckets and --buffer-size at least 1")
         bounds = {"--min-duration": self.min_duration, "--max-cut-duration": self.max_cut_duration}
         for name, value in bounds.items():
             if not 0 <= value < float("inf"):
@@ -54,6 +61,15 @@ class DataConfig(Speech):
             )
         self.longest(1)  # reads --curriculum
         find_corpus(self.manifest_dir, self.corpus)
+
+    def workers(self) -> int:
+        """--num-workers, or what it is here by itself."""
+        if self.num_workers >= 0:
+            return self.num_workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        processes = os.environ.get("LOCAL_WORLD_SIZE", "")  # of torchrun; Slurm gives a task cores of its own
+        share = cores // int(processes) if processes.isdigit() and int(processes) else cores
+        return max(1, min(share - 1, MOST_WORKERS))
 
     def longest(self, epoch: int) -> float | None:
         """Seconds of the longest cuts of ``epoch`` (from 1), None for no limit; UserError for a wrong curriculum."""

@@ -117,7 +117,7 @@ class CsjDataModule:
             noise=NoiseMixer(self._noise_cuts()) if config.enable_musan else None,
             spec_augment=make_spec_augment(config.spec_aug_time_warp_factor) if config.enable_spec_aug else None,
         )
-        return BatchLoader(dataset, sampler, config.num_workers, on_batch=sampler.advance)
+        return BatchLoader(dataset, sampler, config.workers(), on_batch=sampler.advance)
 
     def valid_dataloader(self, rank: int = 0, world_size: int = 1) -> BatchLoader:
         """The validation part without augmentation, each cut once over all ranks; ranks may differ by one batch."""
@@ -138,7 +138,7 @@ class CsjDataModule:
         sampler = FixedSampler(cuts, self.config.max_duration, rank, world_size)
         extractor = make_extractor() if self.config.on_the_fly_feats else None
         dataset = SpeechDataset(cuts, self.tokenizer, self.mode, extractor)
-        return BatchLoader(dataset, sampler, self.config.num_workers)
+        return BatchLoader(dataset, sampler, self.config.workers())
 
     def _train_paths(self) -> list[Path]:
         if self.config.shar_dir is not None:

@@ -132,6 +132,8 @@ class BatchLoader:
             batch_size=None,
             num_workers=self.num_workers,
             prefetch_factor=4 if self.num_workers else None,
+            # Memory that the GPU can read by itself, while the process goes on.
+            pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_signals_to_the_parent,
             # Without one of its own it draws from the process's generator, and a resumed run would go astray.
             generator=torch.Generator(),

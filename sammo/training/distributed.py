@@ -141,7 +141,8 @@ def launch(processes: int, port: int, function: Callable[..., int | None], *argu
       port: by which they meet; 0: a free one.
       function, arguments: of a module, and what can be sent to another process.
     """
-    environment = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or _free_port())}
+    environment = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or _free_port())}
     arguments = (environment, function, arguments)
     context = start_processes(_begin, arguments, processes, join=False, start_method="spawn")
     assert context is not None  # join=False

@@ -173,6 +173,24 @@ def test_resuming_with_other_ranks(module):
         assert 0.5 < len(ids) / (40 * (1 - 4 / len(list(whole)))) < 1.5
 
 
+def test_workers_are_as_many_as_the_cores_that_a_process_has(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert DataConfig().workers() == 8 and DataConfig(num_workers=0).workers() == 0
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert DataConfig().workers() == 3 and DataConfig(num_workers=5).workers() == 5
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    assert DataConfig().workers() == 1
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_batches_for_a_gpu_are_in_pinned_memory(module, monkeypatch, gpu):
+    given = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr("sammo.data.dataset.DataLoader", lambda *args, **options: given.update(options) or [])
+    assert list(module().valid_dataloader()) == [] and given["pin_memory"] == gpu
+
+
 def test_workers_leave_signals_to_training(module):
     """Slurm sends its warning to the loader's processes, too; the batch that training is waiting for still comes."""
     wanted = module().train_dataloader(1)
