@@ -11,6 +11,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
+from sammo.device import gpu_problem
 from sammo.encoder.causal_conv import CONV_ENGINES, causal_conv
 from sammo.encoder.mixers.gated_delta import DELTA_ENGINES, gated_delta_rule
 from sammo.encoder.ssd import SCAN_ENGINES, ssd_scan
@@ -40,7 +41,7 @@ def examine(device: str | None = None) -> int:
     Args:
       device: where to try them; None: a GPU if there is one.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or ("cpu" if gpu_problem() else "cuda")
     print(f"python {platform.python_version()} on {platform.machine()}, {torch.get_num_threads()} threads")
     for name in PACKAGES:
         print(f"{name:15} {_version(name)}")
@@ -48,6 +49,8 @@ def examine(device: str | None = None) -> int:
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         print(f"  GPU {index}         {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, sm_{gpu.major}{gpu.minor}")
+    if problem := gpu_problem():
+        print(f"  no GPU is used: {problem}; auto computes on the CPU")
     failed = False
     operations = ((SCAN_ENGINES, _scan), (DELTA_ENGINES, _delta), (CONV_ENGINES, _conv), (LOSS_ENGINES, _loss))
     for engines, attempt in (*operations, (KERNEL_ENGINES, _step)):

@@ -77,8 +77,8 @@ def import_reason(module: str) -> str:
         return f"{package} is not installed (see requirements-cluster.txt)"
     try:
         importlib.import_module(module)
-    except (ImportError, OSError) as error:  # built for another torch or CUDA
-        return f"{package} does not load: {' '.join(str(error).split())}"
+    except Exception as error:  # built for another torch or CUDA; whatever a package raises then
+        return f"{package} does not load: {' '.join(str(error).split()) or type(error).__name__}"
     return ""
 
 

@@ -23,6 +23,7 @@ DAMAGE = (
     AssertionError,
     MemoryError,
 )
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 LONGEST_LINE = 2000  # characters of an error
 
 
@@ -33,8 +34,13 @@ class UserError(Exception):
         return " ".join(super().__str__().split())  # names of files and what a file says may hold line breaks
 
 
+class MachineError(UserError):
+    """What a machine or a network did, and neither the program nor its user: the same command may work again."""
+
+
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a script's ``main`` and exit: 0 or its own code, 1 on :class:`UserError`, 130 on Ctrl-C.
+    """Run a script's ``main`` and exit: 0 or its own code, 1 on :class:`UserError`, 75 on :class:`MachineError`, 130 on
+    Ctrl-C.
 
     A full, read-only or forbidden disk is one line, too; a reader of the output that goes away early (``| head``)
     ends the script quietly with 141, as the shell would.
@@ -46,7 +52,7 @@ def run_main(main: Callable[[], int | None]) -> None:
         code = main() or 0
         sys.stdout.flush()
     except UserError as error:
-        code = _fail(str(error))
+        code = _fail(str(error), TRY_AGAIN if isinstance(error, MachineError) else 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
@@ -60,9 +66,9 @@ def run_main(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
-def _fail(line: str) -> int:
+def _fail(line: str, code: int = 1) -> int:
     print(f"error: {line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + '...'}", file=sys.stderr)
-    return 1
+    return code
 
 
 def _shown(error: UnicodeError) -> tuple[bytes, int]:

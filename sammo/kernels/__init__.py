@@ -8,12 +8,20 @@ from typing import Iterator
 import torch
 from torch import Tensor
 
-from sammo.engines import Engines, anywhere, is_installed, needs_cuda
+from sammo.engines import Engines, anywhere, import_reason, is_installed, needs_cuda
+
+OLDEST = (7, 0)  # compute capability
 
 
 def triton_reason() -> str:
-    """Why Triton's kernels cannot run, or ""."""
-    return "" if is_installed("triton") else "triton is not installed"
+    """Why Triton's kernels cannot run on the present GPU, or ""."""
+    if not is_installed("triton"):
+        return "triton is not installed"
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+        if (gpu.major, gpu.minor) < OLDEST:
+            return f"triton needs sm_{OLDEST[0]}{OLDEST[1]} or newer, this GPU is sm_{gpu.major}{gpu.minor}"
+    return import_reason("triton")
 
 
 KERNEL_ENGINES = Engines("kernel", {"triton": needs_cuda(triton_reason), "torch": anywhere})

@@ -82,6 +82,10 @@ class TrainConfig(Runtime):
 
     world_size: int = option(1, "Processes to start on this machine; under torchrun its own number counts.")
     master_port: int = option(0, "Port by which the processes of --world-size meet; 0: a free one.")
+    network_interface: str = option(
+        "",
+        "Network over which processes of several machines meet, such as eth0 or ib0; default: that of the host's name.",
+    )
     dist_timeout_minutes: float = option(30.0, "How long a process waits for the others before it gives up.")
     precision: str = option("auto", "auto is bf16 on GPUs that have it, fp16 on other GPUs, fp32 on CPUs.", PRECISIONS)
     use_fp16: bool = option(False, "The same as --precision fp16.")

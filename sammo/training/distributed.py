@@ -15,12 +15,15 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from sammo.device import choose_device
-from sammo.errors import UserError, run_main
+from sammo.errors import MachineError, UserError, run_main
 from sammo.signals import STOP_SIGNALS
 from sammo.training.config import TrainConfig
 
 GRACE_SECONDS = 10.0  # in which the other processes may see that one is gone, and end
 CTRL_C = 130  # exit code
+# What errors of PyTorch say where a GPU is broken, and where a connection is.
+HARDWARE = ("ECC error", "NVLink error", "hardware error", "fallen off the bus", "device is lost")
+CONNECTION = ("Connection closed", "Connection reset", "Broken pipe", "NCCL", "Timed out", "timed out", "gloo")
 
 
 class World:
@@ -50,6 +53,11 @@ class World:
         world = cls(rank, size, local_rank, choose_device(config.device, local_rank))
         if world.device.type == "cuda":
             torch.cuda.set_device(world.device)
+        if config.network_interface:
+            if config.network_interface not in _interfaces():
+                known = ", ".join(_interfaces())
+                raise UserError(f"no --network-interface {config.network_interface} here; there are {known}")
+            os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = config.network_interface
         if size > 1:
             world._join(timedelta(minutes=config.dist_timeout_minutes))
         return world
@@ -61,7 +69,10 @@ class World:
             self._control = dist.new_group(backend="gloo", timeout=timeout)
         except (RuntimeError, ValueError) as error:
             where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            raise UserError(f"rank {self.rank} cannot join the {self.size} processes at {where} ({error})") from error
+            raise UserError(
+                f"rank {self.rank} cannot join the {self.size} processes at {where} ({error}); if they are of several "
+                f"machines, try --network-interface with one of {', '.join(_interfaces())}"
+            ) from error
 
     @property
     def is_main(self) -> bool:
@@ -107,14 +118,23 @@ class World:
             dist.destroy_process_group()
 
 
-def lost_connection(world: World, error: BaseException) -> UserError | None:
-    """The one line for an ``error`` that comes of another process's end; None if it is something else."""
-    text = str(error)
-    signs = ("Connection closed", "Connection reset", "Broken pipe", "NCCL", "Timed out", "timed out", "gloo")
-    if world.size == 1 or not isinstance(error, RuntimeError) or not any(sign in text for sign in signs):
+def machine_failure(world: World, error: BaseException) -> UserError | None:
+    """The one line for an ``error`` of GPUs and networks, another process's end among them; None if it is another."""
+    text = " ".join(str(error).split())
+    first = text[:300]
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return UserError(f"out of GPU memory outside of training steps ({first}): lower --max-duration")
+    if not isinstance(error, RuntimeError):
         return None
-    first = text.strip().splitlines()[0]
-    return UserError(f"rank {world.rank} stops: another process is gone or does not answer ({first})")
+    if any(sign in text for sign in HARDWARE):
+        return MachineError(f"rank {world.rank} stops: its GPU on {socket.gethostname()} fails ({first})")
+    if world.size > 1 and any(sign in text for sign in CONNECTION):
+        return MachineError(f"rank {world.rank} stops: another process is gone or does not answer ({first})")
+    return None
+
+
+def _interfaces() -> list[str]:
+    return [name for _, name in socket.if_nameindex()]
 
 
 def _from_environment(name: str, default: int) -> int:

@@ -13,7 +13,7 @@ FREE = {
     "exp_dir", "lang", "device", "num_threads", "scan_engine", "conv_engine", "loss_engine", "precision", "use_fp16",
     "use_bf16", "use_ctc", "num_epochs", "start_epoch", "start_batch", "init_from", "init_avg", "max_steps",
     "time_budget_minutes", "save_every_n", "keep_last_k", "valid_interval", "valid_cer_batches", "log_interval",
-    "tensorboard", "world_size", "master_port", "dist_timeout_minutes", "oom_scan", "max_nonfinite", "inf_check",
+    "tensorboard", "world_size", "master_port", "network_interface", "dist_timeout_minutes", "oom_scan", "max_nonfinite", "inf_check",
     "print_diagnostics", "may_change", "manifest_dir", "corpus", "musan_dir", "shar_dir", "num_workers", "allow_urls",
 }  # fmt: skip
 # The optimizer keeps what it was made with.

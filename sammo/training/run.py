@@ -26,6 +26,7 @@ from sammo.corpora import find_corpus
 from sammo.data.config import DataConfig
 from sammo.data.datamodule import CsjDataModule
 from sammo.data.tokens import Tokenizer, find_lang, load_tokenizer
+from sammo.device import gpu_problem
 from sammo.errors import UserError
 from sammo.lock import locked
 from sammo.model_options import ModelOptions
@@ -33,7 +34,7 @@ from sammo.signals import StopRequest
 from sammo.training.config import TrainConfig
 from sammo.training.data import Data
 from sammo.training.diagnostics import diagnose
-from sammo.training.distributed import World, launch, lost_connection, started_by_launcher
+from sammo.training.distributed import World, launch, machine_failure, started_by_launcher
 from sammo.training.finetuning import freeze, init_from
 from sammo.training.largest_batches import try_largest_batches
 from sammo.training.loop import Trainer
@@ -65,7 +66,7 @@ def run(model_options: ModelOptions, config: TrainConfig, data_config: DataConfi
             seconds, options = data_config.max_duration, data.options()
             train(config, model_config, data, tokenizer, world, stop, facts, seconds, options)
         except RuntimeError as error:
-            line = lost_connection(world, error)
+            line = machine_failure(world, error)
             if line is None:
                 raise
             raise line from error
@@ -106,7 +107,8 @@ def train(
     count = sum(parameter.numel() for parameter in model.parameters())
     logging.info(
         f"{model_config.encoder.name} {facts['preset']}: {count:,} parameters, {tokenizer.vocab_size} output units, "
-        f"{world.size} x {world.device.type}, {trainer.precision.name}, PyTorch {torch.__version__}, "
+        f"{world.size} x {world.device.type}{_instead(config, world)}, {trainer.precision.name}, "
+        f"PyTorch {torch.__version__}, "
         f"{torch.get_num_threads()} threads"
     )
     engines = {"loss": LOSS_ENGINES.resolve(config.loss_engine, world.device), **model.encoder.engines()}
@@ -133,6 +135,12 @@ def train(
     if stop.received is None:
         logging.info(f"training is done: {trainer.reason_to_stop()}; checkpoints are in {config.exp_dir}")
     return trainer
+
+
+def _instead(config: TrainConfig, world: World) -> str:
+    """Why --device auto is no GPU."""
+    fell_back = config.device == "auto" and world.device.type == "cpu"
+    return f" ({gpu_problem(world.local_rank)})" if fell_back else ""
 
 
 def _starting_point(config: TrainConfig, world: World) -> Checkpoint | None:

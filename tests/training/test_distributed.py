@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
+import socket
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,9 @@ from fixtures.training_parallel import data, record, starve, without_randomness
 
 from sammo.checkpoint import read_checkpoint
 from sammo.device import choose_device
-from sammo.errors import UserError
-from sammo.training.distributed import World
+from sammo.errors import MachineError, UserError, run_main
+from sammo.training.config import TrainConfig
+from sammo.training.distributed import World, machine_failure
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +94,53 @@ def test_signals_reach_all_processes(tmp_path, number, code):
     assert run.returncode == code and "Traceback" not in output, output
 
 
+@pytest.mark.parametrize(
+    ("error", "size", "kind", "message"),
+    [
+        ("CUDA error: uncorrectable ECC error encountered", 1, MachineError, "rank 0 stops: its GPU on .* fails"),
+        ("NCCL error in: x.cpp:1, unhandled system error", 2, MachineError, "rank 0 stops: another process is gone"),
+        ("[../gloo/pair.cc:534] Connection closed by peer", 2, MachineError, "another process is gone"),
+        ("NCCL error in: x.cpp:1", 1, None, ""),
+        ("mat1 and mat2 shapes cannot be multiplied", 2, None, ""),
+    ],
+)
+def test_failures_of_machines(error, size, kind, message):
+    found = machine_failure(World(size=size), RuntimeError(error))
+    assert (found and type(found)) == kind and re.search(message, str(found or ""))
+
+
+def test_no_memory_outside_of_steps():
+    found = machine_failure(World(), torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+    assert type(found) is UserError and "out of GPU memory outside of training steps" in str(found)
+
+
+def test_a_failure_of_the_machine_has_its_own_exit_code(capsys):
+    def fail():
+        raise MachineError("rank 3 stops")
+
+    with pytest.raises(SystemExit) as exit:
+        run_main(fail)
+    assert exit.value.code == 75 and capsys.readouterr().err == "error: rank 3 stops\n"
+
+
+def test_network_interfaces(monkeypatch):
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (2, "ib0")])
+    with pytest.raises(UserError, match="no --network-interface eth7 here; there are lo, ib0"):
+        World.start(TrainConfig(device="cpu", network_interface="eth7"))
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "")
+    World.start(TrainConfig(device="cpu", network_interface="ib0"))
+    assert os.environ["GLOO_SOCKET_IFNAME"] == os.environ["NCCL_SOCKET_IFNAME"] == "ib0"
+
+    def refuse(*args, **options):
+        raise RuntimeError("unable to resolve hostname to a (local) address")
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **options: None)
+    monkeypatch.setattr(torch.distributed, "new_group", refuse)
+    with pytest.raises(UserError, match="cannot join the 2 processes .*try --network-interface with one of lo, ib0"):
+        World(size=2)._join(timedelta(1))
+
+
 def test_one_process_needs_no_others():
     world = World()
     assert world.all(True) and not world.any(False) and world.is_main
@@ -109,8 +160,6 @@ def test_devices(monkeypatch):
 
 
 def test_bad_environment(monkeypatch):
-    from sammo.training.config import TrainConfig
-
     monkeypatch.setitem(os.environ, "RANK", "first")
     with pytest.raises(UserError, match="RANK is 'first', not a number"):
         World.start(TrainConfig(device="cpu"))

@@ -18,10 +18,11 @@ SCRIPT = ROOT / "egs/csj/ASR/sammo/slurm/train.sbatch"
 # srun starts the processes of one node and fails with the first that fails.
 COMMANDS = {
     "srun": r"""
+echo "${@:1:4}" > srun-options
 shift 4
 pids=()
 for rank in 0 1; do
-  SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" & pids+=($!)
+  SLURM_PROCID=$rank SLURM_LOCALID=$rank setsid "$@" & pids+=($!)
 done
 echo "${pids[@]}" > pids
 trap : USR1
@@ -32,7 +33,8 @@ for pid in "${pids[@]}"; do
 done
 exit $code
 """,
-    "scancel": 'echo "$@" >> calls; kill -USR1 $(cat pids)',
+    # All processes of a task hear of it.
+    "scancel": 'echo "$@" >> calls; for pid in $(cat pids); do kill -USR1 -- -"$pid"; done',
     "scontrol": 'if [ "$1" = show ]; then echo localhost; else echo "$@" >> calls; fi',
 }
 
@@ -41,9 +43,14 @@ TRAIN = """
 import os, signal, sys, time
 if "fail" in sys.argv:
     sys.exit(1)
+if "ecc" in sys.argv:
+    sys.exit(75)
+if "watchdog" in sys.argv:
+    os.abort()
 stop = []
 signal.signal(signal.SIGUSR1, lambda *_: stop.append(1))
 open("gpu-" + os.environ["RANK"], "w").write(os.environ["LOCAL_RANK"] + " " + os.environ["CUDA_VISIBLE_DEVICES"])
+open("environment", "w").write(os.environ["PYTORCH_ALLOC_CONF"] + " " + os.environ["TRITON_CACHE_DIR"])
 open("rank-" + os.environ["RANK"], "w").write(os.environ["WORLD_SIZE"] + " " + " ".join(sys.argv[1:]))
 deadline = time.monotonic() + 60
 while not stop and "finish" not in sys.argv and time.monotonic() < deadline:
@@ -62,7 +69,7 @@ def job(tmp_path):
         (commands / name).chmod(0o755)
     (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
 
-    def start(*options: str) -> subprocess.Popen:
+    def start(*options: str, **more: str) -> subprocess.Popen:
         environment = {
             **os.environ,
             "PATH": f"{commands}:{os.environ['PATH']}",
@@ -70,6 +77,8 @@ def job(tmp_path):
             "SLURM_JOB_NUM_NODES": "1",
             "SLURM_JOB_ID": "4711",
             "SLURM_JOB_NODELIST": "localhost",
+            "TMPDIR": str(tmp_path),
+            **more,
         }
         return subprocess.Popen(
             ["bash", str(SCRIPT), *options], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
@@ -96,12 +105,26 @@ def test_requeues_on_the_time_limit(job):
     assert calls(directory) == ["--signal=USR1 4711", "requeue 4711"]
     assert (directory / "rank-1").read_text(encoding="utf-8") == "2 --exp-dir a b"
     assert (directory / "gpu-1").read_text(encoding="utf-8") == "0 1"  # one visible GPU, its index 0
+    assert "--cpus-per-task=8 --cpu-bind=cores" in (directory / "srun-options").read_text(encoding="utf-8")
+    memory, cache = (directory / "environment").read_text(encoding="utf-8").split()
+    assert memory == "expandable_segments:True" and cache.startswith(f"{directory}/triton-")
 
 
-@pytest.mark.parametrize("option, code", [("finish", 0), ("fail", 1)])
-def test_does_not_requeue_otherwise(job, option, code):
+@pytest.mark.parametrize("option, code", [("ecc", 75), ("watchdog", 134)])
+def test_requeues_after_failures_of_machines(job, option, code):
+    """Of one that has run for a while: MachineError's code, and NCCL's watchdog, which aborts."""
     directory, start = job
-    process = start(option)
+    process = start(option, REQUEUE_AFTER="0")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code and calls(directory) == ["requeue 4711"]
+    assert f"failed with {code}, which is its machine's" in output
+    assert not list(directory.glob(".slurm*"))
+
+
+@pytest.mark.parametrize("option, code, after", [("finish", 0, "0"), ("fail", 1, "0"), ("ecc", 75, "600")])
+def test_does_not_requeue_otherwise(job, option, code, after):
+    directory, start = job
+    process = start(option, REQUEUE_AFTER=after)
     process.communicate(timeout=60)
     assert process.returncode == code
     assert calls(directory) == []
