@@ -52,10 +52,17 @@ if __name__ == "__main__":
 
 from fuzz_families import DATA_FAMILIES, Family
 from fuzz_models import MODEL_FAMILIES
+from fuzz_streams import STREAM_FAMILIES
+from fuzz_text import TEXT_FAMILIES
 
 from sammo.errors import OUTSIDE, UserError, run_main
 
-FAMILIES: dict[str, Callable[[Path], Family]] = {**DATA_FAMILIES, **MODEL_FAMILIES}
+FAMILIES: dict[str, Callable[[Path], Family]] = {
+    **DATA_FAMILIES,
+    **TEXT_FAMILIES,
+    **MODEL_FAMILIES,
+    **STREAM_FAMILIES,
+}
 OUTCOMES = ("accepted", "refused", "traceback", "hang", "crash", "executed", "wrong")
 BAD = OUTCOMES[2:]
 BATCH = 50  # cases a child process runs before the next one is forked

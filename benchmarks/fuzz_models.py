@@ -88,6 +88,9 @@ class Letters:
 
     blank_id, vocab_size, fingerprint = 0, 12, "letters"
 
+    def decode(self, ids: list[int]) -> str:
+        return "".join(chr(ord("a") + index) for index in ids)
+
 
 class Nothing:
     """A sampler and a loader of no batches."""
