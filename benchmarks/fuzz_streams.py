@@ -80,9 +80,9 @@ class Snapshots(Family):
             others = [
                 torch.full_like(value, 1 << 40 if value.dtype == torch.int64 else float("nan")),
                 value.double(),
-                value[:0],
+                value.reshape(-1)[:0],
             ]
-            others += [torch.cat([value, value]), -value, value.long(), torch.zeros(2, 3)]
+            others += [torch.cat([value.reshape(-1)] * 2), -value, value.long(), torch.zeros(2, 3)]
             tensors[name] = rng.choice(others).contiguous()
         digest = hashlib.sha256(
             f"{weights_digest(tensors)}\n{metadata['facts']}".encode("utf-8", "replace")

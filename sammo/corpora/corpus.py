@@ -84,8 +84,16 @@ CORPORA = {corpus.name: corpus for corpus in (CSJ, AN4)}
 
 
 def own_corpus(name: str, tests: Iterable[str], has_words: bool, unit: str) -> Corpus:
-    """Recordings of one's own as ``sammo prepare`` writes them."""
-    return Corpus(name, tuple(tests), "cuts_{part}.jsonl.gz", unit=unit, metric="WER" if has_words else "CER")
+    """Recordings of one's own as ``sammo prepare`` writes them.
+
+    Raises:
+      UserError: a name that is none, because it would lead to files elsewhere for instance.
+    """
+    corpus = Corpus(name, tuple(tests), "cuts_{part}.jsonl.gz", unit=unit, metric="WER" if has_words else "CER")
+    try:
+        return from_json(dataclasses.asdict(corpus))
+    except ValueError as error:
+        raise UserError(f"corpus {name!r} with parts {', '.join(corpus.parts)}: {error}") from error
 
 
 def corpus_named(name: str) -> Corpus:

@@ -30,6 +30,7 @@ from sammo.export.openvino import write_openvino
 from sammo.export.quantize import halve, quantize, sensitive_products
 from sammo.export.verify import CHUNKS, STREAMS, speechlike, training_speech, verify
 from sammo.options import Exports, ModelSource, Speech, check_chunking
+from sammo.sums import write_sums
 from sammo.transducer import Transducer
 
 OPSET = 17  # the oldest with all operations; runtimes of 2022 and later have it
@@ -132,6 +133,7 @@ def _complete(out_dir: Path) -> Iterator[Path]:
     work = Path(tempfile.mkdtemp(prefix=f".tmp-{out_dir.name}-", dir=out_dir.parent))
     try:
         yield work
+        write_sums(work)
         out_dir.mkdir(exist_ok=True)
         files = (file_name(*parts) for parts in itertools.product(NAMES, FILES, SUFFIXES))
         for stale in (path for file in files for path in (out_dir / file, (out_dir / file).with_suffix(".bin"))):

@@ -11,11 +11,16 @@ from torch import Tensor
 from sammo import geometry
 from sammo.checkpoint.schema import weights_digest
 from sammo.encoder import Encoder
+from sammo.encoder.state import pack_state
 from sammo.errors import UserError
-from sammo.export.deployed import Facts, Session, default_directory, file_name, load_session
+from sammo.export.deployed import AGAIN, Facts, Session, default_directory, file_name, load_session
 from sammo.export.states import state_layout
+from sammo.export.verify import speechlike
 from sammo.options import Deployment, ModelSource
+from sammo.sums import check_sums
 from sammo.transducer import Transducer
+
+MOST_OFF = 0.5  # of the first chunk's frames, by their norm: eight bits are off by less, other weights by more
 
 
 class RuntimeOutput(NamedTuple):
@@ -100,6 +105,29 @@ class ExportedRuntime:
         if facts.weights != weights_digest(model.state_dict()):
             raise UserError(f"{path} was exported from other weights than those of the checkpoint: export it again")
         self.chunk_size, self.layout = chunk_size, state_layout(model.encoder, left)
+        self._compare(model, left, path)
+
+    @torch.inference_mode()
+    def _compare(self, model: Transducer, left: int, path: Path) -> None:
+        """Runs the first chunk of a stream in the file and in PyTorch: what a file says of itself need not be so."""
+        window, device = geometry.window(self.chunk_size), next(model.parameters()).device
+        features, lengths = speechlike(window, 0)[None], torch.tensor([window])
+        state = model.encoder.init_state(1, left, device=device)
+        output = model.encoder(
+            features.to(device), lengths, state, chunk_size=self.chunk_size, left_context_frames=left
+        )
+        wanted = model.joiner.encoder_proj(output.frames).cpu()
+        try:
+            found = self.step(features, lengths, self.init_state())
+            shapes = [tuple(pack_state(state).shape) for state in (found.state, self.init_state())]
+            if found.frames.shape != wanted.shape or shapes[0] != shapes[1]:
+                raise ValueError(f"frames {tuple(found.frames.shape)}, a state of {shapes[0]}")
+            off = float((found.frames - wanted).norm() / wanted.norm())
+        except Exception as error:  # the runtimes' errors have no common base
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} cannot be run as an encoder of such chunks ({reason}): export it again") from error
+        if not off <= MOST_OFF:
+            raise UserError(f"{path} gives frames that are {off:.0%} off from the checkpoint's: export it again")
 
     def init_state(self) -> Any:
         return self.layout.start()
@@ -151,6 +179,9 @@ def make_runtime(
             raise UserError(f"--precision {precision} is of exported models: pass --runtime onnxruntime or openvino")
         return TorchRuntime(model.encoder, chunk_size, left_context_frames)
     directory = export_directory(model, source, deployment, chunk_size, left_context_frames)
-    session = load_session(directory, "encoder", runtime, precision)
     path = directory / file_name("encoder", precision, runtime)
+    if path.is_file():
+        files = [path.name, *([path.with_suffix(".bin").name] if runtime == "openvino" else [])]
+        check_sums(directory, files, AGAIN, rest=False)
+    session = load_session(directory, "encoder", runtime, precision)
     return ExportedRuntime(session, path, model, chunk_size, left_context_frames)

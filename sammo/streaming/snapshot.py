@@ -72,7 +72,10 @@ def from_bytes(recognizer: StreamingRecognizer, data: bytes) -> tuple[Snapshot, 
                 raise UserError(
                     f"the snapshot was made with another {name.replace('_', ' ')} ({theirs.get(name)}, here {value})"
                 )
-        return Snapshot(_stream(recognizer, facts, tensors), tensors["encoder"]), dict(facts["extra"])
+        state = tensors["encoder"]
+        if state.dtype not in (torch.float32, recognizer.state_dtype) or not bool(state.isfinite().all()):
+            raise ValueError(f"its state has values that are not finite, or {state.dtype} ones")
+        return Snapshot(_stream(recognizer, facts, tensors), state), dict(facts["extra"])
     except (safetensors.SafetensorError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(f"the snapshot is damaged: {error}") from error
 

@@ -14,6 +14,7 @@ from fixtures.an4 import ROOT
 
 from sammo.corpora import AN4, CORPORA, CSJ, Corpus, corpus_named, find_corpus, write_marker
 from sammo.corpora.__main__ import main as corpora_main
+from sammo.corpora.corpus import own_corpus
 from sammo.data.config import DataConfig
 from sammo.data.datamodule import CsjDataModule
 from sammo.data.tokens import CharTokenizer, character_table
@@ -111,3 +112,11 @@ def test_chosen_parts():
     assert CSJ.chosen(["valid", "tests", "eval1"]) == ["valid", *CSJ.tests]
     with pytest.raises(UserError, match="--parts names no part; csj has "):
         CSJ.chosen([])
+
+
+@pytest.mark.parametrize(("name", "part"), [("mine", "../../x"), ("mine", "a/b"), ("../mine", "test"), ("mine", "..")])
+def test_parts_of_a_table_lead_nowhere(name, part):
+    """They become parts of the names of manifests."""
+    with pytest.raises(UserError, match="one of its parts or modes is no word"):
+        own_corpus(name, [part], False, "char")
+    assert own_corpus("mine", ["test-2"], False, "char").tests == ("test-2",)

@@ -18,10 +18,11 @@ from sammo.search import make_searcher
 from sammo.streaming.parity import Utterance, compare, decode_streaming, torch_way
 from sammo.streaming.recognizer import StreamingRecognizer
 from sammo.streaming.runtimes import make_runtime
+from sammo.sums import write_sums
 from sammo.transducer import Transducer, model_config
 
 CHUNK = 32
-FILE_NAMES = {"encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt"}
+FILE_NAMES = {"encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt", "SHA256SUMS"}
 PIECES = pieces(VOCAB_SIZE)
 LEFT = dict(SETTINGS)
 
@@ -240,12 +241,58 @@ def test_what_cannot_run_is_one_line(smaller, tmp_path, monkeypatch):
     for suffix, runtime in ((".onnx", "onnxruntime"), (".xml", "openvino")):
         content = (out / f"encoder{suffix}").read_bytes()
         (tmp_path / f"encoder{suffix}").write_bytes(content[: len(content) // 2])
+        (tmp_path / "SHA256SUMS").unlink(missing_ok=True)
+        assert "lacks SHA256SUMS: nothing tells whether" in problem(runtime, onnx_dir=tmp_path)
+        (tmp_path / "SHA256SUMS").write_bytes((out / "SHA256SUMS").read_bytes())
+        assert "is damaged: its sha256 is not" in problem(runtime, onnx_dir=tmp_path)
+        write_sums(tmp_path)
         assert f"no model that {runtime} can load" in problem(runtime, onnx_dir=tmp_path)
         (tmp_path / f"encoder{suffix}").write_bytes((out / f"joiner{suffix}").read_bytes())
         (tmp_path / "encoder.bin").write_bytes((out / "joiner.bin").read_bytes())
+        write_sums(tmp_path)
         assert "was not made by this version of sammo export" in problem(runtime, onnx_dir=tmp_path)
     monkeypatch.setattr(deployed, "is_installed", lambda module: False)
     assert "openvino is not installed: pip install -r requirements-deploy.txt" in problem("openvino", onnx_dir=out)
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("lie", "line"),
+    [
+        (lambda proto: rename(proto, "sammo_weights", "0" * 64), "other weights"),
+        (lambda proto: rename(proto, "sammo_chunk_size", "many"), "was not made by this version"),
+        (lambda proto: scale(proto, -1.0), "gives frames that are .* off from the checkpoint's"),
+        (lambda proto: scale(proto, float("nan")), "gives frames that are nan% off"),
+    ],
+)
+def test_a_file_is_what_it_says(tmp_path, lie, line):
+    """Checksums made anew do not help a file that was changed."""
+    import onnx as library
+
+    made = small_model("sammo")
+    write_directory(made, tokenizer(12), Exports(16), tmp_path / "out")
+    make_runtime(made, Deployment("onnxruntime", tmp_path / "out"), 16)
+    proto = library.load(str(tmp_path / "out/encoder.onnx"))
+    lie(proto)
+    library.save(proto, str(tmp_path / "out/encoder.onnx"))
+    write_sums(tmp_path / "out")
+    with pytest.raises(UserError, match=line) as caught:
+        make_runtime(made, Deployment("onnxruntime", tmp_path / "out"), 16)
+    assert "\n" not in str(caught.value)
+
+
+def rename(proto, key, value):
+    next(item for item in proto.metadata_props if item.key == key).value = value
+
+
+def scale(proto, factor):
+    """Multiplies the frames."""
+    from onnx import TensorProto, helper
+
+    node = next(node for node in proto.graph.node if "encoder_out" in node.output)
+    node.output[list(node.output).index("encoder_out")] = "before"
+    proto.graph.initializer.append(helper.make_tensor("factor", TensorProto.FLOAT, [], [factor]))
+    proto.graph.node.append(helper.make_node("Mul", ["before", "factor"], ["encoder_out"]))
 
 
 def test_what_cannot_be_exported_is_one_line():
