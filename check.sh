@@ -12,6 +12,8 @@ need() {  # PACKAGE VERSION
     "$PYTHON" -m pip install --quiet --disable-pip-version-check "$1==$2"
 }
 check_types() {
+  . local/optional.sh
+  install_optional
   need basedpyright $pyright
   "$PYTHON" -m basedpyright --pythonpath "$PYTHON" "$@"
 }
