@@ -194,9 +194,10 @@ def compare_training(before: Side, after: Side, encoder: str) -> list[Row]:
     from sammo.checkpoint import read_checkpoint
 
     old, new = losses(before, encoder), losses(after, encoder)
-    largest = max((abs(a - b) / abs(a) for a, b in zip(old, new)), default=0.0)
+    apart = [abs(a - b) / abs(a) for a, b in zip(old, new)]
     same = sum(a == b for a, b in zip(old, new))
-    note = f"{old[0]:.4f} to {old[-1]:.4f}, largest relative difference {largest:.1e}"
+    note = f"{old[0]:.4f} to {old[-1]:.4f}; relative difference up to {max(apart[:10]):.1e} in the first 10, "
+    note += f"{max(apart):.1e} in all"
     rows = [Row(encoder, "loss of a batch", same, max(len(old), len(new)), note)]
     newest = [max((side.out / "exp" / encoder).glob("epoch-*.pt"), key=_number) for side in (before, after)]
     left, right = (read_checkpoint(path, ("model",)).model for path in newest)
