@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def machine(device: torch.device | str = "cpu", threads: int | None = None) -> str:
     """Processor or GPU, threads and PyTorch; ``threads`` where other processes than this one compute."""
+    import torch
+
     if torch.device(device).type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
