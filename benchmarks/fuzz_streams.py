@@ -1,4 +1,4 @@
-"""Families of benchmarks/fuzz.py that run models in pieces: snapshots of streams."""
+"""Families of benchmarks/fuzz.py that run models in pieces: exported directories, and snapshots of streams."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import random
+import shutil
 from pathlib import Path
 from typing import Callable
 
@@ -14,11 +15,93 @@ import torch
 from fuzz_families import Family, mutate, odd_json
 from fuzz_models import Letters, small_model
 
+from sammo import geometry
 from sammo.checkpoint.schema import weights_digest
+from sammo.data.tokens import BLANK, SOS_EOS, UNKNOWN, CharTokenizer
+from sammo.engines import is_installed
 from sammo.errors import UserError
+from sammo.options import Deployment, Exports
 from sammo.search import make_searcher
 from sammo.streaming.recognizer import StreamingRecognizer
+from sammo.streaming.runtimes import MOST_OFF, make_runtime
 from sammo.streaming.session import Event, Sessions
+from sammo.sums import write_sums
+
+ELSEWHERE = ("/etc/passwd", "../../../../etc/passwd", "/dev/zero", "nothing", "", "tokens.txt", "joiner.onnx")
+
+
+class Exported(Family):
+    """Directories of ``sammo export``: onnxruntime computes what the checkpoint does, or the directory is refused.
+
+    Half of the changed directories have their checksums made anew.
+    """
+
+    def __init__(self, directory: Path):
+        super().__init__(directory)
+        torch.set_num_threads(1)
+        logging.disable(logging.WARNING)
+        self.model, self.seed, self.work = small_model().eval(), directory / "seed", directory / "case"
+        from sammo.export.onnx import write_directory
+
+        pieces = [BLANK, *"abcdefghi", UNKNOWN, SOS_EOS]
+        write_directory(self.model, CharTokenizer(pieces), Exports(16), self.seed)
+        self.features, self.lengths = torch.randn(1, geometry.window(16), 80), torch.tensor([geometry.window(16)])
+        self.expected = self._first_chunk(self.seed)
+
+    def _first_chunk(self, directory: Path) -> torch.Tensor:
+        runtime = make_runtime(self.model, Deployment("onnxruntime", directory), 16)
+        return runtime.step(self.features, self.lengths, runtime.init_state()).frames
+
+    def case(self, directory: Path, rng: random.Random) -> str | None:
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.copytree(self.seed, self.work)
+        path = rng.choice([self.work / "encoder.onnx", *sorted(self.work.iterdir())])
+        kind, honest = rng.randrange(5), rng.random() < 0.5
+        if kind == 0:
+            path.unlink()
+        elif kind == 1:
+            path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
+        elif kind == 2:
+            other = rng.choice(sorted(self.work.iterdir()))
+            path.write_bytes(other.read_bytes())
+        elif kind == 3:
+            self._lie(self.work / "encoder.onnx", rng)
+        else:
+            path.write_bytes(mutate(path.read_bytes(), rng))
+        if not honest:
+            write_sums(self.work)
+        found = self._first_chunk(self.work)
+        off = float((found - self.expected).norm() / self.expected.norm())
+        return None if off <= (0.0 if honest else 2 * MOST_OFF) else f"frames that are {off} off"
+
+    @staticmethod
+    def _lie(path: Path, rng: random.Random) -> None:
+        """Another value of its metadata, of a weight or of a shape, or weights in a file elsewhere."""
+        import onnx
+
+        proto = onnx.load(str(path))
+        kind = rng.randrange(4)
+        if kind == 0:
+            rng.choice(proto.metadata_props).value = rng.choice(
+                ("", "-1", "0", "9" * 400, "nan", "16", "0" * 64, "x" * 5000)
+            )
+        elif kind == 1:
+            tensor = rng.choice(proto.graph.initializer)
+            tensor.raw_data = rng.choice((mutate(tensor.raw_data, rng), bytes(len(tensor.raw_data)), b""))
+        elif kind == 2:
+            tensor = rng.choice(proto.graph.initializer)
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (
+                ("location", rng.choice(ELSEWHERE)),
+                ("offset", "0"),
+                ("length", rng.choice(("4", "9" * 15))),
+            ):
+                tensor.external_data.add(key=key, value=value)
+        else:
+            value = rng.choice([*proto.graph.input, *proto.graph.output])
+            rng.choice(value.type.tensor_type.shape.dim).dim_value = rng.choice((0, 1, 3, -1, 1 << 40))
+        path.write_bytes(proto.SerializeToString())
 
 
 class Snapshots(Family):
@@ -91,3 +174,5 @@ class Snapshots(Family):
 
 
 STREAM_FAMILIES: dict[str, Callable[[Path], Family]] = {"snapshots": Snapshots}
+if is_installed("onnx") and is_installed("onnxruntime"):
+    STREAM_FAMILIES["exports"] = Exported

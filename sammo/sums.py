@@ -21,7 +21,7 @@ def write_sums(directory: Path) -> None:
     (directory / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
-def check_sums(directory: Path, needed: Collection[str], advice: str, rest: bool = True) -> None:
+def check_sums(directory: Path, needed: Collection[str], advice: str, rest: bool = True) -> dict[str, str]:
     """Compares files with their checksums.
 
     Args:
@@ -29,18 +29,21 @@ def check_sums(directory: Path, needed: Collection[str], advice: str, rest: bool
       advice: what to do where something is wrong.
       rest: compare all that are listed, not only ``needed``.
 
+    Returns:
+      The sha256 of every file that is listed, in hex, by its name.
+
     Raises:
       UserError: a file is missing, damaged or not listed, or the list is no list of files below ``directory``.
     """
     sums = directory / SUMS
     if not sums.is_file():
         raise UserError(f"{directory} lacks {SUMS}: nothing tells whether its files are whole; {advice}")
-    listed = set()
+    listed: dict[str, str] = {}
     for number, line in enumerate(read_text(sums, LARGEST, advice).splitlines(), start=1):
         match = _LINE.fullmatch(line)
         if match is None or Path(match[2]).is_absolute() or ".." in Path(match[2]).parts:
             raise UserError(f"{sums}, line {number}: not a checksum and the name of a file in the directory; {advice}")
-        listed.add(match[2])
+        listed[match[2]] = match[1]
         if not rest and match[2] not in needed:
             continue
         file = directory / match[2]
@@ -48,8 +51,9 @@ def check_sums(directory: Path, needed: Collection[str], advice: str, rest: bool
             raise UserError(f"{directory} lacks {match[2]}; {advice}")
         if _sha256(file) != match[1]:
             raise UserError(f"{file} is damaged: its sha256 is not that in {SUMS}; {advice}")
-    for name in sorted(set(needed) - listed):
+    for name in sorted(set(needed) - listed.keys()):
         raise UserError(f"{sums} does not list {name}; {advice}")
+    return listed
 
 
 def read_text(path: Path, largest: int, advice: str) -> str:

@@ -143,6 +143,8 @@ def streaming_decode(
         runtime = make_runtime(model, deployment, *chunking, source)
         for part in corpus.chosen(parts):
             inputs = inputs_of(corpus, speech, part, tokenizer)
+            if runtime.digest:
+                inputs["export"] = runtime.digest
             if not results.force and has_results(res_dir, setting, part, corpus.metric, inputs):
                 logging.info(f"{part}: decoded before at {setting.suffix} (--force decodes again)")
                 continue

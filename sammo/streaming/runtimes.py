@@ -13,7 +13,7 @@ from sammo.checkpoint.schema import weights_digest
 from sammo.encoder import Encoder
 from sammo.encoder.state import pack_state
 from sammo.errors import UserError
-from sammo.export.deployed import AGAIN, Facts, Session, default_directory, file_name, load_session
+from sammo.export.deployed import AGAIN, NAMES, TOKENS, Facts, Session, default_directory, file_name, load_session
 from sammo.export.states import state_layout
 from sammo.export.verify import speechlike
 from sammo.options import Deployment, ModelSource
@@ -35,9 +35,11 @@ class EncoderRuntime(Protocol):
     """One chunk of every stream.
 
     ``projects``: whether its frames are those that the joiner adds, (N, T', J), and not the encoder's own, (N, T', C).
+    ``digest``: of the file that computes them; "": the checkpoint's own weights do.
     """
 
     projects: bool
+    digest: str
 
     def init_state(self) -> Any:
         """The state of one stream that has not begun, a tree of tensors as :mod:`sammo.encoder.state` takes them."""
@@ -60,7 +62,7 @@ class TorchRuntime:
       chunk_size, left_context_frames: embed frames (50 Hz).
     """
 
-    projects = False
+    projects, digest = False, ""
 
     def __init__(self, encoder: Encoder, chunk_size: int, left_context_frames: int = 0) -> None:
         self.encoder, self.chunk_size, self.left_context_frames = encoder, chunk_size, left_context_frames
@@ -87,14 +89,21 @@ class ExportedRuntime:
       path: what to call it in errors.
       model: what it must have been made from; PyTorch still computes predictor and joiner.
       chunk_size, left_context_frames: embed frames (50 Hz), the ones it must have been made for.
+      digest: of the file.
     """
 
     projects = True
 
     def __init__(
-        self, session: Session, path: Path, model: Transducer, chunk_size: int, left_context_frames: int = 0
+        self,
+        session: Session,
+        path: Path,
+        model: Transducer,
+        chunk_size: int,
+        left_context_frames: int = 0,
+        digest: str = "",
     ) -> None:
-        self._session, facts = session, Facts.of(session, path)
+        self._session, facts, self.digest = session, Facts.of(session, path), digest
         left = left_context_frames if model.config.encoder.left_context else 0
         for option, has, wanted in (
             ("--chunk-size", facts.chunk_size, chunk_size),
@@ -180,8 +189,13 @@ def make_runtime(
         return TorchRuntime(model.encoder, chunk_size, left_context_frames)
     directory = export_directory(model, source, deployment, chunk_size, left_context_frames)
     path = directory / file_name("encoder", precision, runtime)
-    if path.is_file():
-        files = [path.name, *([path.with_suffix(".bin").name] if runtime == "openvino" else [])]
-        check_sums(directory, files, AGAIN, rest=False)
+    sums = {}
+    if path.is_file():  # otherwise the line below says how to make it
+        # Of a directory that is passed on all has to be whole, though only the encoder is used here.
+        files = [Path(file_name(name, precision, runtime)) for name in NAMES]
+        files += [file.with_suffix(".bin") for file in files if runtime == "openvino"]
+        sums = check_sums(directory, [TOKENS, *map(str, files)], AGAIN, rest=False)
     session = load_session(directory, "encoder", runtime, precision)
-    return ExportedRuntime(session, path, model, chunk_size, left_context_frames)
+    suffixes = (".xml", ".bin") if runtime == "openvino" else (".onnx",)
+    digest = "".join(sums.get(path.with_suffix(suffix).name, "")[:16] for suffix in suffixes)
+    return ExportedRuntime(session, path, model, chunk_size, left_context_frames, digest)

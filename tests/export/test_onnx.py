@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from fixtures.export import missing, pieces, small_model, tokenizer
@@ -239,18 +241,20 @@ def test_what_cannot_run_is_one_line(smaller, tmp_path, monkeypatch):
     assert "for --left-context-frames 32, not 64: pass 32" in problem(onnx_dir=out, left=64)
     assert "other weights" in problem(onnx_dir=out, model=Transducer(made.config).eval())
     for suffix, runtime in ((".onnx", "onnxruntime"), (".xml", "openvino")):
-        content = (out / f"encoder{suffix}").read_bytes()
-        (tmp_path / f"encoder{suffix}").write_bytes(content[: len(content) // 2])
-        (tmp_path / "SHA256SUMS").unlink(missing_ok=True)
-        assert "lacks SHA256SUMS: nothing tells whether" in problem(runtime, onnx_dir=tmp_path)
-        (tmp_path / "SHA256SUMS").write_bytes((out / "SHA256SUMS").read_bytes())
-        assert "is damaged: its sha256 is not" in problem(runtime, onnx_dir=tmp_path)
-        write_sums(tmp_path)
-        assert f"no model that {runtime} can load" in problem(runtime, onnx_dir=tmp_path)
-        (tmp_path / f"encoder{suffix}").write_bytes((out / f"joiner{suffix}").read_bytes())
-        (tmp_path / "encoder.bin").write_bytes((out / "joiner.bin").read_bytes())
-        write_sums(tmp_path)
-        assert "was not made by this version of sammo export" in problem(runtime, onnx_dir=tmp_path)
+        copy = shutil.copytree(out, tmp_path / runtime)
+        encoder = copy / f"encoder{suffix}"
+        encoder.write_bytes(encoder.read_bytes()[: encoder.stat().st_size // 2])
+        assert f"encoder{suffix} is damaged: its sha256 is not" in problem(runtime, onnx_dir=copy)
+        write_sums(copy)
+        assert f"no model that {runtime} can load" in problem(runtime, onnx_dir=copy)
+        encoder.write_bytes((out / f"joiner{suffix}").read_bytes())
+        (copy / "encoder.bin").write_bytes((out / "joiner.bin").read_bytes())
+        write_sums(copy)
+        assert "was not made by this version of sammo export" in problem(runtime, onnx_dir=copy)
+        (copy / "tokens.txt").unlink()
+        assert f"lacks tokens.txt; {deployed.AGAIN}" in problem(runtime, onnx_dir=copy)
+        (copy / "SHA256SUMS").unlink()
+        assert "lacks SHA256SUMS: nothing tells whether" in problem(runtime, onnx_dir=copy)
     monkeypatch.setattr(deployed, "is_installed", lambda module: False)
     assert "openvino is not installed: pip install -r requirements-deploy.txt" in problem("openvino", onnx_dir=out)
 

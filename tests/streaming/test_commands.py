@@ -116,6 +116,8 @@ def test_every_command_runs_an_export(work, tmp_path, capsys, monkeypatch):
     assert decode(work, "sammo", "--res-dir", tmp_path, "--chunk-size", 16, "--runtime", "onnxruntime") == 0
     first, second = sorted(tmp_path.glob("recogs-*"))
     assert "onnxruntime" in first.name + second.name and first.read_text() == second.read_text()
+    # Another export of the same weights, of other rounding, is decoded anew.
+    assert sorted("export" in result.inputs for result in read_results(tmp_path)) == [False, True]
 
     soundfile.write(tmp_path / "a.wav", speech(2.0, 7).numpy(), 16000)
     texts = []
