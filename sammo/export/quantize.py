@@ -16,9 +16,10 @@ from sammo.export.graphs import EncoderGraph
 from sammo.export.verify import run_chunks
 
 # A product whose result is off by more than this share (root mean square) in 8 bits keeps its float weights.
-SENSITIVE = 0.05
+SENSITIVE = 0.015
 MEASURED_CHUNKS = 5
 HALVED = 1024  # values; smaller constants stay in 32 bits
+LARGEST_HALF = 65504.0  # and so do masks, which hold larger values
 
 
 def halve(path: Path, out: Path) -> None:
@@ -29,7 +30,7 @@ def halve(path: Path, out: Path) -> None:
     casts = []
     for tensor in proto.graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.size >= HALVED:
+        if values.dtype == np.float32 and values.size >= HALVED and np.abs(values).max() < LARGEST_HALF:
             name = tensor.name
             tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
             casts.append(

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sammo import geometry
@@ -64,6 +65,7 @@ class Way(NamedTuple):
     projects: bool = False  # whether its frames are those that the joiner adds
     exact: bool = True  # whether tokens and time stamps are to be the same
     to_text: Callable[[list[Any]], str] | None = None  # None: as for all others
+    silence: int = 0  # samples behind the audio, here and in the simulated pass that it is compared with
 
 
 class Parity(NamedTuple):
@@ -178,15 +180,20 @@ def compare(
     tallies = [_Tally(way, to_text, metric) for way in (simulating, *ways)]
     for group in _groups(utterances, 4 * num_streams):
         audio = [utterance.load() for utterance in group]
-        simulated: list[Decoded] = []
-        for start in range(0, len(audio), num_streams):
-            batch = audio[start : start + num_streams]
-            simulated += decode_simulated(model, searcher, batch, chunk_size, left_context_frames)
-        projected = [_projected(model, decoded) for decoded in simulated] if any(w.projects for w in ways) else []
+        whole: dict[int, tuple[list[Tensor], list[Decoded]]] = {}  # by the silence behind the audio
+        for silence in {tally.way.silence for tally in tallies}:
+            padded = [F.pad(samples, (0, silence)) for samples in audio]
+            decoded: list[Decoded] = []
+            for start in range(0, len(audio), num_streams):
+                batch = padded[start : start + num_streams]
+                decoded += decode_simulated(model, searcher, batch, chunk_size, left_context_frames)
+            whole[silence] = padded, decoded
         order = shuffle.sample(range(len(audio)), len(audio))
         for tally in tallies:
-            wanted = projected if tally.way.projects else simulated
-            found = simulated if tally.way is simulating else tally.way.decode(audio, order)
+            padded, wanted = whole[tally.way.silence]
+            found = wanted if tally.way is simulating else tally.way.decode(padded, order)
+            if tally.way.projects:
+                wanted = [_projected(model, decoded) for decoded in wanted]
             for utterance, want, have in zip(group, wanted, found):
                 tally.add(utterance, want, have)
     return [tally.result() for tally in tallies]

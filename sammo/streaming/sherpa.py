@@ -44,17 +44,19 @@ def make_recognizer(directory: Path, search: Search, precision: str = "float32")
     )
 
 
-def transcribe(recognizer: Any, audio: Sequence[Tensor], chunk_size: int) -> list[str]:
-    """The texts of utterances (S,) at 16 kHz, decoded as one batch of streams.
-
-    It computes whole windows only, so that silence follows each: Sammo's own tail and what fills the last window.
-    """
+def silence_after(chunk_size: int) -> int:
+    """Samples to follow an utterance: sherpa-onnx computes whole windows only, so that Sammo's own tail and what fills the
+    last window have to be there."""
     frames = geometry.window(chunk_size) + geometry.TAIL_PADDING
-    silence = torch.zeros(frames * SAMPLING_RATE // int(geometry.FEATURE_RATE))
+    return frames * SAMPLING_RATE // int(geometry.FEATURE_RATE)
+
+
+def transcribe(recognizer: Any, audio: Sequence[Tensor]) -> list[str]:
+    """The texts of utterances (S,) at 16 kHz that end with silence, decoded as one batch of streams."""
     streams = []
     for samples in audio:
         stream = recognizer.create_stream()
-        stream.accept_waveform(SAMPLING_RATE, torch.cat([samples, silence]).numpy())
+        stream.accept_waveform(SAMPLING_RATE, samples.numpy())
         stream.input_finished()
         streams.append(stream)
     while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
@@ -72,8 +74,8 @@ def sherpa_way(directory: Path, search: Search, chunk_size: int, num_streams: in
         texts: dict[int, str] = {}
         for start in range(0, len(order), num_streams):
             batch = order[start : start + num_streams]
-            texts.update(zip(batch, transcribe(recognizer, [audio[index] for index in batch], chunk_size)))
+            texts.update(zip(batch, transcribe(recognizer, [audio[index] for index in batch])))
         # Texts take the place of tokens.
         return [Decoded(list(texts[index]), [], torch.zeros(0)) for index in range(len(audio))]
 
-    return Way(name, decode, exact=False, to_text="".join)
+    return Way(name, decode, exact=False, to_text="".join, silence=silence_after(chunk_size))
