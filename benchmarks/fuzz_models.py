@@ -13,7 +13,7 @@ import shutil
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import safetensors.torch
 import torch
@@ -92,22 +92,6 @@ class Letters:
         return "".join(chr(ord("a") + index) for index in ids)
 
 
-class Nothing:
-    """A sampler and a loader of no batches."""
-
-    def __init__(self) -> None:
-        self.sampler = self
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"batches": 0}
-
-    def __len__(self) -> int:
-        return 0
-
-    def __iter__(self) -> Iterator:
-        return iter(())
-
-
 class Checkpoints(Family):
     """Files of both versions, with and without the state of training: decoded and resumed as they were, or refused."""
 
@@ -117,7 +101,7 @@ class Checkpoints(Family):
         logging.disable(logging.WARNING)
         self.trainer = self._trainer(directory, small_model())
         self._train()
-        whole = self.trainer.checkpoint(Nothing(), epoch_done=False)
+        whole = self.trainer.checkpoint({"batches": 0})
         assert whole is not None
         self.seeds, self.found = [], []
         for name, checkpoint in (("whole", whole), ("weights", dataclasses.replace(whole, training=None))):
@@ -143,10 +127,11 @@ class Checkpoints(Family):
         batch: Any = {
             "features": torch.randn(2, 60, 80, generator=generator),
             "lengths": torch.tensor([60, 45]),
-            "tokens": [[1, 2], [3]],
-            "cuts": [],
+            "tokens": torch.tensor([[1, 2], [3, 0]]),
+            "texts": ["bc", "d"],
+            "cut_ids": ["first", "second"],
         }
-        self.trainer.parallel.train()
+        self.trainer.model.train()
         self.trainer._step(batch)
 
     def _read_seed(self, directory: Path, content: bytes) -> Checkpoint:
