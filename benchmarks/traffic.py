@@ -37,6 +37,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of what acts at random in the step")
     parser.add_argument("--places", type=int, default=0, help="also print so many of the places that move most")
     parser.add_argument("--by-kernel", action="store_true", help="with --places: each kind of kernel for itself")
+    parser.add_argument("--by-count", action="store_true", help="with --places: those of most kernels")
     parser.add_argument("--json", type=Path, help="write the table there, too")
     return parser.parse_args(arguments)
 
@@ -162,7 +163,7 @@ class Meter:
         kernels, size = count(func, inputs, outputs)
         if kernels:
             name = func.kernel.__name__ if isinstance(func, Launch) else func.overloadpacket.__name__
-            place = f"{caller()} {name}"
+            place = f"{caller(qualified=True)}  {name}"
             self.kernels[self.phase, place] += kernels
             self.bytes[self.phase, place] += size
 
@@ -171,15 +172,17 @@ class Meter:
         sums = [sum(n for (p, _), n in c.items() if phase in (None, p)) for c in (self.kernels, self.bytes)]
         return sums[0], sums[1] / 1e9
 
-    def places(self, number: int, by_kernel: bool) -> list[tuple[str, str, int, float]]:
-        """The largest (phase, place, kernels, GB), with ``by_kernel`` each kind of kernel for itself."""
+    def places(self, number: int, by_kernel: bool, by_count: bool) -> list[tuple[str, str, int, float]]:
+        """The largest (phase, place, kernels, GB): with ``by_kernel`` each kind of kernel for itself, ``by_count`` those
+        of most kernels instead of most bytes."""
         kernels: Counter[tuple[str, str]] = Counter()
         sizes: Counter[tuple[str, str]] = Counter()
         for (phase, place), value in self.kernels.items():
-            key = (phase, place if by_kernel else place.split()[0])
+            key = (phase, place if by_kernel else place.split("  ")[0])
             kernels[key] += value
             sizes[key] += self.bytes[phase, place]
-        return [(*key, kernels[key], size / 1e9) for key, size in sizes.most_common(number)]
+        largest = (kernels if by_count else sizes).most_common(number)
+        return [(*key, kernels[key], sizes[key] / 1e9) for key, _ in largest]
 
 
 def measure(args: argparse.Namespace) -> Meter:
@@ -206,6 +209,8 @@ def measure(args: argparse.Namespace) -> Meter:
         trainer.batch = args.batch
         set_batch_count(model, args.batch)
         model.train()
+        with torch.no_grad():
+            trainer.loss(model, batch)  # makes the constants
         random.seed(args.seed)
         _mark_phases(trainer, meter)
         trainer.optimization.optimizer.step()  # makes its state
@@ -247,7 +252,7 @@ def main() -> None:
     print("| phase | kernels | GB |\n|---|---:|---:|")
     for phase, kernels, size in rows:
         print(f"| {phase} | {kernels} | {size:.1f} |")
-    for phase, place, kernels, size in meter.places(args.places, args.by_kernel):
+    for phase, place, kernels, size in meter.places(args.places, args.by_kernel, args.by_count):
         print(f"{size:8.2f} GB {kernels:6d} kernels  {phase}: {place}")
     if args.json:
         args.json.write_text(json.dumps({phase: dict(kernels=k, gigabytes=size) for phase, k, size in rows}, indent=1))

@@ -13,8 +13,8 @@ import sys
 from collections import Counter, defaultdict
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Callable, Iterator, NamedTuple
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, Callable, Iterator, Mapping, NamedTuple
 from unittest import mock
 
 import torch
@@ -48,6 +48,7 @@ class Trace(TorchDispatchMode):
       launches: of Triton kernels.
       nonzero_finds: whether nothing is zero, or everything.
       on_kernel: called with (function, arguments, outputs) of every operation on the fake GPU, and with a Launch.
+      makers: sequence number of a node of autograd -> who made it.
     """
 
     def __init__(self) -> None:
@@ -56,6 +57,7 @@ class Trace(TorchDispatchMode):
         self.launches: list[Launch] = []
         self.nonzero_finds = True
         self.on_kernel: Callable[..., None] | None = None
+        self.makers: dict[int, str] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -86,6 +88,9 @@ class Trace(TorchDispatchMode):
         outputs = _ctc(func, args) if func in CTC else func(*args, **kwargs)
         self._check_copy(func, args, kwargs, outputs)
         if self.on_kernel is not None:
+            node = torch.autograd._get_sequence_nr() - 1  # an operation makes its node before it comes here
+            if node not in self.makers:
+                self.makers[node] = caller(qualified=True)
             self.on_kernel(func, (args, kwargs), outputs)
         return outputs
 
@@ -131,13 +136,18 @@ def _ctc(func: Any, args: Any) -> Any:
     return log_probs.new_empty(batch), log_probs.new_empty(batch, frames, 2 * targets.shape[-1] + 1)
 
 
-def caller() -> str:
-    """The innermost function of the library that is running, as "encoder/encoder.py:forward"."""
+def caller(qualified: bool = False) -> str:
+    """The innermost function of the library that is running, as "encoder/encoder.py:forward"; ``qualified``: with its
+    class, and in a backward pass with the node that runs."""
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
+        if qualified and code is backward.__code__:
+            return frame.f_locals["running"][0]
         if code.co_filename.startswith(LIBRARY) and code.co_filename != __file__:
-            return f"{code.co_filename[len(LIBRARY) :]}:{code.co_name}"
+            owner = frame.f_locals.get("self") if qualified else None
+            name = code.co_name if owner is None else f"{type(owner).__name__}.{code.co_name}"
+            return f"{code.co_filename[len(LIBRARY) :]}:{name}"
         frame = frame.f_back
     return "elsewhere"
 
@@ -150,6 +160,7 @@ def fake_cuda() -> Iterator[Trace]:
     with ExitStack() as stack:
         forget_constants()
         stack.callback(forget_constants)
+        makers = trace.makers
         for name, value in (
             ("torch.cuda.is_bf16_supported", always),
             ("torch.cuda.device", lambda _: nullcontext()),
@@ -161,7 +172,7 @@ def fake_cuda() -> Iterator[Trace]:
             ("torch.cuda.max_memory_allocated", lambda *_: 0),
             ("torch.cuda.reset_peak_memory_stats", mock.Mock()),
             ("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
-            ("torch.Tensor.backward", backward),
+            ("torch.Tensor.backward", lambda loss, gradient=None: backward(loss, gradient, makers)),
         ):
             stack.enter_context(mock.patch(name, value))
         _write_down_launches(stack, trace)
@@ -191,7 +202,7 @@ def _write_down_launches(stack: ExitStack, trace: Trace) -> None:
 # ------------------------------------------------------------------------------------ backward
 
 
-def backward(loss: Tensor, gradient: Tensor | None = None) -> None:
+def backward(loss: Tensor, gradient: Tensor | None = None, makers: Mapping[int, str] = MappingProxyType({})) -> None:
     """Takes the place of Tensor.backward: PyTorch's engine asks the CUDA driver for streams, this one calls the nodes.
 
     Like the engine it adds what arrives at a node from several sides, makes zeros for outputs without a gradient where
@@ -199,6 +210,7 @@ def backward(loss: Tensor, gradient: Tensor | None = None) -> None:
     called.
     """
     assert loss.grad_fn is not None, "nothing to differentiate"
+    running = ["the first gradient"]  # for caller()
     waiting: Counter[Any] = Counter()  # node -> edges that lead to it
     seen, stack = {loss.grad_fn}, [loss.grad_fn]
     while stack:
@@ -214,6 +226,7 @@ def backward(loss: Tensor, gradient: Tensor | None = None) -> None:
     ready = [loss.grad_fn]
     while ready:
         node = ready.pop()
+        running[0] = f"{makers.get(node._sequence_nr(), '')} {node.name()}"
         with torch.no_grad():
             results = _call(node, arrived.pop(node, {}))
         for (following, place), result in zip(node.next_functions, results):
