@@ -1,7 +1,7 @@
 """Linear layers, arranged for inference on CPUs.
 
-In training, on GPUs, in other types than float32 and while a graph is being recorded, :func:`linear` is
-``torch.nn.functional.linear``. For inference on a CPU, large weights are multiplied in oneDNN's blocked layout, which
+In training, on GPUs, in other types than float32 and while a graph is being recorded, :func:`linear` is that of
+:mod:`sammo.kernels.linear`. For inference on a CPU, large weights are multiplied in oneDNN's blocked layout, which
 costs their memory once more. A chunk of one stream brings 2 to 32 rows to each weight, so that the step's time goes
 into fetching the weights (254 MB in the medium preset) from memory; blocks that are read in the order in which they
 lie there take half the time of rows that are not.
@@ -10,10 +10,10 @@ lie there take half the time of rows that are not.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from sammo.kernels.linear import linear as plain_linear
 from sammo.recording import is_recording
 
 LARGE_WEIGHT = 2**16  # values; a smaller one stays in the cache, and few rows of it are not worth the call into oneDNN
@@ -27,7 +27,7 @@ _packed: WeakIdKeyDictionary = WeakIdKeyDictionary()  # weight -> (its state, it
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., C_in), weight (C_out, C_in), bias (C_out,) -> (..., C_out)."""
     if not _arranged(x, weight) or weight.numel() < LARGE_WEIGHT and x.numel() < MANY_ROWS * weight.shape[1]:
-        return F.linear(x, weight, bias)
+        return plain_linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, _pack(weight), bias, "none", [], "")
 
 

@@ -124,7 +124,9 @@ class AttentionWeights(nn.Module):
         key = key.view(-1, sources, heads, width).transpose(1, 2)
         scores = _bmm(query, key, transpose=True)
         if with_positions:
-            scores = scores.add_(self._position_scores(position, positions, plan))
+            by_position = self._position_scores(position, positions, plan)
+            # In place is what autograd has to undo by copies.
+            scores = scores + by_position if scores.requires_grad else scores.add_(by_position)
         if self.training and random.random() < SCORE_PENALTY_PROB:
             scores = penalize_abs_values_gt(scores, SCORE_LIMIT, SCORE_PENALTY)
         if plan.mask is not None:

@@ -11,6 +11,7 @@ from sammo.encoder.plan import Plan
 from sammo.kernels import by_triton
 from sammo.recording import as_frames, hide, is_tracing, sizes
 from sammo.regularize import ActivationDropoutLinear, Balancer, ScheduledFloat, Whiten
+from sammo.regularize.gradients import TINY
 from sammo.regularize.schedule import whitening_schedule
 
 
@@ -134,12 +135,21 @@ class ConvModule(nn.Module):
     def forward(self, x: Tensor, plan: Plan, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """x (N, T, C), the convolution's inputs before (N, K // 2, C) -> (N, T, C), the next state."""
         projected = linear(x, self.in_proj.weight, self.in_proj.bias)
-        value, gate = projected.split(self.in_proj.out_features // 2, dim=-1)
-        x = as_frames(value * torch.sigmoid(self.balancer1(gate)), plan)
-        if plan.padding is not None:
-            x = hide(x, plan.padding, 0.0)
+        x = self._gated(projected, plan)
         x, state = self.conv(x, plan, state)
-        return self._swoosh.after(self.whiten(self.balancer2(x)).reshape(sizes(value)), self.out_proj), state
+        x = self.whiten(self.balancer2(x)).reshape(*sizes(projected)[:-1], sizes(x)[-1])
+        return self._swoosh.after(x, self.out_proj), state
+
+    def _gated(self, x: Tensor, plan: Plan) -> Tensor:
+        """(N, T, 2 C), values and gates -> (N, T, C), zero beyond the ends of utterances."""
+        if by_triton(x):
+            from sammo.kernels.gate import Gated
+
+            edit = self.balancer1.draw(x)
+            return Gated.apply(x, plan.padding, None if edit is None else (*edit, TINY))
+        value, gate = x.split(self.in_proj.out_features // 2, dim=-1)
+        x = as_frames(value * torch.sigmoid(self.balancer1(gate)), plan)
+        return x if plan.padding is None else hide(x, plan.padding, 0.0)
 
     def init_state(self, batch: int) -> Tensor:
         """The last inputs of the convolution: (N, K // 2, C) zeros."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sammo.cpu import FoldedSwoosh
+from sammo.kernels.linear import Linear
 from sammo.regularize import ActivationDropoutLinear, Balancer, FloatLike, ScheduledFloat, Whiten
 from sammo.regularize.schedule import whitening_schedule
 
@@ -25,7 +26,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, dropout: FloatLike) -> None:
         super().__init__()
-        self.in_proj = nn.Linear(dim, hidden_dim)
+        self.in_proj = Linear(dim, hidden_dim)
         self.balancer = Balancer(hidden_dim, min_positive=0.3, max_positive=1.0, min_abs=0.75, max_abs=5.0)
         self.out_proj = ActivationDropoutLinear(hidden_dim, dim, "SwooshL", dropout, initial_scale=0.1)
         self.whiten = Whiten(1, whitening_schedule(7.5))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sammo.cpu import FoldedSwoosh, linear
 from sammo.geometry import LOOKAHEAD, embed_frames
+from sammo.kernels.linear import Linear
 from sammo.recording import hide, is_recording, sizes
 from sammo.regularize import (
     ActivationDropoutLinear,
@@ -40,7 +41,7 @@ class ConvNeXt(nn.Module):
         super().__init__()
         hidden = channels * HIDDEN_RATIO
         self.depthwise = nn.Conv2d(channels, channels, CONVNEXT_KERNEL, padding=LOOKAHEAD, groups=channels)
-        self.in_proj = nn.Linear(channels, hidden)
+        self.in_proj = Linear(channels, hidden)
         self.balancer1 = Balancer(hidden, min_positive=0.3, max_positive=1.0, min_abs=0.75, max_abs=5.0)
         self.out_proj = ActivationDropoutLinear(hidden, channels, "SwooshL", initial_scale=0.01)
         self.balancer2 = Balancer(channels, min_positive=0.4, max_positive=0.6, min_abs=1.0, max_abs=6.0)

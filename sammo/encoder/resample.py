@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sammo.encoder.sums import copy_dtype
+from sammo.kernels import by_triton
 from sammo.recording import is_tracing, sizes
 from sammo.regularize import FloatLike, ScheduledFloat, limit_param_value, sequence_mask
 
@@ -27,20 +29,35 @@ class Bypass(nn.Module):
         self.scale_min = ScheduledFloat((0.0, 0.9), (20000.0, 0.2), default=0.0)
         self.skip_rate = skip_rate
 
-    def forward(self, original: Tensor, x: Tensor) -> Tensor:
-        """Two tensors (N, T, C), or of shapes that broadcast -> the same shape."""
-        scale = self.scale
+    def forward(self, original: Tensor, x: Tensor, factor: int = 1) -> Tensor:
+        """Two tensors (N, T, C), or of shapes that broadcast -> the same shape. With a factor x is (N, ceil(T / factor),
+        C), and each of its frames stands for so many."""
+        return self._combine(original, x, factor, None)[0]
+
+    def with_copy(self, original: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of two tensors (N, T, C) the result, and its copy for products, see :mod:`sammo.encoder.sums`."""
+        return self._combine(original, x, 1, copy_dtype(original))
+
+    def _combine(self, original: Tensor, x: Tensor, factor: int, half: torch.dtype | None) -> tuple[Tensor, Tensor]:
+        scale, mask = self.scale, None
         if self.training:
             scale = limit_param_value(scale, float(self.scale_min), 1.0)
             mask = sequence_mask(original, float(self.skip_rate))
-            if mask is not None:
-                scale = scale * mask
         # Sums stay in float32 under autocast, whose half-precision terms come in here.
         dtype = torch.promote_types(original.dtype, scale.dtype)
+        if by_triton(original) and original.ndim == 3 and (factor > 1 or original.shape == x.shape):
+            from sammo.kernels.residual import Bypass as Fused
+
+            found = Fused.apply(original.to(dtype), x, scale, mask, factor, half)
+            return (found, found) if half is None else found
+        if factor > 1:
+            x = x.repeat_interleave(factor, dim=1)[:, : sizes(original)[1]]
+        if mask is not None:
+            scale = scale * mask
         original, x, scale = original.to(dtype), x.to(dtype), scale.to(dtype)
         if is_tracing():  # an export of lerp computes it in two ways and takes one
-            return torch.addcmul(original, x - original, scale)
-        return torch.lerp(original, x, scale)
+            return (torch.addcmul(original, x - original, scale),) * 2
+        return (torch.lerp(original, x, scale),) * 2
 
 
 class Downsample(nn.Module):
@@ -66,7 +83,12 @@ class Downsample(nn.Module):
           (N, ceil(T / factor), C).
         """
         factor, (num, frames, channels) = self.factor, sizes(x)
-        weights = self.bias.softmax(dim=0).to(x.dtype)
+        weights = self.bias.softmax(dim=0)
+        if by_triton(x) and factor & (factor - 1) == 0:
+            from sammo.kernels.downsample import Mean
+
+            return Mean.apply(x, weights, ends)
+        weights = weights.to(x.dtype)
         extra = -frames % factor
         if extra:
             x = F.pad(x, (0, 0, 0, extra))
@@ -103,10 +125,7 @@ class UpsampleCombine(nn.Module):
     def forward(self, original: Tensor, x: Tensor) -> Tensor:
         """original (N, T, C), x (N, ceil(T / factor), C) -> (N, T, C)."""
         num, frames, channels = sizes(original)
-        if frames % self.factor:
-            x = x.repeat_interleave(self.factor, dim=1)[:, :frames]
-            return self.bypass(original, x)
+        if self.training or frames % self.factor:
+            return self.bypass(original, x, self.factor)
         grouped = original.reshape(num, frames // self.factor, self.factor, channels)
-        if not self.training:
-            return self.bypass(grouped, x.unsqueeze(2)).view(num, frames, channels)
-        return self.bypass(grouped.flatten(1, 2), x.repeat_interleave(self.factor, dim=1))
+        return self.bypass(grouped, x.unsqueeze(2)).view(num, frames, channels)

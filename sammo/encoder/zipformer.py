@@ -19,7 +19,8 @@ from sammo.encoder.feedforward import FeedForward, dropout_schedule
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.plan import Plan
 from sammo.encoder.resample import Bypass, Downsample, UpsampleCombine
-from sammo.regularize import Balancer, BiasNorm, FloatLike, ScheduledFloat, Whiten, dropped, masked, sequence_mask
+from sammo.encoder.sums import add, add_and_copy, spread
+from sammo.regularize import Balancer, BiasNorm, FloatLike, ScheduledFloat, Whiten, sequence_mask
 from sammo.regularize.schedule import whitening_schedule
 
 FEATURE_MASK_PROB = 0.125
@@ -75,23 +76,26 @@ class EncoderLayer(Layer):
     ) -> tuple[Tensor, LayerState]:
         """x (N, T, C), positions (left + 2 rows - 1, pos_dim) -> (N, T, C) and the next state, to be ignored if none
         was given."""
-        original, state = x, state or NOTHING
-        weights, keys = self.attention_weights(x, positions, plan, state.keys)
-        x = x + self.feedforward1(x)
+        state = state or NOTHING
+        x, middle, original, h = spread(x)  # h: x in the type that products are computed in
+        weights, keys = self.attention_weights(h, positions, plan, state.keys)
+        x, h = add_and_copy(x, self.feedforward1(h))
         skip = sequence_mask(x, float(self.attention_skip_rate))
-        y, mixer = self.mixer(x, weights, plan, state.mixer)
-        x = x + masked(self.balancer_mixer(y), skip)
-        y, values1 = self.attention1(x, weights, plan, state.values1)
-        x = x + masked(y, skip)
-        y, conv1 = self.conv1(x, plan, state.conv1)
-        x = x + dropped(y, self.conv_skip_rate)
-        x = x + dropped(self.balancer_ff2(self.feedforward2(x)), self.ff2_skip_rate)
-        x = self.bypass_mid(original, x)
-        y, values2 = self.attention2(x, weights, plan, state.values2)
-        x = x + masked(y, skip)
-        y, conv2 = self.conv2(x, plan, state.conv2)
-        x = x + dropped(y, self.conv_skip_rate)
-        x = x + dropped(self.balancer_ff3(self.feedforward3(x)), self.ff3_skip_rate)
+        y, mixer = self.mixer(h, weights, plan, state.mixer)
+        x, h = add_and_copy(x, self.balancer_mixer(y), skip)
+        y, values1 = self.attention1(h, weights, plan, state.values1)
+        x, h = add_and_copy(x, y, skip)
+        y, conv1 = self.conv1(h, plan, state.conv1)
+        x, h = add_and_copy(x, y, sequence_mask(y, float(self.conv_skip_rate)))
+        y = self.balancer_ff2(self.feedforward2(h))
+        x = add(x, y, sequence_mask(y, float(self.ff2_skip_rate)))
+        x, h = self.bypass_mid.with_copy(middle, x)
+        y, values2 = self.attention2(h, weights, plan, state.values2)
+        x, h = add_and_copy(x, y, skip)
+        y, conv2 = self.conv2(h, plan, state.conv2)
+        x, h = add_and_copy(x, y, sequence_mask(y, float(self.conv_skip_rate)))
+        y = self.balancer_ff3(self.feedforward3(h))
+        x = add(x, y, sequence_mask(y, float(self.ff3_skip_rate)))
         x = self.bypass(original, self.norm(self.balancer1(x)))
         return self.whiten(self.balancer2(x)), LayerState(keys, values1, values2, mixer, conv1, conv2)
 

@@ -109,12 +109,19 @@ def _edit_kernel(
 
 
 def balance(
-    x: Tensor, grad: Tensor, channel_dim: int, limits: tuple[float, float, float, float], grad_scale: float, tiny: float
+    x: Tensor,
+    grad: Tensor,
+    channel_dim: int,
+    limits: tuple[float, float, float, float],
+    grad_scale: float,
+    tiny: float,
+    in_place: bool = False,
 ) -> Tensor:
-    """The edited gradient, like ``grad``. x and grad: (N, T, C) and 2, or (N, C, T, F) and 1, of any strides."""
+    """The edited gradient, like ``grad`` or, ``in_place``, written there. x and grad: (N, T, C) and 2, or (N, C, T, F) and
+    1, of any strides; three dimensions only for ``in_place``."""
     shape = grad.shape
     x, grad = _three(x, channel_dim), _three(grad, channel_dim)
-    out = torch.empty_like(grad)
+    out = grad if in_place else torch.empty_like(grad)
     channels = x.shape[2]
     rows, inner = x.shape[0] * x.shape[1], x.shape[1]
     if not rows * channels:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sammo.errors import UserError
+from sammo.kernels import by_triton
 from sammo.optim.layout import Layout
 
 
@@ -56,6 +57,7 @@ class GroupState:
         self.steps_since_estimate = 0
         self.stats = ClippingStats(math.nan, None, 1.0, 0.0, ())
 
+        self.fused = by_triton(self.delta)
         self.delta_views = layout.views(self.delta)
         self.grad_scratch, self.param_scratch = layout.scratch(), layout.scratch()
         self.grad_views = [layout.views(self.grad_scratch, block) for block in layout.blocks]
@@ -87,6 +89,11 @@ class GroupState:
         for index, block in enumerate(layout.blocks):
             grads, values = self.load_block(index)
             rows = slice(block.start, block.stop)
+            if self.fused:
+                from sammo.kernels.scaled_adam import sums
+
+                sums(grads, values, grad_sq[rows], dot[rows], param_sq[rows] if with_squares else None)
+                continue
             torch.sum(grads * values, dim=1, out=dot[rows])
             if with_squares:
                 torch.sum(values.square_(), dim=1, out=param_sq[rows])
@@ -104,14 +111,22 @@ class GroupState:
         for index, block in enumerate(self.layout.blocks):
             rows = slice(block.start, block.stop)
             grads, values = self.load_block(index, with_params=scale_rows is not None)
-            if clip == 0.0:
-                grads.zero_()  # they are not finite: 0 * inf would spoil the state
-            exp_avg_sq = self.exp_avg_sq[rows]
-            exp_avg_sq.mul_(beta2).addcmul_(grads, grads, value=(1.0 - beta2) * clip * clip)
-            step = grads.div_(exp_avg_sq.sqrt().mul_(root).add_(options["eps"])).mul_(factor_rows[rows])
-            if scale_rows is not None:
-                step.addcmul_(values, scale_rows[rows])
-            self.delta[rows].lerp_(step, 1.0 - beta1)
+            exp_avg_sq, delta, factors = self.exp_avg_sq[rows], self.delta[rows], factor_rows[rows]
+            scales = None if scale_rows is None else scale_rows[rows]
+            if self.fused:
+                from sammo.kernels.scaled_adam import step as fused_step
+
+                fused_step(
+                    grads, values, exp_avg_sq, delta, factors, scales, clip, (beta1, beta2), root, options["eps"]
+                )
+            else:
+                if clip == 0.0:
+                    grads.zero_()  # they are not finite: 0 * inf would spoil the state
+                exp_avg_sq.mul_(beta2).addcmul_(grads, grads, value=(1.0 - beta2) * clip * clip)
+                step = grads.div_(exp_avg_sq.sqrt().mul_(root).add_(options["eps"])).mul_(factors)
+                if scales is not None:
+                    step.addcmul_(values, scales)
+                delta.lerp_(step, 1.0 - beta1)
             params = self.layout.params[block.first : block.last]
             torch._foreach_add_(params, self.delta_views[block.first : block.last])
         if self.scalars:

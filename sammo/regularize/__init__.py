@@ -7,7 +7,7 @@ BiasNorm: balancers, whitening and penalties only edit gradients.
 from __future__ import annotations
 
 from sammo.regularize.activations import ActivationDropoutLinear, swoosh_l, swoosh_r
-from sammo.regularize.dropout import Dropout, SharedDropout, dropped, masked, sequence_mask
+from sammo.regularize.dropout import Dropout, SharedDropout, masked, sequence_mask
 from sammo.regularize.gradients import (
     Balancer,
     Whiten,
@@ -32,7 +32,6 @@ __all__ = [
     "ScheduledFloat",
     "SharedDropout",
     "Whiten",
-    "dropped",
     "limit_param_value",
     "load_regularizer_state",
     "masked",

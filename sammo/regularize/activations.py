@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sammo.kernels import by_triton
+from sammo.kernels.linear import Linear, compute_dtype, half, product
 from sammo.recording import softplus
 from sammo.regularize.dropout import shared_dropout_mask
 from sammo.regularize.schedule import FloatLike
@@ -91,24 +92,26 @@ class _ActivationDropoutLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, mask, shift, offset):
         ctx.constants = (shift, offset)
-        ctx.bias_dtype = bias.dtype
+        ctx.types = weight.dtype, bias.dtype
         y = _swoosh(x, shift, offset, mask)
-        ctx.save_for_backward(x, weight, mask, y if x.device.type == "cpu" else None)
+        dtype = compute_dtype(x)
+        if dtype is not None:
+            y, weight, bias = y.to(dtype), half(weight, dtype), half(bias, dtype)
         out = F.linear(y, weight, bias)
+        ctx.save_for_backward(x, weight, mask, y if x.device.type == "cpu" else None)
         ctx.compute_dtype = out.dtype  # half precision under autocast
         return out
 
     @staticmethod
     def backward(ctx, grad):
         x, weight, mask, y = ctx.saved_tensors
-        dtype, (shift, offset) = ctx.compute_dtype, ctx.constants
+        dtype, (weight_dtype, bias_dtype), (shift, offset) = ctx.compute_dtype, ctx.types, ctx.constants
         flat = grad.reshape(-1, weight.shape[0]).to(dtype)
         with torch.autocast(grad.device.type, enabled=False):
             y_grad = (flat @ weight.to(dtype)).view(x.shape)
             x_grad, y = _swoosh_backward(x, y_grad, shift, offset, mask, y)
-            weight_grad = flat.t() @ y.reshape(-1, weight.shape[1]).to(dtype)
-        bias_grad = flat.sum(dim=0, dtype=ctx.bias_dtype)
-        return x_grad, weight_grad.to(weight.dtype), bias_grad, None, None, None
+            weight_grad = product(flat.t(), y.reshape(-1, weight.shape[1]).to(dtype), weight_dtype)
+        return x_grad, weight_grad, flat.sum(dim=0, dtype=bias_dtype), None, None, None
 
 
 class ActivationDropoutLinear(nn.Module):
@@ -144,9 +147,9 @@ class ActivationDropoutLinear(nn.Module):
         return _ActivationDropoutLinear.apply(x, self.linear.weight, self.linear.bias, mask, *self.constants)
 
 
-def scaled_linear(in_features: int, out_features: int, bias: bool = True, initial_scale: float = 1.0) -> nn.Linear:
+def scaled_linear(in_features: int, out_features: int, bias: bool = True, initial_scale: float = 1.0) -> Linear:
     """A linear layer that starts ``initial_scale`` times as large as PyTorch's."""
-    linear = nn.Linear(in_features, out_features, bias=bias)
+    linear = Linear(in_features, out_features, bias=bias)
     with torch.no_grad():
         linear.weight.mul_(initial_scale)
         if bias:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sammo.constants import constant
+from sammo.kernels import by_triton
 from sammo.regularize.schedule import FloatLike
 
 
@@ -45,21 +47,25 @@ def shared_dropout_mask(x: Tensor, p: float, shared_dim: int) -> Tensor | None:
         return None
     shape = list(x.shape)
     shape[shared_dim] = 1
+    if by_triton(x):  # drawn, compared, converted and scaled by one kernel
+        return torch.native_dropout(_one(x.dtype, x.device).expand(shape), p, True)[0]
     return (torch.rand(shape, device=x.device) > p).to(x.dtype) * (1.0 / (1.0 - p))
+
+
+@constant
+def _one(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.ones((), dtype=dtype, device=device)
 
 
 def sequence_mask(x: Tensor, rate: float) -> Tensor | None:
     """(N, 1, 1) mask of 0 and 1 that drops whole sequences of x (N, T, C), unscaled; None if 0."""
     if rate == 0.0:
         return None
+    if by_triton(x):
+        return x.new_empty(x.shape[0], 1, 1).bernoulli_(1.0 - rate)
     return (torch.rand(x.shape[0], 1, 1, device=x.device) > rate).to(x.dtype)
 
 
 def masked(x: Tensor, mask: Tensor | None) -> Tensor:
     """x times a mask of :func:`sequence_mask`."""
     return x if mask is None else x * mask
-
-
-def dropped(x: Tensor, rate: FloatLike) -> Tensor:
-    """x (N, T, C) with whole sequences set to zero at this rate."""
-    return masked(x, sequence_mask(x, float(rate)))

@@ -63,15 +63,20 @@ class Balancer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x; in training its gradient may be edited."""
+        edit = self.draw(x)
+        return x if edit is None else _Balance.apply(x, self.channel_dim % x.ndim, *edit)
+
+    def draw(self, x: Tensor) -> tuple[tuple[float, float, float, float], float] | None:
+        """Limits and strength of the edit of x's gradient; None if there is to be none in this step."""
         if not self.training or not x.requires_grad or random.random() >= float(self.prob):
-            return x
+            return None
         limits = (
             _mean_of_share(float(self.min_positive)),
             _mean_of_share(float(self.max_positive)),
             _rms_of_abs(float(self.min_abs)),
             _rms_of_abs(float(self.max_abs)),
         )
-        return _Balance.apply(x, self.channel_dim % x.ndim, limits, float(self.grad_scale))
+        return limits, float(self.grad_scale)
 
 
 def _rms_of_abs(mean_abs: float) -> float:
@@ -202,20 +207,22 @@ class _Whitening(torch.autograd.Function):
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
         module = ctx.module
+        limit, grad_scale = float(module.limit), float(module.grad_scale)
         with torch.autocast(grad.device.type, enabled=False):
+            if by_triton(x):
+                from sammo.kernels.whiten import whiten
+
+                edited, module.exceeded = whiten(x, grad, module.num_groups, limit, grad_scale, TINY)
+                return edited, None
             metric, covariance, centered = whitening_metric(x.float(), module.num_groups)
-            exceeded = metric >= float(module.limit)
+            exceeded = metric >= limit
             module.exceeded = exceeded
             # On a GPU the penalty is computed in either case: whether it is needed is only known there.
             if not grad.is_cuda and not module.exceeded:
                 return grad, None
             penalty = _whitening_gradient(covariance, centered).view(x.shape)
             length = torch.linalg.vector_norm(grad, dtype=torch.float32)
-            scale = float(module.grad_scale) * length / (penalty.norm() + TINY)
-            if by_triton(grad):
-                from sammo.kernels.whiten import edit
-
-                return edit(grad, penalty, scale, exceeded), None
+            scale = grad_scale * length / (penalty.norm() + TINY)
             wide = grad.float()
             edited = torch.addcmul(wide, penalty, scale)
             return torch.where(exceeded, edited, wide).to(grad.dtype), None
@@ -325,6 +332,10 @@ class _LimitParam(torch.autograd.Function):
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
         low, high = ctx.bounds
+        if by_triton(x):
+            from sammo.kernels.limit import turn_back
+
+            return turn_back(x, grad, low, high), None, None
         wrong = ((grad > 0) & (x < low)) | ((grad < 0) & (x > high))
         return torch.where(wrong, -grad, grad), None, None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sammo.kernels.linear import Linear
+
 
 class Joiner(nn.Module):
     """output_linear(tanh(encoder_proj(frame) + predictor_proj(context))).
@@ -19,7 +21,7 @@ class Joiner(nn.Module):
         super().__init__()
         self.encoder_proj = scaled_linear(encoder_dim, joiner_dim, scale=0.25)
         self.predictor_proj = scaled_linear(predictor_dim, joiner_dim, scale=0.25)
-        self.output_linear = nn.Linear(joiner_dim, vocab_size)
+        self.output_linear = Linear(joiner_dim, vocab_size)
 
     def forward(self, enc: Tensor, pred: Tensor, project: bool = True) -> Tensor:
         """Unnormalized logits.
@@ -40,7 +42,7 @@ class Joiner(nn.Module):
 
 def scaled_linear(in_dim: int, out_dim: int, scale: float) -> nn.Linear:
     """A linear layer whose weight starts ``scale`` times the usual size, its bias within 0.1 * scale."""
-    layer = nn.Linear(in_dim, out_dim)
+    layer = Linear(in_dim, out_dim)
     with torch.no_grad():
         layer.weight.mul_(scale)
         layer.bias.uniform_(-0.1 * scale, 0.1 * scale)

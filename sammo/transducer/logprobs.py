@@ -43,6 +43,13 @@ class _JointLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, symbols, blank_id, overwrite):
         flat, index = logits.reshape(-1, logits.shape[-1]), symbols.reshape(-1, 1)
+        ctx.settings = (blank_id, overwrite)
+        if by_triton(logits):
+            from sammo.kernels.logprobs import logprobs as of_cells
+
+            symbol, blank, normalizer = of_cells(flat, index[:, 0], blank_id)
+            ctx.save_for_backward(logits, symbols, normalizer)
+            return symbol.view(symbols.shape), blank.view(symbols.shape)
         dtype = compute_dtype(logits)
         symbol, blank = flat.new_empty(len(flat), dtype=dtype), flat.new_empty(len(flat), dtype=dtype)
         for rows in _row_blocks(flat):
@@ -50,15 +57,22 @@ class _JointLogProbs(torch.autograd.Function):
             torch.gather(logprobs, 1, index[rows], out=symbol[rows, None])
             blank[rows] = logprobs[:, blank_id]
         ctx.save_for_backward(logits, symbols)
-        ctx.settings = (blank_id, overwrite)
         return symbol.view(symbols.shape), blank.view(symbols.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_symbol, grad_blank):
-        logits, symbols = ctx.saved_tensors
+        logits, symbols, *normalizer = ctx.saved_tensors
         blank_id, overwrite = ctx.settings
         flat, index = logits.reshape(-1, logits.shape[-1]), symbols.reshape(-1, 1)
+        if normalizer:
+            from sammo.kernels.logprobs import logprobs_backward
+
+            gradients = grad_symbol.reshape(-1), grad_blank.reshape(-1)
+            result = logprobs_backward(flat, index[:, 0], *normalizer, *gradients, blank_id, overwrite)
+            if overwrite:  # which a kernel does not tell autograd
+                torch.autograd.graph.increment_version(logits)
+            return result.view(logits.shape), None, None, None
         grad_symbol, grad_blank = grad_symbol.reshape(-1, 1), grad_blank.reshape(-1)
         total = -(grad_symbol + grad_blank[:, None])
         result = flat if overwrite else torch.empty_like(flat)

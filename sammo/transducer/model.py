@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sammo.encoder import build_encoder
 from sammo.errors import UserError
+from sammo.kernels.linear import Linear, half_weights
 from sammo.transducer.config import ModelConfig
 from sammo.transducer.joiner import Joiner, scaled_linear
 from sammo.transducer.loss import least_range, prune, prune_ranges, pruned_loss, smoothed_loss
@@ -50,7 +51,7 @@ class Transducer(nn.Module):
         self.simple_am_proj = scaled_linear(dim, vocab, scale=0.25)
         self.simple_lm_proj = scaled_linear(width, vocab, scale=0.25)
         if config.use_ctc:
-            self.ctc_output = nn.Linear(dim, vocab)
+            self.ctc_output = Linear(dim, vocab)
 
     def forward(
         self,
@@ -79,8 +80,9 @@ class Transducer(nn.Module):
         """
         if len(tokens) != features.shape[0]:
             raise UserError(f"tokens of {len(tokens)} utterances for a batch of {features.shape[0]}")
-        encoded = self.encoder(features, lengths, chunk_size=chunk_size, left_context_frames=left_context_frames)
-        return self.loss(encoded.frames, encoded.lengths, tokens, prune_range, am_scale, lm_scale, loss_engine)
+        with half_weights(self):
+            encoded = self.encoder(features, lengths, chunk_size=chunk_size, left_context_frames=left_context_frames)
+            return self.loss(encoded.frames, encoded.lengths, tokens, prune_range, am_scale, lm_scale, loss_engine)
 
     def loss(
         self,

@@ -14,7 +14,23 @@ from fixtures.training import random_batch, small_config
 
 from sammo.transducer import Transducer
 
-CHECKS = ("swooshes", "balancers", "whitens", "norms", "convolutions", "chunk_convolutions", "lost_cells")
+CHECKS = (
+    "swooshes",
+    "balancers",
+    "whitens",
+    "limits",
+    "norms",
+    "additions",
+    "bypasses",
+    "means",
+    "gates",
+    "convolutions",
+    "chunk_convolutions",
+    "log_probabilities",
+    "lost_cells",
+    "optimizer_steps",
+    "whole_steps",
+)
 
 
 def run(script: str, **variables: str) -> str:
