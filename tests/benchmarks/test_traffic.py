@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from benchmarks import traffic
+from sammo.encoder.resample import Bypass
+from sammo.encoder.ssd import SCAN_ENGINES
 from sammo.fake_cuda import fake_cuda
+from sammo.kernels import kernel_engine
 
 
 def counted(run) -> tuple[int, int]:
@@ -35,3 +38,29 @@ def counted(run) -> tuple[int, int]:
 def test_counting(run, kernels, values):
     found = counted(run)
     assert found == (kernels, 4 * values), found
+
+
+@pytest.mark.parametrize(("encoder", "kernels", "gigabytes"), [("sammo", 4800, 112.0), ("zipformer", 4800, 112.0)])
+def test_what_a_step_launches_and_moves(encoder, kernels, gigabytes):
+    """The medium presets, as in benchmarks/README.md, and by the same means: their comparison is a fair one."""
+    missing = SCAN_ENGINES.reasons_against("cuda")["triton"]
+    if encoder == "sammo" and missing:
+        pytest.skip(missing)
+    pytest.importorskip("triton")
+    meter = traffic.measure(traffic.parse_args(["--encoder", encoder]))
+    found = meter.total()
+    makers = "\n".join(map(str, meter.places(20, by_kernel=True, by_count=True)))
+    assert found[0] <= kernels and found[1] <= gigabytes, f"{found}\n{makers}"
+
+
+def test_makers_are_told_apart():
+    """A node of a backward pass belongs to the module that made it."""
+    with fake_cuda() as trace, torch.device("cuda"):
+        meter, module = traffic.Meter(), Bypass(16)
+        trace.on_kernel = meter
+        with kernel_engine("torch"):
+            module.eval()(torch.randn(2, 3, 16), torch.randn(2, 3, 16)).sum().backward()
+        trace.on_kernel = None
+    places = {place for _, place, _, _ in meter.places(100, by_kernel=True, by_count=True)}
+    assert any(place.startswith("encoder/resample.py:Bypass._combine LerpBackward") for place in places), places
+    assert any(place == "encoder/resample.py:Bypass._combine  lerp" for place in places), places
