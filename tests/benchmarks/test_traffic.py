@@ -40,7 +40,7 @@ def test_counting(run, kernels, values):
     assert found == (kernels, 4 * values), found
 
 
-@pytest.mark.parametrize(("encoder", "kernels", "gigabytes"), [("sammo", 4700, 111.0), ("zipformer", 4700, 111.0)])
+@pytest.mark.parametrize(("encoder", "kernels", "gigabytes"), [("sammo", 4700, 111.0), ("zipformer", 4350, 112.0)])
 def test_what_a_step_launches_and_moves(encoder, kernels, gigabytes):
     """The medium presets, as in benchmarks/README.md, and by the same means: their comparison is a fair one."""
     missing = SCAN_ENGINES.reasons_against("cuda")["triton"]
