@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sammo.encoder.sums import copy_dtype
+from sammo.encoder.residual import copy_dtype
 from sammo.kernels import by_triton
 from sammo.recording import is_tracing, sizes
 from sammo.regularize import FloatLike, ScheduledFloat, limit_param_value, sequence_mask
@@ -35,7 +35,7 @@ class Bypass(nn.Module):
         return self._combine(original, x, factor, None)[0]
 
     def with_copy(self, original: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of two tensors (N, T, C) the result, and its copy for products, see :mod:`sammo.encoder.sums`."""
+        """Of two tensors (N, T, C) the result, and its copy for products, see :mod:`sammo.encoder.residual`."""
         return self._combine(original, x, 1, copy_dtype(original))
 
     def _combine(self, original: Tensor, x: Tensor, factor: int, half: torch.dtype | None) -> tuple[Tensor, Tensor]:

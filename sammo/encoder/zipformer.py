@@ -19,7 +19,7 @@ from sammo.encoder.feedforward import FeedForward, dropout_schedule
 from sammo.encoder.mixers import MIXERS
 from sammo.encoder.plan import Plan
 from sammo.encoder.resample import Bypass, Downsample, UpsampleCombine
-from sammo.encoder.sums import add, add_and_copy, spread
+from sammo.encoder.residual import add, add_and_copy, spread
 from sammo.regularize import Balancer, BiasNorm, FloatLike, ScheduledFloat, Whiten, sequence_mask
 from sammo.regularize.schedule import whitening_schedule
 
