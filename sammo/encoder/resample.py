@@ -56,8 +56,10 @@ class Bypass(nn.Module):
             scale = scale * mask
         original, x, scale = original.to(dtype), x.to(dtype), scale.to(dtype)
         if is_tracing():  # an export of lerp computes it in two ways and takes one
-            return (torch.addcmul(original, x - original, scale),) * 2
-        return (torch.lerp(original, x, scale),) * 2
+            found = torch.addcmul(original, x - original, scale)
+        else:
+            found = torch.lerp(original, x, scale)
+        return found, found
 
 
 class Downsample(nn.Module):

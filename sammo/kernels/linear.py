@@ -63,8 +63,8 @@ def half_weights(module: nn.Module) -> Iterator[None]:
 
 def half(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """A copy of ``weight`` in ``dtype`` that is not to be changed."""
-    known, copy = _copies.get(id(weight), (None, None))
-    return copy if known is weight and copy.dtype == dtype else weight.detach().to(dtype)
+    known = _copies.get(id(weight))
+    return known[1] if known is not None and known[1].dtype == dtype else weight.detach().to(dtype)
 
 
 def product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:

@@ -109,10 +109,10 @@ class Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
-        gradients = [gradient.contiguous() for gradient in gradients]
-        out = torch.empty_like(gradients[0])
+        a, b, c, half = (gradient.contiguous() for gradient in gradients)
+        out = torch.empty_like(a)
         if out.numel():
-            _gather_kernel[elements(out, BLOCK)](*gradients, out, out.numel(), BLOCK=BLOCK)
+            _gather_kernel[elements(out, BLOCK)](a, b, c, half, out, out.numel(), BLOCK=BLOCK)
         return out, None
 
 

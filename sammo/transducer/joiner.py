@@ -21,7 +21,7 @@ class Joiner(nn.Module):
         super().__init__()
         self.encoder_proj = scaled_linear(encoder_dim, joiner_dim, scale=0.25)
         self.predictor_proj = scaled_linear(predictor_dim, joiner_dim, scale=0.25)
-        self.output_linear = Linear(joiner_dim, vocab_size)
+        self.output_linear: nn.Linear = Linear(joiner_dim, vocab_size)
 
     def forward(self, enc: Tensor, pred: Tensor, project: bool = True) -> Tensor:
         """Unnormalized logits.

@@ -62,14 +62,14 @@ class _JointLogProbs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_symbol, grad_blank):
-        logits, symbols, *normalizer = ctx.saved_tensors
+        logits, symbols, *kept = ctx.saved_tensors
         blank_id, overwrite = ctx.settings
         flat, index = logits.reshape(-1, logits.shape[-1]), symbols.reshape(-1, 1)
-        if normalizer:
+        if kept:
             from sammo.kernels.logprobs import logprobs_backward
 
-            gradients = grad_symbol.reshape(-1), grad_blank.reshape(-1)
-            result = logprobs_backward(flat, index[:, 0], *normalizer, *gradients, blank_id, overwrite)
+            by_symbol, by_blank = grad_symbol.reshape(-1), grad_blank.reshape(-1)
+            result = logprobs_backward(flat, index[:, 0], kept[0], by_symbol, by_blank, blank_id, overwrite)
             if overwrite:  # which a kernel does not tell autograd
                 torch.autograd.graph.increment_version(logits)
             return result.view(logits.shape), None, None, None
