@@ -88,7 +88,8 @@ class Trace(TorchDispatchMode):
         outputs = _ctc(func, args) if func in CTC else func(*args, **kwargs)
         self._check_copy(func, args, kwargs, outputs)
         if self.on_kernel is not None:
-            node = torch._C._autograd._get_sequence_nr() - 1  # an operation makes its node before it comes here
+            # An operation makes its node before it comes here.
+            node = torch.autograd._get_sequence_nr() - 1  # pyright: ignore[reportPrivateImportUsage]
             if node not in self.makers:
                 self.makers[node] = caller(qualified=True)
             self.on_kernel(func, (args, kwargs), outputs)
