@@ -206,6 +206,7 @@ def measure(args: argparse.Namespace) -> Meter:
         config = TrainConfig(precision=args.precision, tensorboard=False, average_period=10**9)
         nothing: Any = None  # a step needs neither data nor tokenizer
         trainer = Trainer(config, model, nothing, nothing, World(device=torch.device("cuda")), StopRequest(), {}, 600.0)
+        trainer.guard.skip = lambda *_, **__: None  # what a fake GPU says of its memory is invented
         trainer.batch = args.batch
         set_batch_count(model, args.batch)
         model.train()
