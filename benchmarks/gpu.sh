@@ -3,23 +3,26 @@
 #
 #   benchmarks/gpu.sh OUT                                   # on a GPU
 #   benchmarks/gpu.sh OUT --device cpu --preset tiny        # a rehearsal
+#   benchmarks/gpu.sh OUT --data work/data                  # losses on the small corpus that ./run.sh made before
 #
 # Writes OUT/NAME.txt of every part, OUT/gpu.json and OUT/gpu.md, one line a part. A part that is done, or that failed, is not
 # run again by the same command (remove OUT/NAME.code for that); what does not fit into the time is left to the next one.
 set -euo pipefail
 
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
-out=${1:?usage: gpu.sh OUT [--device cuda|cpu] [--preset medium|tiny] [--seconds N]}
+out=${1:?usage: gpu.sh OUT [--device cuda|cpu] [--preset medium|tiny] [--seconds N] [--data DIR]}
 shift
 device=cuda
 preset=medium
 seconds=540
+data=
 while [ $# -gt 0 ]; do
   case $1 in
-    --device | --preset | --seconds) printf -v "${1#--}" '%s' "$2" && shift 2 ;;
+    --device | --preset | --seconds | --data) printf -v "${1#--}" '%s' "$2" && shift 2 ;;
     *) echo "error: unknown option $1" >&2 && exit 1 ;;
   esac
 done
+[ -z "$data" ] && data=() || data=(--data "$(readlink -f "$data")")
 mkdir -p "$out"
 out=$(readlink -f "$out")
 cd "$root"
@@ -42,9 +45,10 @@ part() {
   echo "$code $((SECONDS - begin)) $*" > "$out/$name.code"
 }
 
-engine=triton durations="650 2600" vocabulary=3266 steps=12 sizes=() repeats=5
+engine=triton durations="650 2600" vocabulary=3266 steps=12 sizes=() repeats=5 curve=300 decoding=()
 if [ "$device" = cpu ]; then
   engine=native durations=12 vocabulary=60 steps=1 sizes=(--frames 20 --symbols 5 --rows sammo) repeats=1
+  curve=6 decoding=(--utterances 2 --streams 2 --seconds 2)
 fi
 part doctor 90 "$python" -m sammo.cli doctor --device "$device"
 for duration in $durations; do
@@ -56,4 +60,6 @@ part loss 40 "$python" benchmarks/loss.py --device "$device" --engine "$engine" 
   --repeats "$repeats" "${sizes[@]}"
 part optimizer 40 "$python" benchmarks/optim.py --device "$device" --preset "$preset" --vocab-size "$vocabulary" \
   --encoder sammo
+part decoding 60 "$python" benchmarks/decoding.py --device "$device" --preset "$preset" --vocab-size "$vocabulary" "${decoding[@]}"
+part curve 120 "$python" benchmarks/curve.py --device "$device" --steps "$curve" --out "$out/curve" "${data[@]}"
 "$python" benchmarks/gpu_report.py "$out"

@@ -38,7 +38,8 @@ if __name__ == "__main__":
     parse_args()  # --help answers before what follows is loaded
 
 import torch
-from machine import machine
+from machine import machine, peak_flops
+from torch.utils.flop_counter import FlopCounterMode
 
 from sammo.device import choose_device
 from sammo.errors import run_main
@@ -66,7 +67,15 @@ class System:
         self.precision = Precision(args.precision, device)
         self.times = dict.fromkeys(PARTS, 0.0)
         self.audio = 0.0
+        self.frames = 0  # padding included
         self.peak = 0
+        self.flops_a_frame = 0.0
+
+    def count_flops(self, features: torch.Tensor, *batch: torch.Tensor | int) -> None:
+        """Of the multiplications of matrices in a step, forward and backward; kernels of Triton are not seen."""
+        with FlopCounterMode(display=False) as counter:
+            self.step(features, *batch, count=False)
+        self.flops_a_frame = counter.get_total_flops() / features[..., 0].numel()
 
     def step(
         self, features: torch.Tensor, lengths: torch.Tensor, tokens: torch.Tensor, chunk: int, count: bool
@@ -93,6 +102,7 @@ class System:
             for part, begin, end in zip(PARTS, clock, clock[1:]):
                 self.times[part] += end - begin
             self.audio += float(lengths.sum()) / 100
+            self.frames += features[..., 0].numel()
             if self.device.type == "cuda":
                 self.peak = max(self.peak, torch.cuda.max_memory_allocated(self.device))
 
@@ -125,21 +135,32 @@ def main() -> None:
     for number in progress(range(args.steps + 8), desc="steps"):
         batch = random_batch(args, number, device)
         for system in systems:
+            if number == 0:
+                system.count_flops(*batch)
             system.step(*batch, count=number >= 8)
     print(f"{args.preset}, V = {args.vocab_size}, batches of {args.max_duration:g} s, {systems[0].precision.name}")
     print(f"{machine(device)}\n")
-    print("| system | audio h/min | x real time | ratio | ms a step | " + " | ".join(PARTS) + " | peak GiB |")
-    print("|---|---:|---:|---:|---:|" + "---:|" * len(PARTS) + "---:|")
+    print(
+        "| system | audio h/min | x real time | ratio | ms a step | "
+        + " | ".join(PARTS)
+        + " | peak GiB | TFLOP/s | MFU | padding |"
+    )
+    print("|---|---:|---:|---:|---:|" + "---:|" * len(PARTS) + "---:|---:|---:|---:|")
     base = sum(systems[-1].times.values()) / systems[-1].audio
     for system in systems:
         total = sum(system.times.values())
         shares = " | ".join(f"{100 * system.times[part] / total:.0f} %" for part in PARTS)
         peak = f"{system.peak / 2**30:.1f}" if system.peak else ""
+        rate = system.flops_a_frame * system.frames / total
+        most = peak_flops(device)
+        used = f"{100 * rate / most:.1f} %" if most else ""
+        padding = 1 - 100 * system.audio / system.frames
         print(
             f"| {system.name} | {system.audio / total / 60:.2f} | {system.audio / total:.0f} | "
-            f"{base / (total / system.audio):.2f} | {1e3 * total / args.steps:.0f} | {shares} | {peak} |"
+            f"{base / (total / system.audio):.2f} | {1e3 * total / args.steps:.0f} | {shares} | {peak} | "
+            f"{rate / 1e12:.3g} | {used} | {100 * padding:.1f} % |"
         )
-    print(f"\nratio: speed against {systems[-1].name}")
+    print(f"\nratio: speed against {systems[-1].name}; MFU: share of the GPU's rate in half precision without sparsity")
 
 
 if __name__ == "__main__":
