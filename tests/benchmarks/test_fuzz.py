@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import random
@@ -20,6 +21,13 @@ def test_no_case_fails(tmp_path, family):
     counts, failures = fuzz(tmp_path, cases, seed=1, families=[family])
     assert failures == []
     assert sum(counts[family].values()) == cases and counts[family]["refused"] > 8, table(counts)
+
+
+@pytest.fixture(autouse=True)
+def quiet_again():
+    """Families silence the log of their process, which here is that of all tests."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 class Sick(fuzz_families.Family):

@@ -244,7 +244,10 @@ def test_the_order_of_the_file_system_does_not_matter(csj, tmp_path, monkeypatch
     import os
     import random
 
-    from compute_fbank_csj import PARTS, compute_part, utterances
+    from compute_fbank_csj import PARTS, utterances
+
+    from sammo.corpora import CSJ
+    from sammo.preparation.features import store_part
 
     make_musan(tmp_path / "musan")
     scandir, listdir = os.scandir, os.listdir
@@ -264,7 +267,7 @@ def test_the_order_of_the_file_system_does_not_matter(csj, tmp_path, monkeypatch
             prepare_musan(tmp_path / "musan", manifests)
             fbank.mkdir()
             for part in ("valid", "train"):
-                compute_part(part, utterances(manifests, PARTS[part]), fbank, 1)
+                store_part(CSJ, part, utterances(manifests, PARTS[part]), fbank, 1)
         files = [path for path in sorted(work.rglob("*")) if path.is_file()]
         found.append({str(path.relative_to(work)): path.read_bytes() for path in files})
         shutil.rmtree(work)
