@@ -19,7 +19,7 @@ from sammo.commands.train import run as run_training
 from sammo.errors import UserError
 
 TRAIN = "egs/csj/ASR/sammo/train.py"
-STEPS = 16
+STEPS = 24
 
 
 @pytest.fixture(scope="module")
