@@ -37,6 +37,12 @@ class DataConfig(Speech):
     enable_spec_aug: bool = option(True, "Use SpecAugment in training.")
     spec_aug_time_warp_factor: int = option(80, "Time-warping factor of SpecAugment; below 1: no warping.")
     enable_musan: bool = option(True, "Mix in noise in training, probability 0.5, 10 to 20 dB.")
+    noise_only_share: float = option(
+        0.0, "Share of the training utterances in whose place there is noise or silence, with an empty transcript."
+    )
+    leading_silence: float = option(
+        0.0, "Most seconds of silence before a training utterance; batches grow by them, beyond --max-duration."
+    )
     num_workers: int = option(
         -1,
         "Processes that make the batches; 0: the training process does. -1: as many as it has cores beside its own, "
@@ -51,6 +57,8 @@ class DataConfig(Speech):
         check_range("--num-workers", max(self.num_workers, 0), 0, MOST_PROCESSES, "each is a process of this machine")
         if self.num_workers < -1 or self.num_buckets < 1 or self.buffer_size < 1:
             raise UserError("--num-workers must be at least -1, --num-buckets and --buffer-size at least 1")
+        check_range("--noise-only-share", self.noise_only_share, 0, 0.9, "it is a share, and the others teach speech")
+        check_range("--leading-silence", self.leading_silence, 0, 60, "it is seconds of silence in every utterance")
         bounds = {"--min-duration": self.min_duration, "--max-cut-duration": self.max_cut_duration}
         for name, value in bounds.items():
             if not 0 <= value < float("inf"):

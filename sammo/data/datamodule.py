@@ -16,6 +16,7 @@ from sammo.data.dataset import BatchLoader, SpeechDataset
 from sammo.data.features import SAMPLING_RATE, make_extractor
 from sammo.data.manifests import Survey, read_cuts, survey_manifests
 from sammo.data.problems import wrong_rate
+from sammo.data.quiet import Quiet
 from sammo.data.sampling import FixedSampler, TrainSampler
 from sammo.data.shar import SharCuts, shar_manifests
 from sammo.data.sources import SHAR, Allowed
@@ -109,11 +110,17 @@ class CsjDataModule:
         )
         if sampler_state is not None:
             sampler.load_state_dict(sampler_state)
+        extractor = make_extractor() if config.on_the_fly_feats else None
+        quiet = None
+        if config.noise_only_share or config.leading_silence:
+            recorded = list(self._noise_cuts()) if config.enable_musan else []
+            quiet = Quiet(config.noise_only_share, config.leading_silence, recorded, extractor)
         dataset = SpeechDataset(
             cuts,
             self.tokenizer,
             self.mode,
-            extractor=make_extractor() if config.on_the_fly_feats else None,
+            extractor=extractor,
+            quiet=quiet,
             noise=NoiseMixer(self._noise_cuts()) if config.enable_musan else None,
             spec_augment=make_spec_augment(config.spec_aug_time_warp_factor) if config.enable_spec_aug else None,
         )

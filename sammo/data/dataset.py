@@ -15,6 +15,7 @@ from sammo.data.augmentation import NoiseMixer, seeded
 from sammo.data.cuts import CutLine, Cuts
 from sammo.data.features import collate_on_the_fly, collate_precomputed
 from sammo.data.frames import num_frames
+from sammo.data.quiet import Quiet
 from sammo.data.tokens import Tokenizer
 from sammo.data.transcripts import transcript
 from sammo.errors import UserError
@@ -25,9 +26,9 @@ class Batch(TypedDict):
     """N utterances, the longest cut first."""
 
     features: Tensor  # (N, T, 80) float32
-    lengths: Tensor  # (N,) int64, frames without padding and noise filling
+    lengths: Tensor  # (N,) int64, frames without padding and noise filling, with leading silence
     tokens: Tensor  # (N, S) int64, ids of the output units, filled up with blank
-    texts: list[str]
+    texts: list[str]  # "" where noise has taken the place of a cut
     cut_ids: list[str]
 
 
@@ -45,7 +46,7 @@ class SpeechDataset(Dataset):
       tokenizer: makes ids of texts.
       mode: kind of transcript.
       extractor: computes features from the audio; None: stored features are read.
-      noise, spec_augment: augmentation, of requests with a seed.
+      noise, quiet, spec_augment: augmentation, of requests with a seed.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class SpeechDataset(Dataset):
         extractor: Fbank | None = None,
         noise: NoiseMixer | None = None,
         spec_augment: torch.nn.Module | None = None,
+        quiet: Quiet | None = None,
     ):
         self.cuts = cuts
         self.tokenizer = tokenizer
@@ -63,6 +65,7 @@ class SpeechDataset(Dataset):
         self.extractor = extractor
         self.noise = noise
         self.spec_augment = spec_augment
+        self.quiet = quiet
 
     def __getitem__(self, request: BatchRequest) -> Batch | UserError:
         # A worker's exception reaches the training process as a many-line trace, its return value as it is.
@@ -86,11 +89,14 @@ class SpeechDataset(Dataset):
             features, lengths = collate_on_the_fly(cuts, self.extractor)
         speech = torch.tensor([num_frames(cut.duration) for cut in clean], dtype=torch.int64)
         lengths = torch.minimum(lengths, speech)
+        texts = [transcript(cut, self.mode) for cut in clean]
+        if seed is not None and self.quiet is not None:
+            features, lengths, replaced = self.quiet(features, lengths, seed)
+            texts = ["" if gone else text for text, gone in zip(texts, replaced)]
         if seed is not None and self.spec_augment is not None:
             rows = torch.arange(len(clean))
             segments = torch.stack([rows, torch.zeros_like(rows), lengths], dim=1)
             features = self.spec_augment(features, supervision_segments=segments)
-        texts = [transcript(cut, self.mode) for cut in clean]
         return {
             "features": features,
             "lengths": lengths,

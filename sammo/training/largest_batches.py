@@ -18,12 +18,17 @@ from sammo.training.loop import Trainer, no_memory
 SYMBOLS_A_SECOND = 12.0  # fast Japanese speech in characters
 
 
-def largest_batches(durations: np.ndarray, max_duration: float, vocab_size: int) -> Iterator[Batch]:
-    """Random batches as large as those of cuts of ``durations`` (seconds): the longest, the shortest, some between."""
+def largest_batches(
+    durations: np.ndarray, max_duration: float, vocab_size: int, leading_silence: float = 0.0
+) -> Iterator[Batch]:
+    """Random batches as large as those of cuts of ``durations`` (seconds): the longest, the shortest, some between.
+
+    leading_silence: seconds that each cut may have before it, beyond ``max_duration``.
+    """
     generator = torch.Generator().manual_seed(0)
     for seconds in sorted({float(np.quantile(durations, share)) for share in (0.0, 0.5, 0.99, 1.0)}, reverse=True):
         count = max(1, int(max_duration / seconds))
-        frames = max(9, num_frames(seconds))
+        frames = max(9, num_frames(seconds + leading_silence))
         symbols = max(1, min(output_frames(frames), round(SYMBOLS_A_SECOND * seconds)))
         yield {
             "features": torch.randn(count, frames, 80, generator=generator),
@@ -34,7 +39,9 @@ def largest_batches(durations: np.ndarray, max_duration: float, vocab_size: int)
         }
 
 
-def try_largest_batches(trainer: Trainer, durations: np.ndarray, max_duration: float) -> None:
+def try_largest_batches(
+    trainer: Trainer, durations: np.ndarray, max_duration: float, leading_silence: float = 0.0
+) -> None:
     """Runs forward and backward, without a step, beside the optimizer's state. UserError where a batch does not fit.
 
     The regularizers are at their schedules' start, where most of them act, and a chunk is the whole utterance, which
@@ -46,14 +53,14 @@ def try_largest_batches(trainer: Trainer, durations: np.ndarray, max_duration: f
     set_batch_count(model, 0)
     regularizers = regularizer_state(model)
     try:
-        _run_largest(trainer, durations, max_duration)
+        _run_largest(trainer, largest_batches(durations, max_duration, model.config.vocab_size, leading_silence))
     finally:
         load_regularizer_state(model, regularizers)
 
 
-def _run_largest(trainer: Trainer, durations: np.ndarray, max_duration: float) -> None:
+def _run_largest(trainer: Trainer, batches: Iterator[Batch]) -> None:
     model = trainer.model
-    for batch in largest_batches(durations, max_duration, model.config.vocab_size):
+    for batch in batches:
         shape = batch["features"].shape
         try:
             loss, _ = trainer.loss(model, batch, chunk=(-1, -1))

@@ -128,7 +128,8 @@ def train(
         return trainer
     if config.oom_scan == "true" or (config.oom_scan == "auto" and world.device.type == "cuda"):
         state = random_state(world.device)
-        try_largest_batches(trainer, data.train_survey().durations, batch_seconds)
+        leading = float((data_options or {}).get("leading_silence", 0.0))
+        try_largest_batches(trainer, data.train_survey().durations, batch_seconds, leading)
         set_random_state(state, world.device)
     logging.info(f"ready after {time.monotonic() - start:.1f} s")
     trainer.run()

@@ -336,6 +336,8 @@ def test_largest_batches_are_tried(tmp_path, data):
     durations = np.array([1.0, 2.0, 4.0])
     batches = list(largest_batches(durations, 8.0, 12))
     assert batches[0]["features"].shape == (2, 400, 80) and batches[-1]["features"].shape == (8, 100, 80)
+    longer = next(largest_batches(durations, 8.0, 12, leading_silence=1.5))
+    assert longer["features"].shape == (2, 550, 80) and longer["lengths"].tolist() == [550, 550]
     trainer = make_trainer(tmp_path, data)
     before = dict.fromkeys(regularizer_state(trainer.model), False)
     load_regularizer_state(trainer.model, before)

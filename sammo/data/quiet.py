@@ -1,0 +1,91 @@
+"""Rooms where nobody speaks, for training: noise without a text in place of utterances, and before them.
+
+A transducer that has only ever heard utterances says something into noise, too: nothing has taught it not to.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Sequence
+
+import numpy as np
+import torch
+from lhotse import Fbank
+from lhotse.cut import Cut
+from torch import Tensor
+
+from sammo.data.features import SAMPLING_RATE, collate_on_the_fly, collate_precomputed, make_extractor
+from sammo.data.frames import FRAME_SHIFT, NUM_MEL_BINS, num_frames
+from sammo.geometry import PADDING_VALUE
+
+HOP = round(FRAME_SHIFT * SAMPLING_RATE)  # samples a frame
+LEAST = 10  # frames that are made at a time; fewer samples have no features
+LEVELS = (-80.0, -15.0)  # dBFS of a room, root mean square
+LEADING_LEVELS = (-80.0, -50.0)  # before an utterance, whose own room is about as quiet
+GAINS = (-30.0, 0.0)  # dB, of recorded noise
+SPEECH = "speech"  # how the ids of MUSAN's talks begin; who learns that they have no text learns not to listen
+
+
+class Quiet:
+    """Replaces utterances by noise with an empty text, and puts silence before the others.
+
+    Args:
+      share: the probability of each utterance to be replaced; one of a batch always stays.
+      leading: most seconds of silence before an utterance, uniform from 0.
+      noise: recorded noise, one of the sounds that replace; MUSAN's talks among it are left out.
+      extractor: computes the recorded noise's features from its audio; None: stored ones are read.
+    """
+
+    def __init__(self, share: float, leading: float, noise: Sequence[Cut] = (), extractor: Fbank | None = None) -> None:
+        self.share, self.leading = share, leading
+        self.noise = [cut for cut in noise if not cut.id.startswith(SPEECH)]
+        self._extractor = extractor
+        self._own = make_extractor()
+
+    def __call__(self, features: Tensor, lengths: Tensor, seed: int) -> tuple[Tensor, Tensor, list[bool]]:
+        """features (N, T, 80), lengths (N,), a function of them and of ``seed`` -> features (N, T', 80), lengths (N,), and
+        which utterances have been replaced."""
+        draw = np.random.default_rng([seed, 1])
+        replaced = (draw.random(len(lengths)) < self.share).tolist()
+        if all(replaced):
+            replaced[int(draw.integers(len(replaced)))] = False
+        leads = [0 if gone else num_frames(self.leading * draw.random()) for gone in replaced]
+        longer = lengths + torch.tensor(leads)
+        found = features.new_full((len(lengths), int(longer.max()), features.size(2)), PADDING_VALUE)
+        for row, old, length, lead, gone in zip(found, features, lengths.tolist(), leads, replaced):
+            if gone:
+                row[:length] = self._without_speech(length, draw)
+            else:
+                if lead:
+                    row[:lead] = self._synthetic(lead, LEADING_LEVELS, draw)
+                rest = old[: len(row) - lead]  # with the noise that fills it up
+                row[lead : lead + len(rest)] = rest
+        return found, longer, replaced
+
+    def _without_speech(self, frames: int, draw: np.random.Generator) -> Tensor:
+        if self.noise and draw.random() < 0.5:
+            return self._recorded(frames, draw)
+        return self._synthetic(frames, LEVELS, draw)
+
+    def _recorded(self, frames: int, draw: np.random.Generator) -> Tensor:
+        """(frames, 80) of one of the noises, from somewhere in it and as often as it takes, at another level."""
+        cut = self.noise[int(draw.integers(len(self.noise)))]
+        found, _ = collate_precomputed([cut]) if self._extractor is None else collate_on_the_fly([cut], self._extractor)
+        sound = found[0].roll(int(draw.integers(found.size(1))), 0).repeat(frames // found.size(1) + 1, 1)[:frames]
+        return (sound + draw.uniform(*GAINS) * math.log(10) / 10).clamp(min=PADDING_VALUE)
+
+    def _synthetic(self, frames: int, levels: tuple[float, float], draw: np.random.Generator) -> Tensor:
+        """(frames, 80) of digital silence, or of noise between white and brown, with or without the mains' hum."""
+        level, power, mains = draw.uniform(*levels), draw.uniform(0.0, 2.0), draw.choice((50.0, 60.0))
+        kind = draw.random()
+        if kind < 0.2:
+            return torch.full((frames, NUM_MEL_BINS), PADDING_VALUE)
+        samples = max(frames, LEAST) * HOP
+        frequency = np.maximum(np.fft.rfftfreq(samples, 1 / SAMPLING_RATE), 20.0)
+        sound = np.fft.irfft(np.fft.rfft(draw.standard_normal(samples)) * frequency ** (-power / 2), samples)
+        sound /= np.sqrt(np.mean(sound**2))
+        if kind < 0.4:
+            time = np.arange(samples) / SAMPLING_RATE
+            sound = 0.1 * sound + np.sum([np.sin(2 * np.pi * mains * k * time + k) / k for k in range(1, 11)], axis=0)
+        scaled = (10 ** (level / 20) * sound).clip(-1, 1).astype(np.float32)
+        return torch.from_numpy(self._own.extract(scaled, SAMPLING_RATE)[:frames])

@@ -1,0 +1,156 @@
+"""Noise without a text in training batches, and silence before utterances."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fixtures.data import make_corpus
+from fixtures.training import small_config
+
+from sammo.data.config import DataConfig
+from sammo.data.datamodule import CsjDataModule
+from sammo.data.features import collate_precomputed
+from sammo.data.quiet import Quiet
+from sammo.data.tokens import load_tokenizer
+from sammo.errors import UserError
+from sammo.geometry import PADDING_VALUE
+from sammo.search import make_searcher
+from sammo.transducer import Transducer, pad_tokens
+
+PLAIN = {"max_duration": 12.0, "num_workers": 0, "drop_last": False, "enable_musan": False, "enable_spec_aug": False}
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    fbank = make_corpus(tmp_path_factory.mktemp("quiet"))
+    tokenizer = load_tokenizer(fbank.parent / "lang_char")
+
+    def batches(**options):
+        return list(
+            CsjDataModule(DataConfig(manifest_dir=fbank, **{**PLAIN, **options}), tokenizer).train_dataloader(1)
+        )
+
+    return batches
+
+
+def test_noise_has_no_text(load):
+    """About the share of the utterances, none of what was said in their place; the others are what they were."""
+    plain, found = load(), load(noise_only_share=0.4)
+    gone = kept = 0
+    for before, after in zip(plain, found, strict=True):
+        assert after["cut_ids"] == before["cut_ids"] and torch.equal(after["lengths"], before["lengths"])
+        assert any(after["texts"])  # one of a batch stays
+        for row, length in enumerate(before["lengths"]):
+            same = torch.equal(after["features"][row, :length], before["features"][row, :length])
+            assert same == (after["texts"][row] == before["texts"][row])
+            if same:
+                kept += 1
+                assert torch.equal(after["tokens"][row], before["tokens"][row][: after["tokens"].size(1)])
+            else:
+                gone += 1
+                assert after["texts"][row] == "" and not after["tokens"][row].any()
+                assert after["features"][row].isfinite().all()
+                assert (after["features"][row] >= PADDING_VALUE - 1e-3).all()
+    assert gone + kept == 40 and 8 <= gone <= 24
+
+
+def test_silence_comes_first(load):
+    """Utterances are moved by up to as much, and none is changed."""
+    plain, found = load(), load(leading_silence=1.0)
+    leads = []
+    for before, after in zip(plain, found, strict=True):
+        assert after["texts"] == before["texts"] and torch.equal(after["tokens"], before["tokens"])
+        assert after["features"].shape == (len(before["texts"]), after["lengths"].max(), 80)
+        for row, (old, new) in enumerate(zip(before["lengths"].tolist(), after["lengths"].tolist())):
+            lead = new - old
+            leads.append(lead)
+            assert torch.equal(after["features"][row, lead:new], before["features"][row, :old])
+            assert (after["features"][row, new:] == PADDING_VALUE).all()
+            if lead:  # at most -50 dBFS; the corpus has -26
+                assert after["features"][row, :lead].mean() < before["features"][row, :old].mean() - 3
+    assert 0 <= min(leads) < 20 and 80 < max(leads) <= 100 and len(set(leads)) > 20
+
+
+@pytest.mark.parametrize("more", [{}, {"enable_musan": True, "enable_spec_aug": True, "on_the_fly_feats": True}])
+def test_a_batch_is_a_function_of_its_seed(load, more):
+    options = {"noise_only_share": 0.3, "leading_silence": 0.5, **more}
+    first, again, other = load(**options), load(**options, num_workers=1), load(**options, data_seed=1)
+    for left, right in zip(first, again, strict=True):
+        assert left["texts"] == right["texts"] and torch.equal(left["features"], right["features"])
+    assert [batch["texts"] for batch in first] != [batch["texts"] for batch in other]
+
+
+def test_recorded_noise_without_talks(load, tmp_path):
+    """MUSAN's noise and music replace at other levels; its talks never do."""
+    from sammo.data.manifests import read_cuts
+
+    fbank = make_corpus(tmp_path, train=3, valid=2)
+    cuts = list(read_cuts(fbank / "musan_cuts.jsonl.gz"))
+    cuts[0].id = "speech-librivox-0000"
+    quiet = Quiet(0.5, 0.0, cuts)
+    assert len(quiet.noise) == len(cuts) - 1
+    recorded, _ = collate_precomputed(quiet.noise[:1])
+    quiet.noise = quiet.noise[:1]
+    found = quiet._recorded(1000, np.random.default_rng(0))
+    period = recorded.size(1)
+    assert found.shape == (1000, 80) and torch.equal(found[: 1000 - period], found[period:])
+    assert -30 <= (found.mean() - recorded.mean()) * 10 / np.log(10) <= 0.1
+
+
+@pytest.mark.parametrize("frames", [1, 3, 500])
+def test_levels(frames):
+    """20 dB more are 20 dB more in every bin, and however few frames are wanted, there are as many."""
+    quiet = Quiet(0.5, 0.0)
+    for seed in range(20):
+        found = quiet._synthetic(frames, (-40.0, -40.0), np.random.default_rng(seed))
+        assert found.shape == (frames, 80) and found.isfinite().all()
+        if (found == PADDING_VALUE).all() or frames < 500:
+            continue
+        loud = quiet._synthetic(frames, (-20.0, -20.0), np.random.default_rng(seed))
+        clear = found > PADDING_VALUE + 8
+        assert torch.allclose((loud - found)[clear], torch.tensor(20 * np.log(10) / 10).float(), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "options", [{"noise_only_share": -0.1}, {"noise_only_share": 1.0}, {"leading_silence": float("nan")}]
+)
+def test_bad_values(options, tmp_path):
+    with pytest.raises(UserError, match="--(noise-only-share|leading-silence) must be"):
+        DataConfig(manifest_dir=tmp_path, **options)
+
+
+def test_empty_texts_teach_silence():
+    """Finite losses and gradients, alone and beside texts; a model that talks into noise stops."""
+    torch.manual_seed(0)
+    model = Transducer(small_config())
+    with torch.no_grad():
+        model.joiner.output_linear.bias[1] += 3.0
+    quiet = Quiet(0.5, 0.0)
+    draws = [np.random.default_rng(seed) for seed in range(4)]
+    noise = torch.stack([quiet._synthetic(160, (-60.0, -20.0), draw) for draw in draws])
+    lengths = torch.full((4,), 160)
+    search = make_searcher(model, "greedy_search")
+
+    def emitted() -> int:
+        model.eval()
+        with torch.inference_mode():
+            encoded = model.encoder(noise, lengths, chunk_size=-1)
+            return sum(len(best.tokens) for best, *_ in search(encoded.frames, encoded.lengths))
+
+    mixed = model(noise, lengths, pad_tokens([[], [1, 2], [], [3]]))
+    alone = model(noise, lengths, pad_tokens([[], [], [], []]))
+    for losses in (mixed, alone):
+        assert torch.isfinite(losses.simple).all() and torch.isfinite(losses.pruned).all()
+        assert (losses.pruned > 0).all()
+    assert emitted() > 20
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(15):
+        model.train()
+        losses = model(noise, lengths, pad_tokens([[], [], [], []]), chunk_size=-1)
+        loss = losses.simple.sum() + losses.pruned.sum() + losses.ctc.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        optimizer.step()
+    assert emitted() == 0
