@@ -51,7 +51,7 @@ def bucketed(
 
     Args:
       bins: seconds between the buckets, ascending.
-      max_duration: seconds of a batch; a longer cut is alone in it.
+      max_duration: seconds of a batch with its padding; a longer cut is alone in it.
       buffer_size: lines in all buckets.
       drop_last: leave out what is no whole batch for every rank. Otherwise it is spread over the ranks, where there are
         fewer cuts than ranks some of them again, see :attr:`CutLine.copy`.
@@ -85,27 +85,30 @@ def bucketed(
             fill(len(batches[-1]))
         if len(batches) < world_size:
             if batches and not drop_last:
-                yield _spread([line for batch in batches for line in batch], world_size)
+                yield _spread(batches, world_size)
             return
         yield batches
 
 
 def _batch(bucket: _Bucket, max_duration: float, rng: random.Random | None) -> list[CutLine]:
-    """Drawn until one more, as long as the longest, would be too much."""
+    """Drawn until one more, as long as the longest, would be too much: it counts what is computed, padding included."""
     batch = [bucket.take(rng)]
-    seconds = longest = batch[0].duration
-    while bucket.lines and seconds + longest <= max_duration:
+    longest = batch[0].duration
+    while bucket.lines and (len(batch) + 1) * longest <= max_duration:
         line = bucket.take(rng)
-        if seconds + line.duration > max_duration:  # longer than those before it
+        if (len(batch) + 1) * line.duration > max_duration:  # longer than those before it
             bucket.put(line)
             break
         batch.append(line)
-        seconds += line.duration
         longest = max(longest, line.duration)
     return batch
 
 
-def _spread(lines: list[CutLine], world_size: int) -> list[list[CutLine]]:
-    count = len(lines)
-    again = [lines[index % count]._replace(copy=index // count) for index in range(count, world_size)]
-    return [(lines + again)[rank::world_size] for rank in range(world_size)]
+def _spread(batches: list[list[CutLine]], world_size: int) -> list[list[CutLine]]:
+    """At least one cut for every rank: the largest batches are split, single cuts come again."""
+    while len(batches) < world_size and (largest := max(batches, key=len))[1:]:
+        batches.remove(largest)
+        batches += [largest[::2], largest[1::2]]
+    count = len(batches)
+    again = [[batches[index % count][0]._replace(copy=index // count)] for index in range(count, world_size)]
+    return batches + again
