@@ -50,6 +50,7 @@ if __name__ == "__main__":
     parse_args()  # --help answers before what follows is loaded
 
 
+import torch
 from fuzz_families import DATA_FAMILIES, Family
 from fuzz_models import MODEL_FAMILIES
 from fuzz_streams import STREAM_FAMILIES
@@ -142,6 +143,7 @@ def _work(family: Family, directory: Path, seeds: list[int], seconds: float, wri
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        torch.set_num_threads(1)
         faulthandler.disable()
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):  # decoders print what they think of damaged files
@@ -192,6 +194,7 @@ def fuzz(
     minutes: an equal share of them for each family, whatever is left of its cases then.
     """
     sys.addaudithook(_watch)
+    torch.set_num_threads(1)  # a child has none of the others, and would wait for them
     names = families or list(FAMILIES)
     counts: dict[str, Counter] = {}
     failures, begin = [], time.monotonic()

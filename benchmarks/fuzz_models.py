@@ -97,7 +97,6 @@ class Checkpoints(Family):
 
     def __init__(self, directory: Path):
         super().__init__(directory)
-        torch.set_num_threads(1)
         logging.disable(logging.WARNING)
         self.trainer = self._trainer(directory, small_model())
         self._train()
@@ -233,7 +232,6 @@ class Packages(Family):
 
     def __init__(self, directory: Path):
         super().__init__(directory)
-        torch.set_num_threads(1)
         model, self.seed = small_model(), directory / "seed"
         self.seed.mkdir(exist_ok=True)
         table = format_token_table(character_table([TEXT, "かきくけ"]))

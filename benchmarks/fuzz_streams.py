@@ -38,7 +38,6 @@ class Exported(Family):
 
     def __init__(self, directory: Path):
         super().__init__(directory)
-        torch.set_num_threads(1)
         logging.disable(logging.WARNING)
         self.model, self.seed, self.work = small_model().eval(), directory / "seed", directory / "case"
         from sammo.export.onnx import write_directory
@@ -112,7 +111,6 @@ class Snapshots(Family):
 
     def __init__(self, directory: Path):
         super().__init__(directory)
-        torch.set_num_threads(1)
         logging.disable(logging.WARNING)
         model = small_model().eval()
         self.audio = 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0))

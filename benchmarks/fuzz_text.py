@@ -7,7 +7,6 @@ import random
 from pathlib import Path
 from typing import Callable
 
-import torch
 from fuzz_families import ODD, Family, mutate, odd_json
 
 from sammo.data.tokens import BLANK, SOS_EOS, UNKNOWN
@@ -60,7 +59,6 @@ class LanguageModels(Family):
 
     def __init__(self, directory: Path):
         super().__init__(directory)
-        torch.set_num_threads(1)
         path = directory / "seed.arpa"
         write_witten_bell(path, ["あいう", "あい", "うえお", "いう"], PIECES[1:6], 3)
         self.content = path.read_bytes()
