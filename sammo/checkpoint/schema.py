@@ -109,7 +109,8 @@ def _shallow(record: Any) -> dict[str, Any]:
 
 def version_of(content: Any, path: Path) -> int:
     """The version of the schema that ``content`` says it has; UserError if it is no checkpoint or a newer one."""
-    match = _FORMAT.fullmatch(str(content.get("format"))) if isinstance(content, dict) else None
+    said = content.get("format") if isinstance(content, dict) else None
+    match = _FORMAT.fullmatch(said) if isinstance(said, str) else None
     if match is None:
         raise UserError(f"{path} is no checkpoint of Sammo (it does not say sammo-checkpoint-{VERSION})")
     version = int(match[1])

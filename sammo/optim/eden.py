@@ -84,5 +84,4 @@ class Eden:
         return {"epoch": self.epoch, "batch": self.batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch = state["epoch"]
-        self.batch = state["batch"]
+        self.epoch, self.batch = int(state["epoch"]), int(state["batch"])

@@ -87,11 +87,21 @@ def test_first_version_can_be_read(copy):
     assert load_model(copy, epoch=3, avg=2)[1] == info
 
 
+def laughs():
+    """A list that is small in a file and in memory; written out, it is larger than any disk."""
+    item = [0] * 10
+    for _ in range(40):
+        item = [item] * 10
+    return item
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
         ({"format": "sammo-checkpoint-99"}, r"epoch-3.pt was written by a newer version of Sammo \(schema 99;"),
         ({"format": "other"}, "epoch-3.pt is no checkpoint of Sammo"),
+        ({"format": laughs()}, "epoch-3.pt is no checkpoint of Sammo"),
+        ({"preset": laughs()}, "its preset is a list, not a str"),
         ({"epoch": None}, "epoch-3.pt cannot be used: it has no epoch"),
         ({"epoch": "three"}, "its epoch is a str, not a int"),
         ({"epoch_done": 1}, "its epoch_done is a int, not a bool"),
@@ -192,8 +202,10 @@ def test_weights_alone_cannot_be_resumed(trained, tmp_path):
         trainer.load(read_checkpoint(trained / "best-valid.pt"))
     checkpoint = read_checkpoint(trained / "epoch-3.pt")
     training = dataclasses.replace(checkpoint.training, scheduler={"nonsense": 1})
-    with pytest.raises(UserError, match="does not fit what train.py keeps"):
-        trainer.load(dataclasses.replace(checkpoint, training=training))
+    listed = dataclasses.replace(checkpoint.training, scheduler={"epoch": [], "batch": 3})
+    for state in (training, listed):
+        with pytest.raises(UserError, match="does not fit what train.py keeps"):
+            trainer.load(dataclasses.replace(checkpoint, training=state))
 
 
 # ------------------------------------------------------------------------------------ damaged files
