@@ -77,10 +77,10 @@ class EncoderConfig:
     mask_padding: bool = True
 
     def __post_init__(self) -> None:
+        check_sizes(self)
         for field, table in (("encoder", SIZES), ("mixer", MIXERS)):
             if getattr(self, field) not in table:
                 raise UserError(f"unknown {field} {getattr(self, field)!r}: choose {', '.join(table)}")
-        check_sizes(self)
         stacks = len(self.downsampling)
         for field in ("query_head_dim", "pos_head_dim", "value_head_dim"):
             values = getattr(self, field)

@@ -23,11 +23,11 @@ class ModelConfig:
     use_ctc: bool = False  # a linear layer for an auxiliary CTC loss, used in training only
 
     def __post_init__(self) -> None:
+        check_sizes(self)
         for name in ("vocab_size", "context_size", "predictor_dim", "joiner_dim"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"model option {name} is {value!r}: give a positive whole number")
-        check_sizes(self)
         if not 0 <= self.blank_id < self.vocab_size:
             raise UserError(f"blank_id {self.blank_id} is not among the symbols 0 to {self.vocab_size - 1}")
         if self.context_size > 1 and self.predictor_dim % 4:

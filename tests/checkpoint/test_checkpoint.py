@@ -169,6 +169,12 @@ def test_a_configuration_takes_no_more_memory_than_the_file(copy):
         UserError, match="does not hold the model that it describes: its configuration asks for many more"
     ):
         load_model(copy / "epoch-3.pt")
+    for place, field in ((content["model_config"], "vocab_size"), (content["model_config"]["encoder"], "mixer")):
+        whole, place[field] = place[field], laughs()
+        torch.save(content, copy / "epoch-3.pt")
+        with pytest.raises(UserError, match=f"epoch-3.pt cannot be used: model option {field} has a list, where"):
+            load_model(copy / "epoch-3.pt")
+        place[field] = whole
     content["model_config"]["encoder"]["encoder_dim"] = [32, torch.zeros(2)]
     torch.save(content, copy / "epoch-3.pt")
     with pytest.raises(UserError, match="epoch-3.pt cannot be used: model option encoder_dim has a Tensor, where int"):
