@@ -50,8 +50,8 @@ class Parallel:
         """
         if self.world.size > 1:
             # As torch's own Join does for a process that has no more batches.
-            assert isinstance(self._module, DistributedDataParallel)
-            buckets = self._module.reducer._get_zeros_like_grad_buckets()[self._sent :]
+            parallel: Any = self._module  # its reducer is private to torch
+            buckets = parallel.reducer._get_zeros_like_grad_buckets()[self._sent :]
             sent = [dist.all_reduce(bucket.buffer().fill_(torch.nan), async_op=True) for bucket in buckets]
             for work in sent:
                 assert work is not None  # it is of an operation that was asked not to wait
