@@ -52,7 +52,7 @@ from machine import machine
 from streaming import Step, count_flops, floor_rate, window
 
 from sammo.errors import run_main
-from sammo.export.deployed import file_name, load_session
+from sammo.export.deployed import file_name, load_session, multiplies_bfloat16
 from sammo.export.graphs import EncoderGraph
 from sammo.export.onnx import write_graph
 from sammo.export.openvino import write_openvino
@@ -184,7 +184,8 @@ def main() -> int:
     exports.work.mkdir(parents=True, exist_ok=True)
     file = exports.work / "results.json"
     cells: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    wanted = [(setting, *runtime) for setting in settings for runtime in RUNTIMES]
+    runtimes = [runtime for runtime in RUNTIMES if "bfloat16" not in runtime or multiplies_bfloat16()]
+    wanted = [(setting, *runtime) for setting in settings for runtime in runtimes]
     missing = [item for item in wanted if key(*item) not in cells]
     with torch.inference_mode():
         for done, (setting, runtime, precision) in enumerate(missing):

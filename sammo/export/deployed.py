@@ -5,6 +5,7 @@ Nothing here loads onnxruntime or OpenVINO before it is asked for.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Protocol
 
@@ -73,13 +74,25 @@ class OnnxSession:
         return [np.asarray(value) for value in self._session.run(None, dict(feed))]
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO, once for the process and as long as it: the plugin for CPUs gives the thread that loads it another stack
+    for signals, and puts the one before back when it is unloaded, which with two of them is one that is gone."""
+    import openvino
+
+    return openvino.Core()
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU does; OpenVINO computes in float32 without a word where it does not."""
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class OpenVinoSession:
     """A graph in OpenVINO, products in bfloat16 where that is asked for."""
 
     def __init__(self, path: Path, threads: int, precision: str = "float32") -> None:
-        import openvino
-
-        core = openvino.Core()
+        core = openvino_core()
         model = core.read_model(str(path))
         self.metadata = read_rt_info(model)
         options = {
@@ -120,6 +133,8 @@ def load_session(directory: Path, name: str, runtime: str = "onnxruntime", preci
     need(runtime)
     if runtime == "onnxruntime" and precision == "bfloat16":
         raise UserError("onnxruntime has no bfloat16 on CPUs; --runtime openvino has")
+    if precision == "bfloat16" and not multiplies_bfloat16():
+        raise UserError("this CPU has no instructions for bfloat16; take float32")
     path = Path(directory) / file_name(name, precision, runtime)
     if not path.parent.is_dir():
         raise UserError(f"no directory {path.parent}; make it with sammo export")

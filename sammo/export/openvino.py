@@ -8,14 +8,13 @@ import os
 from pathlib import Path
 from typing import Any, Sequence
 
-from sammo.export.deployed import RT_INFO
+from sammo.export.deployed import RT_INFO, openvino_core
 
 
 def read_onnx(path: Path) -> Any:
     """A graph of ``sammo export`` as OpenVINO holds it, with x_lens an input like the others: it takes an input that has a
     value of its own for a constant."""
     import onnx
-    import openvino
 
     proto = onnx.load(str(path))
     graph = proto.graph
@@ -23,7 +22,7 @@ def read_onnx(path: Path) -> Any:
     for own in [value for value in graph.initializer if value.name in names]:
         graph.initializer.remove(own)
         next(value for value in graph.input if value.name == own.name).type.tensor_type.shape.dim[0].dim_param = "N"
-    model = openvino.Core().read_model(proto.SerializeToString())
+    model = openvino_core().read_model(proto.SerializeToString())
     for item in proto.metadata_props:
         model.set_rt_info(item.value, [RT_INFO, item.key])
     return model
