@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Callable, NamedTuple, Sequence
 
 import kaldialign
@@ -108,6 +109,32 @@ def relative_change(baseline: Sequence[Counts], system: Sequence[Counts]) -> tup
         return None
     drawn = old > 0
     return 100.0 * (after / before - 1.0), *_interval(100.0 * (new[drawn] / old[drawn] - 1.0))
+
+
+def matched_pairs(baseline: Sequence[Counts], system: Sequence[Counts]) -> float:
+    """How likely chance alone makes a difference as large as that of two systems, or larger, to either side.
+
+    The matched-pairs test on sums over segments, of which each utterance is one (Gillick and Cox, ICASSP 1989). Both lists hold
+    the same utterances in the same order; their numbers of errors per reference unit are compared, so that sums over several
+    seeds compare, too.
+    """
+    refs, scaled = [np.array([item.ref for item in counts], float) for counts in (baseline, system)], []
+    for counts, ref in zip((baseline, system), refs):
+        scaled.append(np.array([item.errors for item in counts], float) * (refs[0].sum() / max(ref.sum(), 1.0)))
+    change = scaled[1] - scaled[0]
+    if len(change) < 2 or not change.any():
+        return 1.0
+    spread = change.std(ddof=1)
+    return math.erfc(abs(change.mean()) / max(spread / math.sqrt(len(change)), 1e-30) / math.sqrt(2))
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """The same for each of several tests, corrected for how many they are (Holm, 1979)."""
+    order, out, largest = sorted(range(len(chances)), key=chances.__getitem__), [0.0] * len(chances), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(chances) - rank) * chances[index]))
+        out[index] = largest
+    return out
 
 
 def summarize(part: str, metric: str, counts: Sequence[Counts]) -> ErrorSummary:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 
 import pytest
 
 from sammo.corpora import AN4, CSJ, own_corpus
 from sammo.errors import UserError
 from sammo.scoring import DecodeSetting, bootstrap_interval, count_errors, has_results, read_results, write_results
-from sammo.scoring.cer import Counts, difference, error_rate, total
+from sammo.scoring.cer import Counts, difference, error_rate, holm, matched_pairs, total
 from sammo.scoring.report import write_report
 
 
@@ -58,6 +59,20 @@ def test_paired_bootstrap_sees_what_the_intervals_cannot():
         difference(hard, hard[:-1])
 
 
+def test_what_chance_makes_is_not_marked():
+    """The matched-pairs test against its distribution under permutation, and Holm's correction by hand."""
+    rng = random.Random(0)
+    one = [Counts(20, 0, 0, rng.randrange(6)) for _ in range(300)]
+    other = [Counts(20, 0, 0, max(0, item.subs - (rng.random() < 0.3) + (rng.random() < 0.2))) for item in one]
+    changes = [b.subs - a.subs for a, b in zip(one, other)]
+    found = sum(abs(sum(rng.choice((-1, 1)) * c for c in changes)) >= abs(sum(changes)) for _ in range(2000)) / 2000
+    assert 0.005 < found < 0.5 and matched_pairs(one, other) == pytest.approx(found, rel=0.25)
+    assert matched_pairs(one, one) == 1.0
+    twice = [Counts(2 * a.ref, 0, 0, 2 * a.subs) for a in other]  # two seeds that err alike are no more evidence
+    assert matched_pairs(one, twice) == pytest.approx(matched_pairs(one, other))
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
 def test_files_of_a_part(tmp_path):
     [summary] = write_results(tmp_path, setting(), "eval1", PART, extra={"delay": 1.5})
     assert summary.counts == Counts(9, 1, 1, 0) and summary.utterances == 2
@@ -90,7 +105,7 @@ def test_report_has_every_system_and_part(tmp_path):
     assert "| Sammo, d_state 32 | greedy, simulated | 4 |  | 0.00 (0.00–0.00) |" in table
     assert "Zipformer, left 64" in table and "Zipformer, left 128" in table
     assert "CER of Sammo, d_state 32 (sammo, greedy, simulated, 4 KiB) minus" in table and "eval1 0 of 7" in table
-    assert "| zip | Zipformer, left 64 | 5 | -22.22 (-50.00 to +0.00) |" in table
+    assert "| zip | Zipformer, left 64 | 5 | -22.22 (-50.00 to +0.00) |" in table and "tests here (2; Holm)" in table
     assert len(paths["csv"].read_text().splitlines()) == 1 + 4 + 2
     for kind in ("figure", "state figure"):
         assert paths[kind].read_bytes().startswith(b"\x89PNG")
@@ -354,6 +369,8 @@ def test_seeds_are_pooled_on_request(tmp_path):
     pooled = write_report([tmp_path], tmp_path / "out", pool=True)
     table = pooled["table"].read_text()
     assert "| sammo-seed* | Sammo, d_state 32 | greedy, simulated | 4 | 25.00 ± 35.36 (2 seeds) |" in table
+    # GOOD minus the mean of GOOD and BAD.
+    assert "| sammo-seed* | Sammo, d_state 32 | 4 | -25.00 (" in table
     assert "| other |" in table and pooled["figure"].read_bytes().startswith(b"\x89PNG")
 
 
