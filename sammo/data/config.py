@@ -38,7 +38,8 @@ class DataConfig(Speech):
     spec_aug_time_warp_factor: int = option(80, "Time-warping factor of SpecAugment; below 1: no warping.")
     enable_musan: bool = option(True, "Mix in noise in training, probability 0.5, 10 to 20 dB.")
     noise_only_share: float = option(
-        0.0, "Share of the training utterances in whose place there is noise or silence, with an empty transcript."
+        0.0,
+        "Share of the training utterances in whose place there is babble, noise or silence, with an empty transcript.",
     )
     leading_silence: float = option(
         0.0, "Most seconds of silence before a training utterance; batches grow by them, beyond --max-duration."

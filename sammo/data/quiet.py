@@ -23,6 +23,10 @@ LEAST = 10  # frames that are made at a time; fewer samples have no features
 LEVELS = (-80.0, -15.0)  # dBFS of a room, root mean square
 LEADING_LEVELS = (-80.0, -50.0)  # before an utterance, whose own room is about as quiet
 GAINS = (-30.0, 0.0)  # dB, of recorded noise
+VOICES = (6, 16)  # that talk at a time in babble; of fewer, somebody can be made out
+NEARER = 6.0  # dB between the nearest and the farthest of them
+BABBLE_GAINS = (-40.0, 6.0)  # dB, of babble over one speaker
+LINES = 0.5 + 0.5 * np.exp(np.linspace(0, 2.5, NUM_MEL_BINS))  # spectral lines of a 25 ms window in each band
 SPEECH = "speech"  # how the ids of MUSAN's talks begin; who learns that they have no text learns not to listen
 
 
@@ -30,9 +34,9 @@ class Quiet:
     """Replaces utterances by noise with an empty text, and puts silence before the others.
 
     Args:
-      share: the probability of each utterance to be replaced; one of a batch always stays.
+      share: the probability of each utterance to be replaced, half of the time by :func:`babble` of its batch.
       leading: most seconds of silence before an utterance, uniform from 0.
-      noise: recorded noise, one of the sounds that replace; MUSAN's talks among it are left out.
+      noise: recorded noise, half of the sounds that are not babble; MUSAN's talks among it are left out.
       extractor: computes the recorded noise's features from its audio; None: stored ones are read.
     """
 
@@ -43,18 +47,17 @@ class Quiet:
         self._own = make_extractor()
 
     def __call__(self, features: Tensor, lengths: Tensor, seed: int) -> tuple[Tensor, Tensor, list[bool]]:
-        """features (N, T, 80), lengths (N,), a function of them and of ``seed`` -> features (N, T', 80), lengths (N,), and
-        which utterances have been replaced."""
+        """features (N, T, 80), lengths (N,) -> features (N, T', 80), lengths (N,), and which utterances have been replaced;
+        a function of the arguments."""
         draw = np.random.default_rng([seed, 1])
         replaced = (draw.random(len(lengths)) < self.share).tolist()
-        if all(replaced):
-            replaced[int(draw.integers(len(replaced)))] = False
         leads = [0 if gone else num_frames(self.leading * draw.random()) for gone in replaced]
         longer = lengths + torch.tensor(leads)
         found = features.new_full((len(lengths), int(longer.max()), features.size(2)), PADDING_VALUE)
+        voices = [row[:length] for row, length in zip(features, lengths.tolist())]
         for row, old, length, lead, gone in zip(found, features, lengths.tolist(), leads, replaced):
             if gone:
-                row[:length] = self._without_speech(length, draw)
+                row[:length] = self._without_speech(length, voices, draw)
             else:
                 if lead:
                     row[:lead] = self._synthetic(lead, LEADING_LEVELS, draw)
@@ -62,7 +65,9 @@ class Quiet:
                 row[lead : lead + len(rest)] = rest
         return found, longer, replaced
 
-    def _without_speech(self, frames: int, draw: np.random.Generator) -> Tensor:
+    def _without_speech(self, frames: int, voices: Sequence[Tensor], draw: np.random.Generator) -> Tensor:
+        if draw.random() < 0.5:
+            return babble(frames, voices, draw)
         if self.noise and draw.random() < 0.5:
             return self._recorded(frames, draw)
         return self._synthetic(frames, LEVELS, draw)
@@ -89,3 +94,23 @@ class Quiet:
             sound = 0.1 * sound + np.sum([np.sin(2 * np.pi * mains * k * time + k) / k for k in range(1, 11)], axis=0)
         scaled = (10 ** (level / 20) * sound).clip(-1, 1).astype(np.float32)
         return torch.from_numpy(self._own.extract(scaled, SAMPLING_RATE)[:frames])
+
+
+def babble(frames: int, voices: Sequence[Tensor], draw: np.random.Generator) -> Tensor:
+    """(frames, 80) of many at a time: each one of ``voices`` (T, 80), from somewhere in it and as often as it takes.
+
+    Their powers p in a band add to P with the interference of phases that know nothing of each other: mean P and
+    variance (P^2 - sum p^2) / m, as the power of a sum has it, m the band's width in spectral lines that differ.
+    """
+    total, squares = torch.zeros(frames, NUM_MEL_BINS), torch.zeros(frames, NUM_MEL_BINS)
+    for _ in range(int(draw.integers(VOICES[0], VOICES[1] + 1))):
+        voice = voices[int(draw.integers(len(voices)))].exp()
+        voice = voice.roll(int(draw.integers(len(voice))), 0).repeat(frames // len(voice) + 1, 1)[:frames]
+        power = voice * 10 ** (draw.uniform(-NEARER, 0.0) / 10)
+        total += power
+        squares += power.square()
+    phases = torch.from_numpy(draw.gamma(LINES, 1 / LINES, total.shape).astype(np.float32)) - 1
+    power = total + (total.square() - squares).clamp(min=0).sqrt() * phases
+    speaker = torch.cat(list(voices)).exp().mean()
+    gain = 10 ** (draw.uniform(*BABBLE_GAINS) / 10)
+    return (power * (gain * speaker / power.mean())).log().clamp(min=PADDING_VALUE)

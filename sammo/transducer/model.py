@@ -29,8 +29,9 @@ class TransducerLoss(NamedTuple):
 
 
 def pad_tokens(tokens: Sequence[Sequence[int]], blank_id: int = 0) -> Tensor:
-    """Lists of symbols, none of which is blank -> (N, S) int64, filled up with blank."""
-    return pad_sequence([torch.tensor(row, dtype=torch.int64) for row in tokens], True, blank_id)
+    """Lists of symbols, none of which is blank -> (N, S) int64, filled up with blank; one where all are empty."""
+    padded = pad_sequence([torch.tensor(row, dtype=torch.int64) for row in tokens], True, blank_id)
+    return padded if padded.size(1) else F.pad(padded, (0, 1), value=blank_id)
 
 
 class Transducer(nn.Module):

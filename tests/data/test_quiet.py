@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 from fixtures.data import make_corpus
+from fixtures.paths import ROOT
 from fixtures.training import small_config
 
 from sammo.data.config import DataConfig
 from sammo.data.datamodule import CsjDataModule
-from sammo.data.features import collate_precomputed
-from sammo.data.quiet import Quiet
+from sammo.data.features import SAMPLING_RATE, collate_precomputed, make_extractor
+from sammo.data.quiet import BABBLE_GAINS, NEARER, VOICES, Quiet, babble
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
 from sammo.geometry import PADDING_VALUE
 from sammo.search import make_searcher
+from sammo.streaming.audio import read_audio
 from sammo.transducer import Transducer, pad_tokens
 
 PLAIN = {"max_duration": 12.0, "num_workers": 0, "drop_last": False, "enable_musan": False, "enable_spec_aug": False}
@@ -40,7 +42,6 @@ def test_noise_has_no_text(load):
     gone = kept = 0
     for before, after in zip(plain, found, strict=True):
         assert after["cut_ids"] == before["cut_ids"] and torch.equal(after["lengths"], before["lengths"])
-        assert any(after["texts"])  # one of a batch stays
         for row, length in enumerate(before["lengths"]):
             same = torch.equal(after["features"][row, :length], before["features"][row, :length])
             assert same == (after["texts"][row] == before["texts"][row])
@@ -53,6 +54,73 @@ def test_noise_has_no_text(load):
                 assert after["features"][row].isfinite().all()
                 assert (after["features"][row] >= PADDING_VALUE - 1e-3).all()
     assert gone + kept == 40 and 8 <= gone <= 24
+
+
+def test_utterances_alone_in_their_batch_are_replaced_too(load):
+    """Long ones, where a batch holds few seconds; there is an axis of symbols, all blank."""
+    found = load(noise_only_share=0.4, max_duration=1.0)
+    empty = [batch for batch in found if not any(batch["texts"])]
+    assert len(found) == 40 and 8 <= len(empty) <= 24
+    assert all(batch["tokens"].shape == (1, 1) and not batch["tokens"].any() for batch in empty)
+
+
+def test_half_is_babble():
+    """Voices without anything above the 40th band give babble without it; no other sound but digital silence has so little."""
+    torch.manual_seed(0)
+    features = torch.cat([torch.randn(4, 300, 40) - 6, torch.full((4, 300, 40), PADDING_VALUE)], dim=2)
+    lengths, kinds = torch.tensor([300, 280, 150, 40]), []
+    for seed in range(60):
+        found, _, replaced = Quiet(0.5, 0.0)(features, lengths, seed)
+        for row, length in zip(found[replaced], lengths[replaced].tolist()):
+            low, high = row[:length, :40].mean(), row[:length, 40:].max()
+            kinds.append(bool(high < PADDING_VALUE + 9 and low > PADDING_VALUE + 3))
+    assert 90 < len(kinds) < 150 and 0.38 < np.mean(kinds) < 0.62
+
+
+def test_babble():
+    """Everybody's spectrum at once, steadier than one voice, at a level around a single speaker's, not the same twice."""
+    torch.manual_seed(0)
+    loudness = 3 * torch.randn(500 // 10).repeat_interleave(10)
+    syllables = loudness[:, None] - torch.linspace(4, 10, 80) + torch.randn(500, 80)
+    voices = [syllables, syllables.flip(0)[:333]]
+    speaker = torch.cat(voices).exp().mean()
+    levels, sums, modulation = [], [], []
+    for seed in range(200):
+        found = babble(700, voices, np.random.default_rng(seed))
+        assert found.shape == (700, 80) and found.isfinite().all()
+        gain = 10 * (found.exp().mean() / speaker).log10()
+        levels.append(float(gain))
+        sums.append(float(found.exp().sum()))
+        if gain > -20:  # nothing is at the floor
+            power, alone = found.exp().sum(1), syllables.exp().sum(1)
+            modulation.append(float(power.std() / power.mean() / (alone.std() / alone.mean())))
+            spectrum = found.exp().mean(0) / speaker / 10 ** (gain / 10)
+            assert torch.allclose(spectrum.log(), (torch.cat(voices).exp().mean(0) / speaker).log(), atol=0.5)
+    low, high = BABBLE_GAINS
+    assert low - 0.1 <= min(levels) < low + 3 and high - 3 < max(levels) <= high + 0.1
+    assert len(set(sums)) == len(sums) and np.mean(modulation) < 0.5  # 6 to 16 voices: 0.25 to 0.41
+
+
+def test_babble_fluctuates_as_mixed_audio():
+    """From frame to frame, band by band, as features of samples that were added do; powers alone would do it by two thirds."""
+    audio = read_audio(ROOT / "models/sample.wav").numpy()
+    extractor, seconds = make_extractor(), 20
+    alone = torch.from_numpy(extractor.extract(audio, SAMPLING_RATE))
+    added, found = [], []
+    for seed in range(3):
+        draw = np.random.default_rng(seed)
+        found.append(babble(100 * seconds, [alone], draw))
+        mixed = np.zeros(SAMPLING_RATE * seconds)
+        for _ in range(draw.integers(VOICES[0], VOICES[1] + 1)):
+            voice = np.resize(np.roll(audio, draw.integers(len(audio))), len(mixed))
+            mixed += voice * 10 ** (draw.uniform(-NEARER, 0.0) / 20)
+        added.append(torch.from_numpy(extractor.extract((0.1 * mixed).astype(np.float32), SAMPLING_RATE)))
+
+    def fluctuation(sounds):
+        above = [(sound - sound.exp().mean(0).log()) for sound in sounds]
+        return torch.stack(above).diff(dim=1).std((0, 1)).view(8, 10).mean(1)
+
+    assert torch.allclose(fluctuation(found), fluctuation(added), rtol=0.15)
 
 
 def test_silence_comes_first(load):
