@@ -10,9 +10,10 @@ from typing import AsyncIterator
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -86,6 +87,16 @@ async def _models(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": [model]})
 
 
+async def _nothing_there(request: Request, error: Exception) -> Response:
+    """What is no path of the server, or not asked for as it has to be; programs want JSON of it."""
+    assert isinstance(error, HTTPException)
+    if _is_page(request.url.path):
+        return PlainTextResponse(error.detail, error.status_code, error.headers)
+    what = f"{request.method} {request.url.path}: {error.detail.lower()}"
+    found = {"error": {"message": what, "type": "invalid_request_error", "code": None}}
+    return JSONResponse(found, error.status_code, error.headers)
+
+
 def make_app(server: Server) -> Starlette:
     """The application around ``server``."""
 
@@ -95,16 +106,20 @@ def make_app(server: Server) -> Starlette:
         yield
         await server.engine.stop()
 
+    interfaces = [
+        Route("/models", _models),
+        Route("/audio/transcriptions", transcriptions, methods=["POST"]),
+        WebSocketRoute("/realtime", realtime_socket),
+        WebSocketRoute("/stream", stream_socket),
+    ]
     routes = [
         Route("/health", _health),
         Route("/metrics", _metrics),
-        Route("/v1/models", _models),
-        Route("/v1/audio/transcriptions", transcriptions, methods=["POST"]),
-        WebSocketRoute("/v1/realtime", realtime_socket),
-        WebSocketRoute("/v1/stream", stream_socket),
+        Mount("/v1", routes=interfaces),
         Mount("/", StaticFiles(directory=PAGE, html=True)),
     ]
-    app = Starlette(routes=routes, middleware=[Middleware(Gate)], lifespan=lifespan)
+    answers = {HTTPException: _nothing_there}
+    app = Starlette(routes=routes, middleware=[Middleware(Gate)], exception_handlers=answers, lifespan=lifespan)
     app.state.server = server
     return app
 

@@ -146,6 +146,14 @@ def test_health_and_metrics(port):
     assert status == 200 and "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
 
 
+@pytest.mark.parametrize(
+    "path, status, reason", [("/v1/nothing", 404, "not found"), ("/v1/audio/transcriptions", 405, "method not allowed")]
+)
+def test_what_a_program_asks_for_in_vain(port, path, status, reason):
+    found, content = get(port, path)
+    assert found == status and json.loads(content)["error"]["message"] == f"GET {path}: {reason}"
+
+
 @pytest.mark.parametrize("path", ["/../pyproject.toml", "/..%2f..%2fpyproject.toml", "/%2e%2e/config.py"])
 def test_nothing_but_the_page_is_read(port, path):
     assert get(port, path)[0] == 404
