@@ -67,8 +67,6 @@ COMMON = (
 DATA = (
     Foreign(("full-libri", "mini-libri", "subset"), "the parts are the corpus's: --manifest-dir and --corpus name it"),
     Foreign(("bucketing-sampler",), "batches are always bucketed; --num-buckets 1 draws from one bucket", YES),
-    Foreign(("concatenate-cuts",), "cuts are not concatenated here; leave it out", NO),
-    Foreign(("gap", "duration-factor"), "cuts are not concatenated here; leave it out"),
     Foreign(("return-cuts",), "batches always hold their cuts; leave it out", YES + NO),
     Foreign(("input-strategy",), "use --on-the-fly-feats true or false", (), _features),
 )

@@ -27,7 +27,10 @@ def parse(command: str, words: str) -> argparse.Namespace:
     "command, words",
     [
         ("train", "--causal 1 --use-transducer true --use-fp16 1 --enable-musan 1 --bucketing-sampler True"),
-        ("train", "--concatenate-cuts false --return-cuts 1 --rnnt-type regular --delay-penalty 0.0"),
+        (
+            "train",
+            "--concatenate-cuts false --gap 1.0 --duration-factor 1 --return-cuts 1 --rnnt-type regular --delay-penalty 0.0",
+        ),
         ("decode", "--causal 1 --max-sym-per-frame 1 --use-ctc 0 --skip-scoring False --pad-feature 0"),
         ("streaming_decode", "--causal true --max-sym-per-frame 1 --pad-feature 30"),
         ("export", "--causal 1 --dynamic-batch 1 --use-int32-inputs 0 --use-whisper-features false --fp16 false"),

@@ -44,6 +44,11 @@ class DataConfig(Speech):
     leading_silence: float = option(
         0.0, "Most seconds of silence before a training utterance; batches grow by them, beyond --max-duration."
     )
+    concatenate_cuts: bool = option(
+        False, "Join the utterances of a batch, so that training goes through pauses with a state that is not empty."
+    )
+    duration_factor: float = option(1.0, "They become at most as long as this times the longest of the batch.")
+    gap: float = option(1.0, "Seconds of silence between two; batches grow by them, beyond --max-duration.")
     num_workers: int = option(
         -1,
         "Processes that make the batches; 0: the training process does. -1: as many as it has cores beside its own, "
@@ -60,6 +65,8 @@ class DataConfig(Speech):
             raise UserError("--num-workers must be at least -1, --num-buckets and --buffer-size at least 1")
         check_range("--noise-only-share", self.noise_only_share, 0, 0.9, "it is a share, and the others teach speech")
         check_range("--leading-silence", self.leading_silence, 0, 60, "it is seconds of silence in every utterance")
+        check_range("--duration-factor", self.duration_factor, 1, 1000, "it is how often the longest utterance fits")
+        check_range("--gap", self.gap, 0, 60, "it is seconds of silence in every row of a batch")
         bounds = {"--min-duration": self.min_duration, "--max-cut-duration": self.max_cut_duration}
         for name, value in bounds.items():
             if not 0 <= value < float("inf"):

@@ -10,6 +10,7 @@ from lhotse import CutSet
 
 from sammo.corpora import Corpus, find_corpus
 from sammo.data.augmentation import NoiseMixer, make_spec_augment
+from sammo.data.concatenation import Concatenation
 from sammo.data.config import DataConfig
 from sammo.data.cuts import Cuts, ManifestCuts
 from sammo.data.dataset import BatchLoader, SpeechDataset
@@ -121,6 +122,7 @@ class CsjDataModule:
             self.mode,
             extractor=extractor,
             quiet=quiet,
+            concatenation=Concatenation(config.duration_factor, config.gap) if config.concatenate_cuts else None,
             noise=NoiseMixer(self._noise_cuts()) if config.enable_musan else None,
             spec_augment=make_spec_augment(config.spec_aug_time_warp_factor) if config.enable_spec_aug else None,
         )

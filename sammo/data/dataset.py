@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sammo.data.augmentation import NoiseMixer, seeded
+from sammo.data.concatenation import Concatenation
 from sammo.data.cuts import CutLine, Cuts
 from sammo.data.features import collate_on_the_fly, collate_precomputed
 from sammo.data.frames import num_frames
@@ -23,13 +24,13 @@ from sammo.transducer import pad_tokens
 
 
 class Batch(TypedDict):
-    """N utterances, the longest cut first."""
+    """N utterances, the longest cut first, or as many rows of several."""
 
     features: Tensor  # (N, T, 80) float32
     lengths: Tensor  # (N,) int64, frames without padding and noise filling, with leading silence
     tokens: Tensor  # (N, S) int64, ids of the output units, filled up with blank
     texts: list[str]  # "" where noise has taken the place of a cut
-    cut_ids: list[str]
+    cut_ids: list[str]  # "one + other" of utterances that are concatenated
 
 
 class BatchRequest(NamedTuple):
@@ -46,7 +47,7 @@ class SpeechDataset(Dataset):
       tokenizer: makes ids of texts.
       mode: kind of transcript.
       extractor: computes features from the audio; None: stored features are read.
-      noise, quiet, spec_augment: augmentation, of requests with a seed.
+      noise, quiet, concatenation, spec_augment: augmentation, of requests with a seed.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class SpeechDataset(Dataset):
         noise: NoiseMixer | None = None,
         spec_augment: torch.nn.Module | None = None,
         quiet: Quiet | None = None,
+        concatenation: Concatenation | None = None,
     ):
         self.cuts = cuts
         self.tokenizer = tokenizer
@@ -66,6 +68,7 @@ class SpeechDataset(Dataset):
         self.noise = noise
         self.spec_augment = spec_augment
         self.quiet = quiet
+        self.concatenation = concatenation
 
     def __getitem__(self, request: BatchRequest) -> Batch | UserError:
         # A worker's exception reaches the training process as a many-line trace, its return value as it is.
@@ -90,11 +93,17 @@ class SpeechDataset(Dataset):
         speech = torch.tensor([num_frames(cut.duration) for cut in clean], dtype=torch.int64)
         lengths = torch.minimum(lengths, speech)
         texts = [transcript(cut, self.mode) for cut in clean]
+        cut_ids = [cut.id for cut in clean]
         if seed is not None and self.quiet is not None:
             features, lengths, replaced = self.quiet(features, lengths, seed)
             texts = ["" if gone else text for text, gone in zip(texts, replaced)]
+        if seed is not None and self.concatenation is not None:
+            groups = self.concatenation.groups(lengths.tolist())
+            features, lengths = self.concatenation.join(features, lengths, groups)
+            texts = [" ".join(filter(None, (texts[index] for index in group))) for group in groups]
+            cut_ids = [" + ".join(cut_ids[index] for index in group) for group in groups]
         if seed is not None and self.spec_augment is not None:
-            rows = torch.arange(len(clean))
+            rows = torch.arange(len(lengths))
             segments = torch.stack([rows, torch.zeros_like(rows), lengths], dim=1)
             features = self.spec_augment(features, supervision_segments=segments)
         return {
@@ -102,7 +111,7 @@ class SpeechDataset(Dataset):
             "lengths": lengths,
             "tokens": pad_tokens([self.tokenizer.encode(text) for text in texts], self.tokenizer.blank_id),
             "texts": texts,
-            "cut_ids": [cut.id for cut in clean],
+            "cut_ids": cut_ids,
         }
 
 

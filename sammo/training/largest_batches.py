@@ -8,6 +8,7 @@ from typing import Iterator
 import numpy as np
 import torch
 
+from sammo.data.concatenation import Concatenation
 from sammo.data.dataset import Batch
 from sammo.data.frames import num_frames
 from sammo.errors import UserError
@@ -19,17 +20,27 @@ SYMBOLS_A_SECOND = 12.0  # fast Japanese speech in characters
 
 
 def largest_batches(
-    durations: np.ndarray, max_duration: float, vocab_size: int, leading_silence: float = 0.0
+    durations: np.ndarray,
+    max_duration: float,
+    vocab_size: int,
+    leading_silence: float = 0.0,
+    concatenation: Concatenation | None = None,
 ) -> Iterator[Batch]:
     """Random batches as large as those of cuts of ``durations`` (seconds): the longest, the shortest, some between.
 
     leading_silence: seconds that each cut may have before it, beyond ``max_duration``.
+    concatenation: how cuts are put together, if they are.
     """
     generator = torch.Generator().manual_seed(0)
     for seconds in sorted({float(np.quantile(durations, share)) for share in (0.0, 0.5, 0.99, 1.0)}, reverse=True):
         count = max(1, int(max_duration / seconds))
         frames = max(9, num_frames(seconds + leading_silence))
         symbols = max(1, min(output_frames(frames), round(SYMBOLS_A_SECOND * seconds)))
+        if concatenation is not None:
+            groups = concatenation.groups([frames] * count)
+            count, together = len(groups), len(groups[0])
+            frames = together * frames + (together - 1) * num_frames(concatenation.gap)
+            symbols *= together
         yield {
             "features": torch.randn(count, frames, 80, generator=generator),
             "lengths": torch.full((count,), frames),
@@ -40,7 +51,11 @@ def largest_batches(
 
 
 def try_largest_batches(
-    trainer: Trainer, durations: np.ndarray, max_duration: float, leading_silence: float = 0.0
+    trainer: Trainer,
+    durations: np.ndarray,
+    max_duration: float,
+    leading_silence: float = 0.0,
+    concatenation: Concatenation | None = None,
 ) -> None:
     """Runs forward and backward, without a step, beside the optimizer's state. UserError where a batch does not fit.
 
@@ -52,8 +67,9 @@ def try_largest_batches(
     trainer.optimization.optimizer.clipping_stats()  # makes the optimizer's state
     set_batch_count(model, 0)
     regularizers = regularizer_state(model)
+    vocab_size = model.config.vocab_size
     try:
-        _run_largest(trainer, largest_batches(durations, max_duration, model.config.vocab_size, leading_silence))
+        _run_largest(trainer, largest_batches(durations, max_duration, vocab_size, leading_silence, concatenation))
     finally:
         load_regularizer_state(model, regularizers)
 

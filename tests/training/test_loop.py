@@ -15,6 +15,7 @@ from fixtures.training import Letters, ListData, ListLoader, differences, make_t
 from torch.utils._pytree import tree_leaves
 
 from sammo.checkpoint import read_checkpoint
+from sammo.data.concatenation import Concatenation
 from sammo.errors import UserError
 from sammo.model_options import ModelOptions
 from sammo.options import add_options, from_args
@@ -337,6 +338,11 @@ def test_largest_batches_are_tried(tmp_path, data):
     batches = list(largest_batches(durations, 8.0, 12))
     assert batches[0]["features"].shape == (2, 400, 80) and batches[-1]["features"].shape == (8, 100, 80)
     longer = next(largest_batches(durations, 8.0, 12, leading_silence=1.5))
+    joined = list(largest_batches(durations, 8.0, 12, concatenation=Concatenation(4.0, 0.5)))
+    for alone, together in zip(batches, joined, strict=True):
+        assert len(together["features"]) < len(alone["features"])
+        assert together["features"].size(1) > 2 * alone["features"].size(1)
+        assert together["tokens"].size(1) >= 2 * alone["tokens"].size(1)
     assert longer["features"].shape == (2, 550, 80) and longer["lengths"].tolist() == [550, 550]
     trainer = make_trainer(tmp_path, data)
     before = dict.fromkeys(regularizer_state(trainer.model), False)
