@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How many live streams one core of this machine holds: time from the end of a chunk to its text, over 1 to N clients.
 
-    python benchmarks/serve.py [--exp-dir models/sammo-tiny] [--chunk-size 32] [--runtimes torch,onnxruntime] [--clients 1,2,4,...]
+    python benchmarks/serve.py [--exp-dir models/sammo-tiny] [--chunk-size 32] [--runtimes torch,openvino] [--clients 1,2,4,...]
 
 Starts `sammo serve` on one core, and clients on the others, which send an utterance again and again in real time over
 the loopback, each beginning at another moment. A text's latency is counted from the moment when the last sample of
@@ -37,6 +37,7 @@ from sammo.markdown import markdown_table  # noqa: E402
 from sammo.options import OWN_PACKAGE, integers, names  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
+RUNTIMES = ("torch", "onnxruntime", "openvino")
 PIECE = 0.04  # seconds that a client sends at a time
 # Audio that a chunk needs beyond what it takes: the encoder's look-ahead, and the rest of the last feature window.
 AHEAD = geometry.WINDOW_EXTRA / geometry.FEATURE_RATE + 0.015
@@ -141,6 +142,7 @@ def measure(runtime: str, args: argparse.Namespace, audio: bytes, cores: list[in
         if runtime != "torch":
             export = [sys.executable, "-m", "sammo.cli", "export", "--exp-dir", str(args.exp_dir)]
             export += ["--chunk-size", str(args.chunk_size), "--out-dir", directory]
+            export += ["--openvino", str(runtime == "openvino").lower()]
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}
             subprocess.run(export, check=True, env=environment, stdout=subprocess.DEVNULL)
             arguments += ["--runtime", runtime, "--onnx-dir", directory]
@@ -174,9 +176,9 @@ def main() -> None:
     parser.add_argument("--exp-dir", type=Path, default=OWN_PACKAGE, help="The model (default: the repository's).")
     parser.add_argument("--audio", type=Path, default=ROOT / "models/sample.wav", help="What the clients say, 16 kHz.")
     parser.add_argument("--chunk-size", type=int, default=32, help="Frames of 20 ms (default: 32).")
-    parser.add_argument("--runtimes", type=names, default=("torch", "onnxruntime"), help="Default: torch,onnxruntime.")
+    parser.add_argument("--runtimes", type=names, default=RUNTIMES, help=f"Default: {','.join(RUNTIMES)}.")
     parser.add_argument(
-        "--clients", type=integers, default=(1, 4, 8, 16, 24, 32, 48, 64, 96, 128), help="Numbers to try."
+        "--clients", type=integers, default=(1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256), help="Numbers to try."
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="That each of them is sent for (default: 10).")
     args = parser.parse_args()
