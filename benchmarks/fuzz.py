@@ -53,6 +53,7 @@ if __name__ == "__main__":
 import torch
 from fuzz_families import DATA_FAMILIES, Family
 from fuzz_models import MODEL_FAMILIES
+from fuzz_server import SERVER_FAMILIES
 from fuzz_streams import STREAM_FAMILIES
 from fuzz_text import TEXT_FAMILIES
 
@@ -63,6 +64,7 @@ FAMILIES: dict[str, Callable[[Path], Family]] = {
     **TEXT_FAMILIES,
     **MODEL_FAMILIES,
     **STREAM_FAMILIES,
+    **SERVER_FAMILIES,
 }
 OUTCOMES = ("accepted", "refused", "traceback", "hang", "crash", "executed", "wrong")
 BAD = OUTCOMES[2:]

@@ -1,4 +1,4 @@
-"""Families of benchmarks/fuzz.py that are text: language models and tables of recordings."""
+"""Families of benchmarks/fuzz.py that are text: language models and tables of recordings, descriptions of corpora."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Callable
 
 from fuzz_families import ODD, Family, mutate, odd_json
 
+from sammo.corpora import AN4, MARKER, Corpus, find_corpus, own_corpus, write_marker
 from sammo.data.tokens import BLANK, SOS_EOS, UNKNOWN
 from sammo.lm import NgramLM
 from sammo.lm.estimate import write_witten_bell
@@ -116,4 +117,39 @@ class Tables(Family):
         return None if all(item.reason for item in unusable) else "left out without a reason"
 
 
-TEXT_FAMILIES: dict[str, Callable[[Path], Family]] = {"lm": LanguageModels, "tables": Tables}
+class Corpora(Family):
+    """corpus.json of a manifest directory: what is accepted names words only, and is written as it was read."""
+
+    def __init__(self, directory: Path):
+        super().__init__(directory)
+        self.path, self.seeds = directory / MARKER, []
+        other = Corpus("other", ("a", "b"), "{part}.jsonl.gz", excluded=("c",), modes=("x", "y"), default_mode="y")
+        for corpus in (own_corpus("mine", ["test"], True, "bpe"), other, AN4):
+            write_marker(directory, corpus)
+            self.seeds.append(self.path.read_bytes())
+
+    def case(self, directory: Path, rng: random.Random) -> str | None:
+        content = rng.choice(self.seeds)
+        if rng.random() < 0.4:
+            self.path.write_bytes(mutate(content, rng))
+        elif rng.random() < 0.05:
+            self.path.write_text("[" * 100_000)
+        else:
+            self.path.write_text(json.dumps(odd_json(json.loads(content), rng)))
+        corpus = find_corpus(directory)
+        words = [corpus.name, *corpus.parts, *corpus.modes, corpus.metric, corpus.unit]
+        ways = {corpus.manifest_path(directory, part) for part in corpus.parts}
+        if not all(word.isprintable() and word == word.strip() != "" for word in words):
+            return f"{corpus}"
+        if len(ways) < len(corpus.parts) or any(way.parent != directory for way in ways):
+            return f"manifests {ways}"
+        if corpus.default_mode not in ("", *corpus.modes):
+            return f"a mode {corpus.default_mode!r} of {corpus.modes}"
+        value = json.loads(self.path.read_bytes())["corpus"]
+        if isinstance(value, dict) and any(json.loads(json.dumps(vars(corpus)[name])) != value[name] for name in value):
+            return f"{value} became {corpus}"
+        write_marker(directory, corpus)
+        return None if find_corpus(directory) == corpus else "written otherwise"
+
+
+TEXT_FAMILIES: dict[str, Callable[[Path], Family]] = {"lm": LanguageModels, "tables": Tables, "corpus": Corpora}

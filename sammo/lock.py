@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Iterator
 
 from sammo.errors import UserError, run_main
+from sammo.files import parse_json
 
 NAME = ".lock"
 HELD = {errno.EAGAIN, errno.EACCES}
@@ -70,7 +71,7 @@ def describe(file: IO[str]) -> str:
     """Who noted himself in ``file``, in words."""
     try:
         file.seek(0)
-        owner: Any = json.loads(file.read(65_536))
+        owner: Any = parse_json(file.read(65_536))
         words = " ".join(str(owner["command"]).split())
         return f"process {int(owner['pid'])} on {owner['host']} since {owner['since']} ({words[:300]})"
     except (OSError, ValueError, KeyError, TypeError):

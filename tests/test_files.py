@@ -10,8 +10,15 @@ import pytest
 
 from sammo import progress as progress_module
 from sammo.errors import UserError, run_main
-from sammo.files import atomic_path, atomic_write
+from sammo.files import atomic_path, atomic_write, parse_json
 from sammo.progress import progress
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, b"\xff", "1" * 5000])
+def test_text_that_is_no_json_is_a_value_error(text):
+    with pytest.raises(ValueError):
+        parse_json(text)
+    assert parse_json(b'{"a": [1]}') == {"a": [1]}
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):

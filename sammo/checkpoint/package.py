@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sammo.checkpoint.schema import Weights, read_fields
 from sammo.errors import DAMAGE, UserError
+from sammo.files import parse_json
 from sammo.sums import SUMS, check_sums, read_text
 from sammo.transducer import ModelConfig
 
@@ -89,7 +90,7 @@ def read_package(path: str | Path) -> Package:
 
 def _read_config(path: Path) -> tuple[ModelConfig, Origin]:
     try:
-        content = json.loads(read_text(path, LARGEST, AGAIN))
+        content = parse_json(read_text(path, LARGEST, AGAIN))
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, not {FORMAT!r}")
         if content["version"] != VERSION:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable
 
 from sammo.errors import UserError
-from sammo.files import atomic_write
+from sammo.files import atomic_write, parse_json
 
 MARKER = "corpus.json"  # in the manifest directory: {"corpus": NAME or the value}, written by the preparation
 METRICS, UNITS = ("CER", "WER"), ("char", "bpe")
@@ -114,11 +115,16 @@ def from_json(value: Any) -> Corpus:
     names = {item.name for item in dataclasses.fields(Corpus)}
     if not isinstance(value, dict) or not {"name", "tests", "manifest"} <= value.keys() <= names:
         raise ValueError("it describes no corpus")
+    if not all(isinstance(item, (list, tuple) if name in lists else str) for name, item in value.items()):
+        raise ValueError("one of its values is text in place of a list, or no text")
     fields: dict[str, Any] = {name: tuple(item) if name in lists else item for name, item in value.items()}
     corpus = Corpus(**fields)
-    listed = (corpus.name, *corpus.parts, *corpus.modes, *filter(None, [corpus.default_mode]))
-    if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in listed):
+    if not all(isinstance(name, str) and _NAME.fullmatch(name) for name in (corpus.name, *corpus.parts, *corpus.modes)):
         raise ValueError("its name or one of its parts or modes is no word")
+    if len(set(corpus.parts)) < len(corpus.parts):
+        raise ValueError("two of its parts have the same name")
+    if corpus.default_mode not in ("", *corpus.modes):
+        raise ValueError("its default mode is none of its modes")
     if corpus.metric not in METRICS or corpus.unit not in UNITS or not _MANIFEST.fullmatch(corpus.manifest):
         raise ValueError("its metric, unit or manifest is none")
     return corpus
@@ -129,12 +135,14 @@ def find_corpus(manifest_dir: str | Path, name: str | None = None) -> Corpus:
     marker = Path(manifest_dir) / MARKER
     if name in CORPORA:
         return CORPORA[name]
-    if not marker.is_file():
+    if not os.path.lexists(marker):
         return corpus_named(name) if name else CSJ
     try:
-        found = from_json(json.loads(marker.read_text(encoding="utf-8"))["corpus"])
+        if not marker.is_file():
+            raise OSError("it is no regular file")
+        found = from_json(parse_json(marker.read_text(encoding="utf-8"))["corpus"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = error if isinstance(error, ValueError) else repr(error)
+        reason = repr(error) if isinstance(error, (KeyError, TypeError)) else error
         raise UserError(f"{marker} is damaged ({reason}); prepare the corpus again or pass --corpus") from error
     return found if not name or found.name == name else corpus_named(name)
 

@@ -23,7 +23,7 @@ from sammo.data.sources import CHECKS, FILES, Allowed, is_name
 from sammo.data.tokens import Tokenizer
 from sammo.data.transcripts import select
 from sammo.errors import UserError
-from sammo.files import atomic_write
+from sammo.files import atomic_write, parse_json
 from sammo.geometry import output_frames
 
 if TYPE_CHECKING:
@@ -280,10 +280,10 @@ def parse_record(line: bytes, number: int, path: Path, kind: str = "cut", allowe
 
 def _item(line: bytes, number: int, path: Path) -> Any:
     try:
-        item = json.loads(line.decode())
+        item = parse_json(line.decode())
         if b"\\u" in line:  # half of a surrogate pair, which no output could take
             json.dumps(item, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:  # a deep nest is a RecursionError
+    except ValueError as error:
         raise _damaged(path, number, error) from error
     return item
 

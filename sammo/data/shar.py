@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -21,6 +20,7 @@ from sammo.data.manifests import Survey, build, build_cut
 from sammo.data.problems import brief
 from sammo.data.sources import CHECKS, SHAR
 from sammo.errors import UserError
+from sammo.files import parse_json
 
 FACTS = ("count", "speed_perturbed")  # of a shard, beside its files
 FIELDS = {"features": Features, "recording": Recording}
@@ -44,7 +44,7 @@ def read_index(shar_dir: Path, speed_perturb: bool) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"no {path}: the shards are missing or unfinished; write them with local/make_shar.py")
     try:
-        shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
+        shards = parse_json(path.read_text(encoding="utf-8"))["shards"]
         for shard in shards:
             names = [name for field, name in shard.items() if field not in FACTS]
             # A name with a directory could lead anywhere.
@@ -170,7 +170,7 @@ def _tar_items(archive: tarfile.TarFile, path: Path, field: str) -> Iterator[tup
         described = next(members, None)
         if described is None:
             raise ValueError(f"{path} ends inside of a pair")
-        record = json.loads(_content(archive, described))
+        record = parse_json(_content(archive, described))
         problem = CHECKS[field](record, SHAR)
         if problem:
             raise ValueError(f"{path}, {described.name}: {problem}")

@@ -18,7 +18,7 @@ import torch
 
 from sammo.data.frames import SAMPLING_RATE
 from sammo.errors import UserError
-from sammo.files import atomic_path, atomic_write
+from sammo.files import atomic_path, atomic_write, parse_json
 from sammo.preparation.recordings import Utterance
 from sammo.progress import progress
 from sammo.streaming.audio import stream_audio
@@ -84,7 +84,7 @@ def _noted(path: Path) -> Iterator[Checked]:
     """What earlier runs have read; a line that a kill has cut short is none."""
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
-            yield Checked(**json.loads(line))
+            yield Checked(**parse_json(line))
         except (ValueError, TypeError):
             continue
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import unicodedata
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple
 
 from sammo.data.sources import is_name
 from sammo.errors import UserError
+from sammo.files import parse_json
 
 AUDIO = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".snd", ".w64", ".caf", ".rf64"}
 # What sounds but is not read: without a header, or in a container that libsndfile does not know.
@@ -117,7 +117,7 @@ def _in_table(table: Path) -> Iterator[Utterance | Unusable]:
 def _rows(table: Path, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
     if table.suffix.lower() == ".jsonl":
         for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), ""), start=1):
-            row = json.loads(line) if line.strip() else None
+            row = parse_json(line) if line.strip() else None
             if row is not None and not isinstance(row, dict):
                 raise ValueError(f"line {number} is no object")
             if row is not None:

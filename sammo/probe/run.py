@@ -15,7 +15,7 @@ import torch
 
 from sammo.encoder.config import ENCODER_PRESETS
 from sammo.errors import UserError
-from sammo.files import atomic_write
+from sammo.files import atomic_write, parse_json
 from sammo.lock import locked
 from sammo.model_options import ModelOptions
 from sammo.options import check_chunking
@@ -102,7 +102,7 @@ def measure(probe: ProbeConfig, trainer: Trainer, task: RecallTask, path: Path) 
     }
     found: dict[Recall, Recall] = {}
     if path.is_file():
-        known = [Recall(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        known = [Recall(**row) for row in parse_json(path.read_text(encoding="utf-8"))]
         found = {cell.question: cell for cell in known if cell.question in wanted}
     missing = [cell for cell in wanted if cell not in found]
     delays = sorted({cell.delay for cell in missing})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 from statistics import stdev
 from typing import NamedTuple, Sequence
@@ -12,7 +11,7 @@ from typing import NamedTuple, Sequence
 from sammo import geometry
 from sammo.corpora import CSJ, Corpus
 from sammo.errors import UserError
-from sammo.files import atomic_write
+from sammo.files import atomic_write, parse_json
 from sammo.markdown import markdown_table
 from sammo.scoring import figures
 from sammo.scoring.cer import Counts, bootstrap_interval, difference, holm, matched_pairs, metrics_for, total
@@ -217,7 +216,7 @@ def corpus_note(path: Path | None) -> str:
     try:
         if not path.is_file():
             raise OSError("it is no regular file")
-        parts = json.loads(path.read_text(encoding="utf-8"))["overlap_with_training"]
+        parts = parse_json(path.read_text(encoding="utf-8"))["overlap_with_training"]
         found = [f"{part} {row['inside_of_training']} of {row['sentences']}" for part, row in parts.items()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{path} is not the statistics.json of prepare.sh ({error}); run its statistics stage again"
@@ -276,7 +275,7 @@ def resets(path: Path | None, metric: str) -> dict[int, float]:
     if path is None:
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         if content["format"] not in MEMORY_KEYS:
             raise ValueError(f"format {content['format']!r}")
         if content.get("metric", "CER") != metric:

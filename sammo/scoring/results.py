@@ -19,7 +19,7 @@ from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 from sammo.corpora import Corpus, from_json
 from sammo.errors import UserError
-from sammo.files import atomic_write
+from sammo.files import atomic_write, parse_json
 from sammo.scoring.cer import (
     EPSILON,
     METRICS,
@@ -283,7 +283,7 @@ def read_result(path: Path) -> PartResult:
             raise ValueError("it is no regular file")
         if path.stat().st_size > LARGEST:
             raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
         if record["format"] not in (FORMAT, OLD_FORMAT):
             raise ValueError(f"format {record['format']!r}")
         record = {"failed": {}, "inputs": {}, **record}

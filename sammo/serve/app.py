@@ -141,6 +141,29 @@ def listen(options: ServeOptions) -> sockets.socket:
     return socket
 
 
+def uvicorn_config(app: Starlette, options: ServeOptions) -> uvicorn.Config:
+    """How ``app`` is served: the limits on what clients may send."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,
+        h11_max_incomplete_event_size=65536,
+        limit_concurrency=4 * options.max_clients + 64,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+    )
+    logging.getLogger("uvicorn.error").addFilter(_clients_fault)
+    return config
+
+
+def _clients_fault(record: logging.LogRecord) -> bool:
+    """A client's text that is no UTF-8 is worth a line, and not uvicorn's traceback."""
+    if str(record.msg).startswith("Invalid UTF-8"):
+        record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
+    return True
+
+
 def serve(sessions: Sessions, options: ServeOptions, model: str, state_bytes: int) -> None:
     """Until SIGINT or SIGTERM; UserError where it cannot begin."""
     server = Server(sessions, options, model, state_bytes)
@@ -150,16 +173,7 @@ def serve(sessions: Sessions, options: ServeOptions, model: str, state_bytes: in
     print(f"{model}, {state_bytes / 1024:.0f} KiB a stream", flush=True)
     fragment = "/#token=..." if options.secret else ""
     print(f"http://{host}:{port}{fragment}  (Ctrl-C ends the server)", flush=True)
-    config = uvicorn.Config(
-        make_app(server),
-        log_level="warning",
-        ws_max_size=MAX_MESSAGE,
-        ws_per_message_deflate=False,
-        h11_max_incomplete_event_size=65536,
-        limit_concurrency=4 * options.max_clients + 64,
-        timeout_graceful_shutdown=5,
-        server_header=False,
-    )
+    config = uvicorn_config(make_app(server), options)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     with socket:
         uvicorn.Server(config).run(sockets=[socket])

@@ -45,11 +45,12 @@ class Client:
     Attributes:
       posted: seconds of audio sent to the engine.
       received: samples at 16 kHz that the session had when it was opened: not 0 where it was resumed.
+      chunk_size: frames of 20 ms of its chunks then.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.posted = 0.0
-        self.received = 0
+        self.received = self.chunk_size = 0
         self._engine = engine
         self._session: Session | None = None
         self._taken = 0.0  # seconds that the model has consumed
@@ -182,6 +183,7 @@ class Engine:
             session = self.sessions.open(client, endpointing, chunk_size, snapshot)
             client._session = session
             client.received = round(session.duration * SAMPLING_RATE)
+            client.chunk_size = session.chunk_size
             client.posted = client._taken = session.duration
             self._metrics.streams.set(len(self.sessions))
 

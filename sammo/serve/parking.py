@@ -63,6 +63,10 @@ class Parking:
         except UserError:
             self.forget(key)
             return
+        self.hold(key, snapshot)
+
+    def hold(self, key: str, snapshot: bytes) -> None:
+        """Keeps ``snapshot`` for whoever brings ``key``."""
         self._expire()
         while len(self._held) >= self._most:
             self.forget(min(self._held, key=lambda name: self._held[name][0]))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sammo.data.features import SAMPLING_RATE
 from sammo.errors import UserError
+from sammo.serve.answers import shown
 from sammo.streaming.audio import MAX_RATE, MIN_RATE
 from sammo.streaming.live import PCM
 from sammo.streaming.resample import OnlineResampler
@@ -26,9 +27,9 @@ class PcmDecoder:
 
     def __init__(self, rate: int = SAMPLING_RATE, form: str = "s16le") -> None:
         if isinstance(rate, bool) or not isinstance(rate, int) or not MIN_RATE <= rate <= MAX_RATE:
-            raise UserError(f"sample_rate must be {MIN_RATE} to {MAX_RATE} Hz, got {str(rate)[:20]}")
-        if form not in PCM:
-            raise UserError(f"format must be {' or '.join(PCM)}, got {str(form)[:20]!r}")
+            raise UserError(f"sample_rate must be {MIN_RATE} to {MAX_RATE} Hz, got {shown(rate)}")
+        if not isinstance(form, str) or form not in PCM:
+            raise UserError(f"format must be {' or '.join(PCM)}, got {shown(form)}")
         dtype, self._scale = PCM[form]
         self._dtype = np.dtype(dtype)
         self._resampler = OnlineResampler(rate, SAMPLING_RATE)

@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sammo.errors import UserError
 from sammo.options import Endpointing
+from sammo.serve.answers import close_reason, shown
 from sammo.serve.engine import Client
 from sammo.serve.pcm import PcmDecoder
 from sammo.serve.server import Server
@@ -75,7 +76,7 @@ class Realtime:
             await self._send("input_audio_buffer.cleared")
         else:
             # As that API does it: an error message, and the session goes on.
-            await self._error(f"this server transcribes; it has no {str(kind)[:60]!r}")
+            await self._error(f"this server transcribes; it has no {shown(kind, 60)}")
 
     async def _update(self, session: Any) -> None:
         try:
@@ -106,11 +107,12 @@ class Realtime:
 
     async def _commit(self) -> None:
         """What was said becomes final; the next audio begins a new stream."""
-        if self._client is None or self._sender is None:
+        client, sender = self._client, self._sender
+        if client is None or sender is None:
             return
-        await self._client.feed(self._decoder.finish())
-        self._client.finish()
-        await self._sender
+        await client.feed(self._decoder.finish())  # which may end it
+        client.finish()
+        await sender
         self._client = self._sender = None
 
     async def _drop(self) -> None:
@@ -155,7 +157,7 @@ class Realtime:
     async def _end(self, reason: str, code: int) -> None:
         try:
             await self._error(reason)
-            await self._socket.close(code, reason[:100])
+            await self._socket.close(code, close_reason(reason))
         except (RuntimeError, WebSocketDisconnect):
             pass
 
@@ -171,11 +173,11 @@ def _settings(session: Any, rate: int) -> tuple[int, bool]:
     form = (audio or {}).get("format", session.get("input_audio_format"))
     if isinstance(form, dict):
         if form.get("type", "audio/pcm") != "audio/pcm":
-            raise UserError(f"the only format is audio/pcm, got {str(form.get('type'))[:40]!r}")
+            raise UserError(f"the only format is audio/pcm, got {shown(form.get('type'), 40)}")
         rate = form.get("rate", rate)
         PcmDecoder(rate)
     elif form not in (None, "pcm16"):
-        raise UserError(f"the only format is pcm16, got {str(form)[:40]!r}")
+        raise UserError(f"the only format is pcm16, got {shown(form, 40)}")
     detection = (audio or session).get("turn_detection", {})
     return rate, detection is not None
 

@@ -35,7 +35,7 @@ class Server:
 
     def reason_against(self, connection: HTTPConnection) -> tuple[int, str] | None:
         """Status and reason for which a request is refused; None lets it in."""
-        host = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
+        host = _host_name(connection.headers.get("host", ""))
         if self.options.loopback and host not in LOOPBACK and host != self.options.host:
             return 421, "this server is asked for by its loopback address"  # a name that was rebound to it
         origin = connection.headers.get("origin")
@@ -57,7 +57,15 @@ class Server:
 
     @staticmethod
     def _own(origin: str, connection: HTTPConnection) -> bool:
-        return urlsplit(origin).netloc == connection.headers.get("host", "")
+        return origin.partition("://")[2] == connection.headers.get("host", "")
+
+
+def _host_name(host: str) -> str:
+    """The name in a Host header, without its port; "" for what is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _token(connection: HTTPConnection) -> str:

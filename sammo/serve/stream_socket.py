@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from typing import Any
 
@@ -13,7 +12,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from sammo.data.features import SAMPLING_RATE
 from sammo.data.tokens import Tokenizer
 from sammo.errors import UserError
+from sammo.files import parse_json
 from sammo.options import Endpointing
+from sammo.serve.answers import close_reason, shown
 from sammo.serve.engine import Client
 from sammo.serve.pcm import PcmDecoder
 from sammo.serve.server import Server
@@ -39,8 +40,9 @@ async def stream_socket(socket: WebSocket) -> None:
     except asyncio.TimeoutError:
         await _refuse(socket, "no start message came", TIMED_OUT)
         return
+    started = {"type": "started", "id": key, "received": client.received, "state_bytes": server.state_bytes}
+    sender = asyncio.create_task(_send(socket, client, server.tokenizer, {**started, "chunk_size": client.chunk_size}))
     receiver = asyncio.create_task(_receive(socket, server, client, decoder))
-    sender = asyncio.create_task(_send(socket, client, server.tokenizer))
     error: str | None = None
     gone = False
     try:
@@ -69,17 +71,18 @@ async def stream_socket(socket: WebSocket) -> None:
 
 
 async def _start(socket: WebSocket, server: Server) -> tuple[Client, PcmDecoder, str]:
+    """(the client's session, what takes its audio, its key) from its first message."""
     message = await _message(socket, server)
     if not isinstance(message, dict) or message.get("type") != "start":
         raise UserError('the first message must be {"type": "start", ...}')
     unknown = sorted(message.keys() - START)
     if unknown:
-        raise UserError(f"the start message knows no {unknown[0][:40]!r}; it has {', '.join(sorted(START))}")
+        raise UserError(f"the start message knows no {shown(unknown[0], 40)}; it has {', '.join(sorted(START))}")
     rate = message.get("sample_rate", SAMPLING_RATE)
     decoder = PcmDecoder(rate, message.get("format", "s16le"))
     chunk_size = message.get("chunk_size")
     if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int)):
-        raise UserError(f"chunk_size must be a whole number of frames of 20 ms, got {str(chunk_size)[:20]}")
+        raise UserError(f"chunk_size must be a whole number of frames of 20 ms, got {shown(chunk_size)}")
     endpoint, reset = message.get("endpoint", True), message.get("reset_encoder", False)
     if not isinstance(endpoint, bool) or not isinstance(reset, bool):
         raise UserError("endpoint and reset_encoder must be true or false")
@@ -91,9 +94,12 @@ async def _start(socket: WebSocket, server: Server) -> tuple[Client, PcmDecoder,
         snapshot = server.parking.take(key)
     key = key or server.parking.new_key()
     endpointing = Endpointing(enable_endpoint=endpoint, reset_encoder=reset)
-    client = await server.engine.open(endpointing, chunk_size, snapshot, server.parking.keeper(key))
-    started = {"type": "started", "id": key, "received": client.received, "state_bytes": server.state_bytes}
-    await socket.send_json({**started, "chunk_size": chunk_size or server.engine.sessions.recognizer.chunk_size})
+    try:
+        client = await server.engine.open(endpointing, chunk_size, snapshot, server.parking.keeper(key))
+    except UserError:
+        if snapshot is not None:  # it can be asked for again, otherwise or later
+            server.parking.hold(key, snapshot)
+        raise
     return client, decoder, key
 
 
@@ -109,7 +115,7 @@ async def _receive(socket: WebSocket, server: Server, client: Client, decoder: P
         elif message.get("type") == "chunk_size":
             frames = message.get("frames")
             if isinstance(frames, bool) or not isinstance(frames, int):
-                raise UserError(f"frames must be a whole number of frames of 20 ms, got {str(frames)[:20]}")
+                raise UserError(f"frames must be a whole number of frames of 20 ms, got {shown(frames)}")
             await client.set_chunk_size(frames)
             await socket.send_json({"type": "chunk_size", "frames": frames})
         elif message.get("type") == "finish":
@@ -117,10 +123,11 @@ async def _receive(socket: WebSocket, server: Server, client: Client, decoder: P
             client.finish()
             return
         else:
-            raise UserError(f"no message of type {str(message.get('type'))[:40]!r}: chunk_size, finish, or audio")
+            raise UserError(f"no message of type {shown(message.get('type'), 40)}: chunk_size, finish, or audio")
 
 
-async def _send(socket: WebSocket, client: Client, tokenizer: Tokenizer) -> None:
+async def _send(socket: WebSocket, client: Client, tokenizer: Tokenizer, started: dict[str, Any]) -> None:
+    await socket.send_json(started)
     async for event, taken in client.events():
         await socket.send_json({**event_message(event, tokenizer), "taken": round(taken, 3)})
     await socket.send_json({"type": "done", "seconds": round(client.posted, 3)})
@@ -151,8 +158,8 @@ async def _message(socket: WebSocket, server: Server) -> Any:
     if received.get("bytes") is not None:
         return received["bytes"]
     try:
-        found = json.loads(received.get("text") or "")
-    except (ValueError, RecursionError):
+        found = parse_json(received.get("text") or "")
+    except ValueError:
         raise UserError("text messages must be JSON objects; audio comes in binary messages") from None
     if not isinstance(found, dict):
         raise UserError("text messages must be JSON objects; audio comes in binary messages")
@@ -163,7 +170,7 @@ async def _refuse(socket: WebSocket, reason: str, code: int = PROTOCOL_ERROR) ->
     logging.info(f"a stream was ended: {reason}")
     try:
         await socket.send_json({"type": "error", "message": reason})
-        await socket.close(code, reason[:100])
+        await socket.close(code, close_reason(reason))
     except (RuntimeError, WebSocketDisconnect):  # it is gone already
         pass
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from sammo.data.features import SAMPLING_RATE
 from sammo.errors import UserError
 from sammo.options import Endpointing
+from sammo.serve.answers import shown
 from sammo.serve.engine import BROKEN, TooMany
 from sammo.serve.server import Server
 from sammo.streaming.audio import stream_audio
@@ -51,12 +52,12 @@ async def transcriptions(request: Request) -> Response:
         async with request.form(max_files=1, max_fields=32) as form:
             unknown = sorted(form.keys() - FIELDS)
             if unknown:
-                raise Refused(400, f"this server knows no field {unknown[0][:40]!r}")
+                raise Refused(400, f"this server knows no field {shown(unknown[0], 40)}")
             if str(form.get("stream", "false")).lower() == "true":
                 raise Refused(400, "stream is for the websockets here: /v1/realtime and /v1/stream")
             wanted = str(form.get("response_format") or "json")
             if wanted not in FORMATS:
-                raise Refused(400, f"response_format must be one of {', '.join(FORMATS)}, got {wanted[:40]!r}")
+                raise Refused(400, f"response_format must be one of {', '.join(FORMATS)}, got {shown(wanted, 40)}")
             words = "word" in form.getlist("timestamp_granularities[]")
             upload = form.get("file")
             if not isinstance(upload, UploadFile):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sammo.checkpoint.schema import weights_digest
 from sammo.errors import UserError
+from sammo.files import parse_json
 from sammo.streaming.features import WINDOW, OnlineFbank
 from sammo.streaming.recognizer import Snapshot, Stream, StreamingRecognizer
 
@@ -65,7 +66,7 @@ def from_bytes(recognizer: StreamingRecognizer, data: bytes) -> tuple[Snapshot, 
         text = metadata["facts"]
         if metadata["sha256"] != _digest(text, tensors):
             raise ValueError("it does not have its checksum")
-        facts = json.loads(text)
+        facts = parse_json(text)
         ours, theirs = belongs_to(recognizer), facts["belongs_to"]
         for name, value in ours.items():
             if theirs.get(name) != value:
@@ -118,9 +119,9 @@ def _metadata(data: bytes) -> dict[str, str]:
     """What a safetensors file says about itself; the library gives it for files only."""
     try:
         size = int.from_bytes(data[:8], "little")
-        found = json.loads(data[8 : 8 + size])["__metadata__"] if size <= len(data) - 8 else {}
+        found = parse_json(data[8 : 8 + size])["__metadata__"] if size <= len(data) - 8 else {}
         return found if isinstance(found, dict) else {}
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError):
         return {}
 
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import os
 import subprocess
 import sys
 
@@ -48,12 +49,26 @@ def test_the_corpus_is_the_one_named_or_prepared_or_csj(tmp_path):
     with pytest.raises(UserError, match="unknown corpus 'ted'"):
         find_corpus(tmp_path, "ted")
     wrong = [{"metric": "XER"}, {"unit": 1}, {"manifest": "../{part}"}, {"tests": ["a/b"]}, {"parts": []}, {"name": ""}]
+    wrong += [{"tests": "abc"}, {"tests": ["a", "a"]}, {"valid": "train"}, {"default_mode": "x"}, {"default_mode": 0}]
     contents = [json.dumps({"corpus": {**other.to_json(), **change}}) for change in wrong]
-    for content in ("", "[]", "{}", '"an4"', '{"corpus": "ted"}', '{"corpus": {"name": "x"}}', *contents):
+    for content in (
+        "",
+        "[" * 100_000,
+        "[]",
+        "{}",
+        '"an4"',
+        '{"corpus": "ted"}',
+        '{"corpus": {"name": "x"}}',
+        *contents,
+    ):
         (tmp_path / "corpus.json").write_text(content)
         with pytest.raises(UserError, match="corpus.json is damaged"):
             find_corpus(tmp_path)
         assert find_corpus(tmp_path, "an4") is AN4
+    (tmp_path / "corpus.json").unlink()
+    os.mkfifo(tmp_path / "corpus.json")
+    with pytest.raises(UserError, match="corpus.json is damaged .it is no regular file"):
+        find_corpus(tmp_path)
 
 
 @pytest.mark.parametrize(

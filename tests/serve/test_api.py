@@ -22,6 +22,7 @@ from sammo import cli  # noqa: E402
 from sammo.errors import UserError  # noqa: E402
 from sammo.serve.app import listen  # noqa: E402
 from sammo.serve.config import ServeOptions  # noqa: E402
+from sammo.serve.realtime import Realtime  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,27 @@ def test_realtime_goes_on_after_an_error(port):
         assert json.loads(socket.recv())["session"]["audio"]["input"]["format"]["rate"] == 16000
 
 
+def test_realtime_commit_of_a_stream_that_has_just_failed():
+    """Its results may end while the last audio waits for room."""
+
+    class Failing:
+        finished = False
+
+        async def feed(self, samples):
+            session._client = None
+
+        def finish(self):
+            self.finished = True
+
+    async def run() -> bool:
+        session._client, session._sender = client, asyncio.create_task(asyncio.sleep(0))
+        await session._commit()
+        return session._sender is None
+
+    session, client = Realtime(None, None), Failing()
+    assert asyncio.run(run()) and client.finished
+
+
 def get(port: int, path: str, **headers: str) -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", path, headers=headers)
@@ -163,6 +185,7 @@ def test_other_origins_and_names(port):
     assert get(port, "/health", Host="evil.example")[0] == 421
     assert get(port, "/health", Origin="https://evil.example")[0] == 403
     assert get(port, "/health", Origin=f"http://127.0.0.1:{port}")[0] == 200
+    assert get(port, "/health", Origin="http://[")[0] == 403 and get(port, "/health", Host="[::1")[0] == 421
     with pytest.raises(InvalidStatus), open_stream(port, headers={"Origin": "https://evil.example"}) as socket:
         rest(socket)
 

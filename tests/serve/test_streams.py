@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import threading
 import time
@@ -102,6 +103,11 @@ HOSTILE = {
     "an unknown wish": (['{"type": "start", "model": "x"}'], "knows no 'model'"),
     "an odd chunk": (['{"type": "start"}', '{"type": "chunk_size", "frames": 7}'], "multiple"),
     "another's stream": (['{"type": "start", "resume": "../../etc/passwd"}'], "no such stream"),
+    "a format that is a list": (['{"type": "start", "format": []}'], "format must be s16le or f32le, got a list"),
+    "half a character": ([r'{"type": "start", "sample_rate": "\ud800"}'], "sample_rate"),
+    "half a character later": (['{"type": "start"}', r'{"type": "chunk_size", "frames": "\ud800"}'], "frames"),
+    "a long word": (['{"type": "start"}', json.dumps({"type": "あ" * 99})], "no message of type 'あああ"),
+    "too deep": (['{"type": "start"}', '{"type": ' + "[" * 100_000], "JSON"),
     "not a number": (['{"type": "start", "format": "f32le"}', b"\xff" * 64], "not finite|numbers|NaN|nan"),
 }
 
@@ -120,8 +126,27 @@ def test_hostile_clients(model, server, name):
         good.send(data[32000:])
         good.send(json.dumps({"type": "finish"}))
         assert finals(rest(good)) == expected(model, samples)
-    assert told[-1]["type"] == "error"
+    assert told[-1]["type"] == "error" and told[-1]["message"].isprintable()
     assert re.search(reason, told[-1]["message"])
+    assert bad.close_code == 1008 and told[-1]["message"].startswith(bad.close_reason)
+
+
+def test_text_that_is_no_utf8_is_one_line_in_the_log(server, caplog):
+    log = logging.getLogger("uvicorn.error")
+    log.addHandler(caplog.handler)
+    try:
+        with connect(f"ws://127.0.0.1:{server[0]}/v1/stream", proxy=None) as bad:
+            start = b'{"type": "start"}'
+            # In one packet: the client is gone when its session has just begun, and that must end with it.
+            bad.socket.sendall(
+                b"\x81" + bytes([0x80 | len(start)]) + bytes(4) + start + b"\x81\x81" + bytes(4) + b"\xe3"
+            )
+            rest(bad)
+    finally:
+        log.removeHandler(caplog.handler)
+    found = [record for record in caplog.records if "UTF-8" in record.getMessage()]
+    assert found and all(record.levelname == "WARNING" and not record.exc_info for record in found)
+    wait_until_idle(server[1])
 
 
 def test_too_much_at_once(model, server):
@@ -175,6 +200,8 @@ def test_resume_after_a_lost_connection(model, server):
             pass
         first.socket.close()  # without a word
     time.sleep(0.5)
+    with open_stream(server[0], resume=started["id"], chunk_size=17) as refused:
+        assert "multiple" in rest(refused)[-1]["message"]  # which loses nothing
     with open_stream(server[0], resume=started["id"]) as second:
         again = json.loads(second.recv())
         assert again["received"] == 35000 and again["id"] == started["id"]
@@ -183,6 +210,15 @@ def test_resume_after_a_lost_connection(model, server):
         assert finals(rest(second)) == expected(model, samples)
     with open_stream(server[0], resume=started["id"]) as third:
         assert "no such stream" in rest(third)[-1]["message"]
+
+
+def test_a_resumed_stream_has_the_width_that_it_had(server):
+    with open_stream(server[0], chunk_size=32) as first:
+        started = json.loads(first.recv())
+        first.socket.close()
+    time.sleep(0.5)
+    with open_stream(server[0], resume=started["id"]) as second:
+        assert started["chunk_size"] == json.loads(second.recv())["chunk_size"] == 32
 
 
 def test_streams_survive_the_server(model, tmp_path):
@@ -195,7 +231,7 @@ def test_streams_survive_the_server(model, tmp_path):
         while json.loads(socket.recv())["type"] != "partial":
             pass
         time.sleep(0.5)
-        kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        kept = {path.name: path.read_bytes() for path in tmp_path.glob("[!.]*")}  # no half ones
     # As kill -9 leaves it: what the end of the server wrote is taken back.
     for path in tmp_path.iterdir():
         path.unlink()
