@@ -73,7 +73,7 @@ class LanguageModels(Family):
             path.write_text("\n".join(odd_line(self.content.decode().split("\n"), rng)), encoding="utf-8")
         lm = NgramLM(path, PIECES, PIECES.index(UNKNOWN))
         found = perplexity(lm, self.sentences)
-        if not 1.0 <= found < float("inf"):
+        if not found >= 1.0:
             return f"a perplexity of {found}"
         return None
 

@@ -16,6 +16,7 @@ from sammo.progress import progress
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0  # the log10 probability of BEGIN, which is no event
+FARTHEST = 1000.0  # from 0: what a log10 probability or weight may be, which programs write down to -100 or so
 LONGEST_LINE = 1 << 16  # characters
 HIGHEST_ORDER = 20
 _COUNT = re.compile(r"ngram (\d{1,2})\s*=\s*(\d{1,12})", re.ASCII)
@@ -104,7 +105,7 @@ def _entry(number: int, line: str, order: int) -> tuple[list[str], tuple[float, 
         log_prob, backoff = float(fields[0]), float(fields[-1]) if len(fields) == order + 2 else 0.0
     except ValueError:
         log_prob, backoff = math.nan, math.nan
-    if not (log_prob <= 0 and math.isfinite(log_prob) and math.isfinite(backoff)):
+    if not (-FARTHEST <= log_prob <= 0 and abs(backoff) <= FARTHEST):
         raise ValueError(f"line {number}: {line[:80]!r} has no log10 probability or weight")
     return fields[1 : order + 1], (log_prob, backoff)
 

@@ -125,7 +125,7 @@ def _of_all_units(unigrams: Grams, begin: int, unknown: int) -> Grams:
 
 
 def perplexity(lm: NgramLM, sentences: Sequence[Sequence[int]]) -> float:
-    """Of ``sentences`` of unit ids, a unit; the ends of sentences are not counted."""
+    """Of ``sentences`` of unit ids, a unit; the ends of sentences are not counted. Infinite beyond what a float holds."""
     total, count = 0.0, sum(map(len, sentences))
     going_on = sorted(sentences, key=len, reverse=True)
     state = lm.start(lm.keys.device).expand(len(going_on))
@@ -133,4 +133,7 @@ def perplexity(lm: NgramLM, sentences: Sequence[Sequence[int]]) -> float:
         rows = [sentence[place] for sentence in going_on if len(sentence) > place]
         log_probs, state = lm.step(torch.tensor(rows, device=state.device), state[: len(rows)])
         total += float(log_probs.sum())
-    return math.exp(-total / max(count, 1))
+    try:
+        return math.exp(-total / max(count, 1))
+    except OverflowError:
+        return math.inf

@@ -117,6 +117,11 @@ def test_units_that_the_file_lacks(tmp_path):
         NgramLM(write(tmp_path / "toy.arpa"), ["x", "y", "z"], 2)
 
 
+def test_a_perplexity_beyond_all_floats(tmp_path):
+    lm = NgramLM(write(tmp_path / "toy.arpa", ARPA.replace("-1.5\t<unk>", "-900\t<unk>")), UNITS, UNKNOWN)
+    assert perplexity(lm, [[UNKNOWN]]) == math.inf
+
+
 @pytest.mark.parametrize(
     "old, new, message",
     [
@@ -126,6 +131,8 @@ def test_units_that_the_file_lacks(tmp_path):
         ("\\end\\", "\\4-grams:", "line 25: expected .end."),
         ("-0.4\ta b", "x\ta b", "line 17: .* has no log10 probability"),
         ("-0.4\ta b", "nan\ta b", "line 17: .* has no log10 probability"),
+        ("-0.4\ta b", "-1e200\ta b", "line 17: .* has no log10 probability"),
+        ("-0.4\ta b\t-0.35", "-0.4\ta b\t-1e200", "line 17: .* has no log10 probability"),
         ("-0.4\ta b", "0.4\ta b", "line 17: .* has no log10 probability"),
         ("-0.4\ta b\t-0.35", "-0.4\ta", "line 17: expected a probability, 2 words"),
         ("-0.1\ta b c", "-0.1\ta c c", "1 3-grams continue one that is not there"),
