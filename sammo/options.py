@@ -218,7 +218,10 @@ class Runtime:
         aliases=("--lang-dir",),
     )
     device: str = option("auto", "auto, cpu or cuda.", ("auto", "cpu", "cuda"))
-    num_threads: int = option(0, "CPU threads a process; 0: as PyTorch chooses.")
+    num_threads: int = option(
+        0,
+        "CPU threads a process; 0: as PyTorch chooses, in transcribe and serve one for a model below 10 M parameters.",
+    )
     scan_engine: str = option("auto", "Recurrence of the mixer, by its name in sammo doctor.")
     conv_engine: str = option("auto", "Convolution of the mixer, by its name in sammo doctor.")
 

@@ -29,6 +29,8 @@ from sammo.streaming.runtimes import make_runtime
 from sammo.streaming.session import Event, Session, Sessions
 
 SUFFIXES = ".wav .wave .flac .ogg .oga .opus .mp3 .aiff .aif .aifc .au .snd .w64 .caf .sph .nist".split()
+# Parameters. Below, operations end before a second thread has begun, and on a busy machine each of them waits for it.
+SMALL = 10_000_000
 Source = tuple[str, Callable[[], Iterable[Tensor]]]  # its name, and what returns its pieces (S,) at 16 kHz
 
 
@@ -115,6 +117,8 @@ def make_sessions(
     if len(chunks.chunk_size) != 1 or len(chunks.left_context_frames) != 1:
         raise UserError("give one --chunk-size and one --left-context-frames to transcribe with")
     model, tokenizer, _ = load_system(source)
+    if source.num_threads == 0 and sum(p.numel() for p in model.parameters()) < SMALL:
+        torch.set_num_threads(1)
     (chunking,) = settings(model, chunks)
     searcher, runtime = searcher_for(model, search, tokenizer), make_runtime(model, deployment, *chunking, source)
     return Sessions(StreamingRecognizer(model, searcher, *chunking, state_dtype(streams), runtime=runtime), tokenizer)

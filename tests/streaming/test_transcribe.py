@@ -8,10 +8,12 @@ import json
 import re
 import sys
 import types
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from fixtures.streaming import make_model, speech
 from fixtures.training import checkpoint_of
 
@@ -61,6 +63,21 @@ def run(work, capsys, *words, code=0):
     args = cli.parse(["transcribe", *map(str, [*model, *words])])
     assert transcribe.run(args) == code
     return capsys.readouterr()
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("words, small, threads", [((), 1e7, 1), ((), 1, 2), (("--num-threads", 2), 1e7, 2)])
+def test_a_small_model_needs_one_thread(work, capsys, monkeypatch, two_threads, words, small, threads):
+    monkeypatch.setattr(transcribe_module(), "SMALL", small)
+    run(work, capsys, work / "audio/a.wav", "--quiet", *words)
+    assert torch.get_num_threads() == threads
 
 
 def texts(out):
@@ -170,9 +187,10 @@ def test_raw_samples_end_on_request(work, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr(transcribe_module(), "StopRequest", lambda: Stop(asked))
     pipe(monkeypatch, samples.tobytes())
-    read = sys.stdin.buffer.read1
+    stdin: Any = sys.stdin
+    read = stdin.buffer.read1
     reads = []
-    sys.stdin.buffer = types.SimpleNamespace(
+    stdin.buffer = types.SimpleNamespace(
         read1=lambda size: (reads.append(1), asked.append(1) if len(reads) == 15 else None, read(size))[2]
     )
     text = run(work, capsys, "-", "--quiet").out.strip()
@@ -204,7 +222,7 @@ def test_what_cannot_be_transcribed(work, capsys, monkeypatch, tmp_path):
 
 def fake_microphone(monkeypatch, samples, rates=(16000,), own_rate=16000, error=None):
     """A sounddevice whose microphone hears ``samples`` and then asks for the end."""
-    module = types.ModuleType("sounddevice")
+    module: Any = types.ModuleType("sounddevice")
     module.PortAudioError = type("PortAudioError", (Exception,), {})
     module.opened = []
 
