@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sammo.cpu.derived import DerivedWeights
 from sammo.cpu.linear import linear
-from sammo.recording import is_recording, softplus
+from sammo.recording import is_recording, softplus_above_line
 from sammo.regularize import ActivationDropoutLinear
 from sammo.regularize.activations import SLOPE
 
@@ -27,8 +27,7 @@ class FoldedSwoosh:
         """outer(x): (..., C_in) -> (..., C_out)."""
         if torch.is_grad_enabled() or outer.training:
             return outer(x)
-        shift, offset = outer.constants
-        return self._outer(softplus(x - shift).sub_(x, alpha=SLOPE), outer, offset)
+        return self.lowered(x - outer.constants[0], outer)
 
     def between(
         self, x: Tensor, inner: nn.Linear, edit: Callable[[Tensor], Tensor], outer: ActivationDropoutLinear
@@ -36,14 +35,17 @@ class FoldedSwoosh:
         """outer(edit(inner(x))), where ``edit`` acts on gradients only."""
         if torch.is_grad_enabled() or outer.training:
             return outer(edit(inner(x)))
-        shift, offset = outer.constants
-        x = linear(x, inner.weight, self._derived("inner", lambda: inner.bias - shift, inner.bias))
-        return self._outer(softplus(x).sub_(x, alpha=SLOPE), outer, SLOPE * shift + offset)
+        shift = outer.constants[0]
+        return self.lowered(
+            linear(x, inner.weight, self._derived("inner", lambda: inner.bias - shift, inner.bias)), outer
+        )
 
-    def _outer(self, x: Tensor, outer: ActivationDropoutLinear, constant: float) -> Tensor:
-        """The linear layer of x - constant."""
-        weight, bias = outer.linear.weight, outer.linear.bias
-        return linear(x, weight, self._derived("outer", lambda: bias - constant * weight.sum(dim=1), weight, bias))
+    def lowered(self, x: Tensor, outer: ActivationDropoutLinear) -> Tensor:
+        """outer(x + shift), in inference: of who has taken the shift into a bias."""
+        shift, offset = outer.constants
+        weight, bias, constant = outer.linear.weight, outer.linear.bias, SLOPE * shift + offset
+        bias = self._derived("outer", lambda: bias - constant * weight.sum(dim=1), weight, bias)
+        return linear(softplus_above_line(x, SLOPE), weight, bias)
 
 
 def tanh(x: Tensor) -> Tensor:

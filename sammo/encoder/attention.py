@@ -115,6 +115,8 @@ class AttentionWeights(nn.Module):
         bias = self.in_proj.bias
         if not with_positions:  # every parameter has a gradient: DistributedDataParallel need not look for those
             bias = bias + 0.0 * self.linear_pos.weight.sum()
+        if is_tracing() and plan.left == 0:
+            return self._recorded(x, positions, plan), state
         projected = as_frames(linear(x, self.in_proj.weight, bias), plan)
         size = heads * width
         query, key, position = projected.split([size, size, heads * self.pos_head_dim], dim=-1)
@@ -135,6 +137,18 @@ class AttentionWeights(nn.Module):
         # the backward pass is half as large.
         return scores.softmax(dim=-1, dtype=scores.dtype), state
 
+    def _recorded(self, x: Tensor, positions: Tensor, plan: Plan) -> Tensor:
+        """The weights within a chunk in the graph of an export: with the layer's outputs ordered by head, one change of
+        shape does for queries, keys and positions."""
+        heads, widths = self.num_heads, (self.query_head_dim, self.query_head_dim, self.pos_head_dim)
+        kinds = torch.arange(heads * sum(widths)).split([heads * width for width in widths])
+        order = torch.cat([kind.view(heads, width) for kind, width in zip(kinds, widths)], dim=1).flatten()
+        projected = linear(x, self.in_proj.weight[order], self.in_proj.bias[order])
+        query, key, position = projected.view(-1, plan.rows, heads, sum(widths)).transpose(1, 2).split(widths, dim=-1)
+        by_offset = position @ self._position_keys(positions, plan, x.dtype)
+        scores = query @ key.transpose(2, 3) + to_absolute(by_offset, plan.rows, 0)
+        return (scores if plan.mask is None else hide(scores, plan.mask, MASKED_SCORE)).softmax(dim=-1)
+
     def init_state(self, batch: int, left: int | None) -> LeftContext:
         """Keys of the past: (N, left, heads * query_head_dim) zeros."""
         return left_context(batch, left, self.num_heads * self.query_head_dim)
@@ -142,11 +156,7 @@ class AttentionWeights(nn.Module):
     def _position_scores(self, query: Tensor, positions: Tensor, plan: Plan) -> Tensor:
         """query (N, T, heads * pos_head_dim) -> (B, heads, rows, left + rows)."""
         heads, width = self.num_heads, self.pos_head_dim
-        key = self._derived(
-            (plan.rows, plan.left, query.dtype),
-            lambda: self.linear_pos(positions).view(-1, heads, width).permute(1, 2, 0).contiguous(),
-            self.linear_pos.weight,
-        )  # (heads, width, offsets)
+        key = self._position_keys(positions, plan, query.dtype)
         query = query.view(-1, plan.rows, heads, width)
         if is_tracing():
             return to_absolute(query.transpose(1, 2) @ key, plan.rows, plan.left)
@@ -154,6 +164,17 @@ class AttentionWeights(nn.Module):
         offsets = plan.left + 2 * plan.rows - 1
         scores = torch.bmm(query, key.to(query.dtype)).view(heads, -1, plan.rows, offsets)
         return to_absolute(scores, plan.rows, plan.left).transpose(0, 1)
+
+    def _position_keys(self, positions: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
+        """(heads, pos_head_dim, left + 2 rows - 1)."""
+        return self._derived(
+            (plan.rows, plan.left, dtype),
+            lambda: self.linear_pos(positions)
+            .view(-1, self.num_heads, self.pos_head_dim)
+            .permute(1, 2, 0)
+            .contiguous(),
+            self.linear_pos.weight,
+        )
 
 
 class SelfAttention(nn.Module):

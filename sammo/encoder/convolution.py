@@ -47,8 +47,6 @@ class ChunkCausalConv(nn.Module):
             causal, within = self.causal, self.within
             weights = causal.weight, causal.bias, within.weight, within.bias, self.edge_scale
             return ChunkConv.apply(x, *weights, plan.chunk, plan.ends), None
-        if is_tracing() and state is not None and plan.ends is None and plan.chunk == frames:
-            return self._recorded(x, state)
         sources = F.pad(x, (0, 0, self.past_frames, 0)) if state is None else torch.cat([state, x], dim=1)
         state = None if state is None else sources[:, frames:]
         if self._one_chunk.takes(x, plan, self.past_frames):
@@ -63,19 +61,32 @@ class ChunkCausalConv(nn.Module):
         out = torch.addcmul(causal.reshape(-1, plan.chunk, channels), within, scale)
         return out.reshape(num, frames, channels), state
 
-    def _recorded(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """A chunk in the graph of an export, in the layout of its convolutions: images (N, C, 1, T)."""
-        frames, channels = sizes(x)[1:]
-        image, before = (tensor.transpose(1, 2).unsqueeze(2) for tensor in (x, state))
+    def recorded(self, x: Tensor, state: Tensor, lowered: float) -> tuple[Tensor, Tensor]:
+        """A chunk in the graph of an export, less a constant: x (N, 1, T, C), to be the convolutions' images (N, C, 1, T),
+        state (N, K // 2, C) -> (N, 1, T, C), the next state."""
+        frames, channels = sizes(x)[2:]
+        image = x.permute(0, 3, 1, 2)
+        by_frame = (
+            state.stride(2) == 1
+        )  # else it is the transpose of what the graph takes and gives, as a zipformer2 does
+        if by_frame:
+            before = state.reshape(-1, 1, self.past_frames, channels).permute(0, 3, 1, 2)
+        else:
+            before = state.transpose(1, 2).unsqueeze(2)
         causal, within = self.causal, self.within
-        past = F.conv2d(torch.cat([before, image], dim=3), causal.weight.unsqueeze(2), causal.bias, groups=channels)
+        assert causal.bias is not None
+        bias = causal.bias - lowered
+        sources = torch.cat([before, image], dim=3)
+        past = F.conv2d(sources, causal.weight.unsqueeze(2), bias, groups=channels)
         padding = (0, self.kernel // 2)
         here = F.conv2d(image, within.weight.unsqueeze(2), within.bias, padding=padding, groups=channels)
         scale = self._derived(("image", frames), lambda: self.scale(frames).t()[:, None].contiguous(), self.edge_scale)
-        out = torch.addcmul(past, here, scale).squeeze(2).transpose(1, 2)
+        out = torch.addcmul(past, here, scale).permute(0, 2, 3, 1)
+        if not by_frame:
+            return out, sources[..., frames:].squeeze(2).transpose(1, 2)
         if frames >= self.past_frames:
-            return out, x[:, frames - self.past_frames :]
-        return out, torch.cat([state[:, frames:], x], dim=1)
+            return out, x[:, :, frames - self.past_frames :].reshape(-1, self.past_frames, channels)
+        return out, torch.cat([state[:, frames:], x.reshape(-1, frames, channels)], dim=1)
 
     def init_state(self, batch: int) -> Tensor:
         """The frames before: (N, K // 2, C) zeros."""
@@ -135,6 +146,8 @@ class ConvModule(nn.Module):
     def forward(self, x: Tensor, plan: Plan, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """x (N, T, C), the convolution's inputs before (N, K // 2, C) -> (N, T, C), the next state."""
         projected = linear(x, self.in_proj.weight, self.in_proj.bias)
+        if is_tracing() and state is not None and plan.ends is None and plan.chunk == plan.frames:
+            return self._recorded(projected, plan, state)
         x = self._gated(projected, plan)
         x, state = self.conv(x, plan, state)
         x = self.whiten(self.balancer2(x)).reshape(*sizes(projected)[:-1], sizes(x)[-1])
@@ -150,6 +163,15 @@ class ConvModule(nn.Module):
         value, gate = x.split(self.in_proj.out_features // 2, dim=-1)
         x = as_frames(value * torch.sigmoid(self.balancer1(gate)), plan)
         return x if plan.padding is None else hide(x, plan.padding, 0.0)
+
+    def _recorded(self, projected: Tensor, plan: Plan, state: Tensor) -> tuple[Tensor, Tensor]:
+        """What follows the first layer in the graph of an export: no change of shape that an image need not have."""
+        value, gate = projected.split(self.out_proj.linear.in_features, dim=-1)
+        image = (value * gate.sigmoid()).reshape(-1, 1, plan.frames, sizes(value)[-1])
+        if plan.padding is not None:
+            image = hide(image, plan.padding.unsqueeze(1), 0.0)
+        x, state = self.conv.recorded(image, state, self.out_proj.constants[0])
+        return self._swoosh.lowered(x.reshape(*sizes(projected)[:-1], sizes(x)[-1]), self.out_proj), state
 
     def init_state(self, batch: int) -> Tensor:
         """The last inputs of the convolution: (N, K // 2, C) zeros."""

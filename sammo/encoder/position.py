@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sammo.constants import constant
-from sammo.recording import sizes
+from sammo.recording import is_tracing, sizes
 
 POSITION_DROPOUT = 0.15  # in training
 
@@ -44,5 +44,8 @@ def to_absolute(scores: Tensor, frames: int, left: int) -> Tensor:
         return scores
     width = left + 2 * frames - 1
     first, second = sizes(scores)[:2]
+    if is_tracing() and left == 0:
+        target, source = torch.arange(frames)[:, None], torch.arange(frames)
+        return scores.reshape(first, second, frames * width)[:, :, target * (width - 1) + frames - 1 + source]
     flat = scores.view(first, second, frames * width)[..., frames - 1 : frames - 1 + frames * (width - 1)]
     return flat.view(first, second, frames, width - 1)[..., : left + frames]

@@ -77,7 +77,7 @@ def flat_leaves(state: Any) -> list[Tensor]:
     """The leaves as (N, values) in the type of the first, counters as floats (exact: they are small)."""
     leaves = state_leaves(state)
     dtype = leaves[0].dtype
-    return [(leaf.flatten(1) if leaf.ndim > 1 else leaf[:, None]).to(dtype) for leaf in leaves]
+    return [leaf.reshape(sizes(leaf)[0], math.prod(sizes(leaf)[1:])).to(dtype) for leaf in leaves]
 
 
 def leaf_widths(state: Any) -> list[int]:

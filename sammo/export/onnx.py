@@ -28,13 +28,13 @@ from sammo.export.deployed import FILES, NAMES, SUFFIXES, TOKENS, default_direct
 from sammo.export.graphs import DecoderGraph, EncoderGraph, JoinerGraph
 from sammo.export.openvino import write_openvino
 from sammo.export.quantize import halve, quantize, sensitive_products
+from sammo.export.simplify import simplified
 from sammo.export.verify import CHUNKS, STREAMS, speechlike, training_speech, verify
 from sammo.options import Exports, ModelSource, Speech, check_chunking
 from sammo.sums import write_sums
 from sammo.transducer import Transducer
 
 OPSET = 17  # the oldest with all operations; runtimes of 2022 and later have it
-RESHAPING = ("Reshape", "Unsqueeze", "Squeeze", "Flatten")  # the same values in the same order
 EXAMPLE_STREAMS = 2  # of the recorded batch; not 1, which would be taken for a size that broadcasts
 
 
@@ -66,6 +66,21 @@ def export(source: ModelSource, exports: Exports, speech: Speech) -> None:
     model, tokenizer, info = load_system(dataclasses.replace(source, device="cpu"))
     check_exportable(model, exports)
     logging.info(f"{info.encoder} {info.preset}, {info.checkpoint}")
+    features = speech_for(exports, speech)
+    config = model.config.encoder
+    default = default_directory(source, config.left_context, exports.chunk_size, exports.left_context_frames)
+    out_dir = exports.out_dir or default
+    write_directory(model, tokenizer, exports, out_dir, features)
+    logging.info(f"{out_dir} is complete: {_described(model, exports)}")
+
+
+def speech_for(exports: Exports, speech: Speech) -> Tensor | None:
+    """What exports of one width of chunks are compared on and 8 bits are fitted to: (2, T, 80) of the training part; None,
+    and a line that says so, where there is no such part.
+
+    Raises:
+      UserError: there is none, and 8 bits are asked for.
+    """
     frames = (CHUNKS - 1) * geometry.STRIDE * exports.chunk_size + geometry.window(exports.chunk_size)
     features = training_speech(speech, frames)
     if features is None:
@@ -74,11 +89,7 @@ def export(source: ModelSource, exports: Exports, speech: Speech) -> None:
                 f"int8 is fitted to training speech, and {speech.manifest_dir} has none: pass --manifest-dir"
             )
         logging.info(f"no training speech in {speech.manifest_dir}: verified on noise that is modulated like speech")
-    config = model.config.encoder
-    default = default_directory(source, config.left_context, exports.chunk_size, exports.left_context_frames)
-    out_dir = exports.out_dir or default
-    write_directory(model, tokenizer, exports, out_dir, features)
-    logging.info(f"{out_dir} is complete: {_described(model, exports)}")
+    return features
 
 
 def _described(model: Transducer, exports: Exports) -> str:
@@ -187,65 +198,13 @@ def write_graph(graph: Any, path: Path, values: dict[str, str | int]) -> None:
             opset_version=OPSET,
             dynamo=False,
         )
-    proto = _folded(path)
+    proto = simplified(path)
     if isinstance(graph, EncoderGraph):
         _make_lengths_optional(proto, graph.window)
     for key, value in values.items():
         proto.metadata_props.add(key=key, value=str(value))
     onnx.checker.check_model(proto)
     onnx.save(proto, str(path))
-
-
-def _folded(path: Path) -> Any:
-    """The graph of a file with constants computed and nothing computed twice: onnxruntime's basic rules, which keep to the
-    standard's operations and so hold for every runtime."""
-    import onnx
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 3
-    folded = path.with_name(f"folded-{path.name}")
-    options.optimized_model_filepath = str(folded)
-    # It would put a change of shape before and after products of three dimensions.
-    onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=["MatMulAddFusion"]
-    )
-    proto = onnx.load(str(folded))
-    folded.unlink()
-    _join_reshapes(proto.graph)
-    standard = [entry for entry in proto.opset_import if entry.domain == ""]
-    del proto.opset_import[:]
-    proto.opset_import.extend(standard)
-    for index, node in enumerate(proto.graph.node):
-        node.name = node.name or f"{node.op_type}_{index}"
-    return proto
-
-
-def _join_reshapes(graph: Any) -> None:
-    """A Reshape of what only another change of shape has made takes the shape from that one's input."""
-    from onnx import numpy_helper
-
-    makers = {output: node for node in graph.node for output in node.output}
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        # A zero in the shape stands for a dimension of the input.
-        if (
-            node.op_type == "Reshape"
-            and node.input[1] in constants
-            and numpy_helper.to_array(constants[node.input[1]]).all()
-        ):
-            while (before := makers.get(node.input[0])) is not None and before.op_type in RESHAPING:
-                node.input[0] = before.input[0]
-    needed = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if node.op_type not in RESHAPING or needed.intersection(node.output):
-            kept.append(node)
-            needed.update(node.input)
-    kept.reverse()
-    del graph.node[:]
-    graph.node.extend(kept)
 
 
 def _make_lengths_optional(proto: Any, window: int) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sammo.kernels import by_triton
 from sammo.kernels.linear import Linear, compute_dtype, half, product
-from sammo.recording import softplus
+from sammo.recording import is_tracing, softplus_above_line
 from sammo.regularize.dropout import shared_dropout_mask
 from sammo.regularize.schedule import FloatLike
 
@@ -35,7 +35,9 @@ def _swoosh(x: Tensor, shift: float, offset: float, mask: Tensor | None = None) 
 
         return swoosh(x, SLOPE, shift, offset, mask)
     wide = _wide(x)
-    y = softplus(wide - shift).sub_(wide, alpha=SLOPE).sub_(offset).to(x.dtype)
+    if is_tracing():
+        return softplus_above_line(wide - shift, SLOPE) - (SLOPE * shift + offset)
+    y = F.softplus(wide - shift).sub_(wide, alpha=SLOPE).sub_(offset).to(x.dtype)
     return y if mask is None else y.mul_(mask)
 
 

@@ -24,7 +24,7 @@ from sammo.encoder.mixers.recurrent import GatedRMSNorm, RecurrentMixer, initial
 from sammo.encoder.ssd import decay_between
 from sammo.engines import Engines, anywhere, import_reason, needs_cuda
 from sammo.errors import UserError
-from sammo.recording import as_frames, sizes, softplus, solve_unitriangular
+from sammo.recording import as_frames, sizes, solve_unitriangular
 
 BLOCK = 32  # frames per triangular system
 KEY_SHARE = 2  # values are so many times as wide as keys, as in the original
@@ -195,7 +195,7 @@ class GatedDelta(RecurrentMixer):
             part.reshape(num, frames, heads, sizes(part)[-1] // heads)
             for part in qkv.split([self.d_key, self.d_key, self.d_inner], dim=-1)
         )
-        g = -softplus(a.float() + self.dt_bias.float()) * self.A_log.float().exp()
+        g = -F.softplus(a.float() + self.dt_bias.float()) * self.A_log.float().exp()
         return z, (_unit(q), _unit(k), v, b.sigmoid(), g), past
 
     def decay(self, x: Tensor, state: GatedDeltaState | None = None) -> Decay:

@@ -12,7 +12,7 @@ from sammo.cpu import linear
 from sammo.encoder.mixers.base import Decay
 from sammo.encoder.mixers.recurrent import GatedRMSNorm, RecurrentMixer, initial_decay
 from sammo.encoder.ssd import SCAN_ENGINES, ssd_scan
-from sammo.recording import as_frames, sizes
+from sammo.recording import as_frames, is_tracing, sizes
 
 
 class Mamba2State(NamedTuple):
@@ -83,7 +83,10 @@ class Mamba2(RecurrentMixer):
 
     def forward(self, x, weights=None, plan=None, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
         heads, shape = self.d_inner // self.head_dim, (*sizes(x)[:-1], self.d_inner)
-        z, xbc, dt = linear(x, self.in_proj.weight).split([self.d_inner, self.conv1d.in_channels, heads], dim=-1)
+        widths, bias, dt_bias = [self.d_inner, self.conv1d.in_channels, heads], None, self.dt_bias
+        if is_tracing():  # a product has room for it
+            bias, dt_bias = F.pad(dt_bias, (sum(widths[:2]), 0)), None
+        z, xbc, dt = linear(x, self.in_proj.weight, bias).split(widths, dim=-1)
         xbc, dt = as_frames(xbc, plan), as_frames(dt, plan)
         num, frames, _ = sizes(xbc)
         xbc, conv_state = self.convolve(xbc, None if state is None else state.conv)
@@ -95,7 +98,7 @@ class Mamba2(RecurrentMixer):
             B.view(num, frames, self.groups, self.d_state),
             C.view(num, frames, self.groups, self.d_state),
             self.D,
-            self.dt_bias,
+            dt_bias,
             None if state is None else state.ssm,
             self.scan_engine,
         )

@@ -142,8 +142,8 @@ class GatedRMSNorm(nn.Module):
 
             return Fused.apply(y, z, self.weight, NORM_EPS)
         gated = (y * F.silu(z)).to(torch.promote_types(y.dtype, torch.float32))
-        if is_tracing():  # for which the exporter has no operation
-            mean = gated.square().mean(dim=-1, keepdim=True)
-            return (gated * torch.rsqrt(mean + NORM_EPS) * self.weight).to(y.dtype)
+        if is_tracing():  # for which the exporter has no operation; runtimes know it by these
+            mean = gated.pow(2.0).mean(dim=-1, keepdim=True)
+            return gated / torch.sqrt(mean + NORM_EPS) * self.weight
         normed = F.rms_norm(gated, self.weight.shape, self.weight.to(gated.dtype), NORM_EPS)
         return normed.to(y.dtype)
