@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 from sammo.export.options import PackageOptions
-from sammo.options import ModelSource, add_options, from_args, shown
+from sammo.options import ModelSource, Speech, add_options, from_args, shown
 
 WITHOUT = ("exp_dir", "checkpoint", "device", "num_threads", "scan_engine", "conv_engine")
 
@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_options(parser, ModelSource, "model", "Which checkpoints of an experiment.", WITHOUT)
     add_options(parser, PackageOptions, "package")
+    about = "Training speech that exports are compared on and 8 bits are fitted to."
+    add_options(parser, Speech, "data", about, without=("transcript_mode",))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -30,13 +32,13 @@ def run(args: argparse.Namespace) -> None:
     options = from_args(PackageOptions, args)
     from sammo.export.package import package
 
-    package(source, args.out, options, _command(args))
+    package(source, args.out, options, _command(args), from_args(Speech, args))
 
 
 def _command(args: argparse.Namespace) -> str:
     """What was typed, as the card shows it."""
     words = ["sammo", "package", str(args.model), str(args.out)]
-    for item in (*dataclasses.fields(ModelSource), *dataclasses.fields(PackageOptions)):
+    for item in (*dataclasses.fields(ModelSource), *dataclasses.fields(PackageOptions), *dataclasses.fields(Speech)):
         value = getattr(args, item.name, item.default)
         if item.name in WITHOUT or value == item.default:
             continue

@@ -20,7 +20,7 @@ class PackageOptions:
         DTYPES,
     )
     onnx_chunk_size: tuple[int, ...] = option((), "Also export for chunks of so many frames of 20 ms: 16,32.")
-    int8: bool = option(False, "Exports also with linear layers in 8 bits.", flag=True)
+    int8: bool = option(False, "Exports also with linear layers in 8 bits, fitted to training speech.", flag=True)
     results: Path | None = option(
         None, "Results of decode.py with this model or this package, for the card (default: those below MODEL)."
     )

@@ -22,7 +22,7 @@ from sammo.errors import UserError
 from sammo.export.card import model_card
 from sammo.export.deployed import directory_name
 from sammo.export.options import PackageOptions
-from sammo.options import Exports, ModelSource
+from sammo.options import Exports, ModelSource, Speech
 from sammo.scoring import PartResult, read_results
 from sammo.sums import write_sums
 
@@ -31,11 +31,12 @@ LARGEST_NOTES = 1 << 20  # bytes
 _NAME = re.compile(r"[\w.-]{1,96}", re.ASCII)
 
 
-def package(source: ModelSource, out: Path, options: PackageOptions, command: str) -> None:
+def package(source: ModelSource, out: Path, options: PackageOptions, command: str, speech: Speech) -> None:
     """Writes the model of ``source`` to ``out``; a package that is there is replaced once the new one is complete.
 
     Args:
       command: for the card, what makes it.
+      speech: its training part is what exports are compared on, where it is there, and what int8 needs.
 
     Raises:
       UserError: the model or what goes with it cannot be read, or ``out`` is something else; nothing is written then.
@@ -70,12 +71,12 @@ def package(source: ModelSource, out: Path, options: PackageOptions, command: st
         _write_units(work, system.tokenizer, lang_of(source))
         system.model.load_state_dict(stored)
         for chunk_size in options.onnx_chunk_size:
-            from sammo.export.onnx import write_directory
+            from sammo.export.onnx import speech_for, write_directory
 
             exports = Exports(chunk_size, int8=options.int8)
             left = exports.left_context_frames
             directory = work / directory_name(system.model.config.encoder.left_context, chunk_size, left)
-            write_directory(system.model, system.tokenizer, exports, directory)
+            write_directory(system.model, system.tokenizer, exports, directory, speech_for(exports, speech))
         size = (work / WEIGHTS).stat().st_size
         card = model_card(name, system, options, results, notes, command, size)
         (work / CARD).write_text(card, encoding="utf-8")

@@ -304,3 +304,32 @@ def test_an_export_in_a_package_is_of_its_weights(work, tmp_path):
     (out / "onnx-16/decoder.onnx").write_bytes(b"")
     with pytest.raises(UserError, match="decoder.onnx is damaged"):
         load_model(out)
+
+
+def test_8_bits_are_fitted_to_training_speech(work, tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from sammo.export import onnx
+    from sammo.export.verify import STREAMS, speechlike
+
+    words = ("--onnx-chunk-size", "16", "--int8", "--manifest-dir", tmp_path / "fbank")
+    with pytest.raises(UserError, match="int8 is fitted to training speech, and .*fbank has none: pass --manifest-dir"):
+        make(work, tmp_path / "int8", *words)
+    assert not (tmp_path / "int8").exists()
+
+    asked, fitted = [], []
+
+    def training_speech(speech, frames):
+        asked.append(speech.manifest_dir)
+        return torch.stack([speechlike(frames, seed + 7) for seed in range(STREAMS)])
+
+    def sensitive_products(graph, path, features):
+        fitted.append(features)
+        return []
+
+    monkeypatch.setattr(onnx, "training_speech", training_speech)
+    monkeypatch.setattr(onnx, "sensitive_products", sensitive_products)
+    monkeypatch.setattr(onnx, "verify", lambda *_: 0.0)
+    out = make(work, tmp_path / "int8", *words)
+    assert (out / "onnx-16/encoder.int8.onnx").is_file() and "--manifest-dir" in (out / "README.md").read_text()
+    assert asked == [tmp_path / "fbank"] and torch.equal(fitted[0][0], speechlike(fitted[0].shape[1], 7))
