@@ -80,7 +80,7 @@ class Quiet:
         return (sound + draw.uniform(*GAINS) * math.log(10) / 10).clamp(min=PADDING_VALUE)
 
     def _synthetic(self, frames: int, levels: tuple[float, float], draw: np.random.Generator) -> Tensor:
-        """(frames, 80) of digital silence, or of noise between white and brown, with or without the mains' hum."""
+        """(frames, 80) of digital silence, or of noise between white and brown, alone or behind the mains' hum or music."""
         level, power, mains = draw.uniform(*levels), draw.uniform(0.0, 2.0), draw.choice((50.0, 60.0))
         kind = draw.random()
         if kind < 0.2:
@@ -92,8 +92,23 @@ class Quiet:
         if kind < 0.4:
             time = np.arange(samples) / SAMPLING_RATE
             sound = 0.1 * sound + np.sum([np.sin(2 * np.pi * mains * k * time + k) / k for k in range(1, 11)], axis=0)
+        elif kind < 0.6:
+            music = notes(samples, draw)
+            sound = 0.01 * sound + music / max(float(np.sqrt(np.mean(music**2))), 1e-3)
         scaled = (10 ** (level / 20) * sound).clip(-1, 1).astype(np.float32)
         return torch.from_numpy(self._own.extract(scaled, SAMPLING_RATE)[:frames])
+
+
+def notes(samples: int, draw: np.random.Generator) -> np.ndarray:
+    """(samples,) of plucked notes, 1 to 8 a second, of any pitch from 55 Hz to 1.2 kHz, five harmonics each."""
+    sound = np.zeros(samples + SAMPLING_RATE)
+    time = np.arange(SAMPLING_RATE) / SAMPLING_RATE
+    slope = draw.uniform(0.5, 2.5)
+    for _ in range(math.ceil(samples / SAMPLING_RATE * draw.uniform(1, 8))):
+        pitch, start = 55 * 2 ** draw.uniform(0, 4.5), draw.integers(samples)
+        wave = np.sum([np.sin(2 * np.pi * pitch * k * time) / k**slope for k in range(1, 6)], axis=0)
+        sound[start : start + len(time)] += draw.uniform(0.3, 1) * wave * np.exp(-time / draw.uniform(0.05, 0.5))
+    return sound[:samples]
 
 
 def babble(frames: int, voices: Sequence[Tensor], draw: np.random.Generator) -> Tensor:

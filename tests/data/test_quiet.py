@@ -101,6 +101,17 @@ def test_babble():
     assert len(set(sums)) == len(sums) and np.mean(modulation) < 0.5  # 6 to 16 voices: 0.25 to 0.41
 
 
+def test_music():
+    """A fifth of the synthetic sounds begins and ends again and again; noise, hum and digital silence stay as they are."""
+    quiet = Quiet(0.5, 0.0)
+    changes = []
+    for seed in range(100):
+        found = quiet._synthetic(300, (-30.0, -30.0), np.random.default_rng(seed))
+        changes.append(float(found.max(1).values.std()))
+    assert 10 <= sum(change > 1.2 for change in changes) <= 30
+    assert sum(change < 0.8 for change in changes) >= 70
+
+
 def test_babble_fluctuates_as_mixed_audio():
     """From frame to frame, band by band, as features of samples that were added do; powers alone would do it by two thirds."""
     audio = read_audio(ROOT / "models/sample.wav").numpy()
