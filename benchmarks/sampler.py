@@ -2,10 +2,12 @@
 """What a step's batches cost the training process, over the number of processes: this project's sampler beside lhotse's.
 
     python benchmarks/sampler.py
-    python benchmarks/sampler.py --manifest data/fbank/csj_cuts_train.jsonl.gz --shar-dir data/shar --max-duration 12
+    python benchmarks/sampler.py --manifest work/data/fbank/csj_cuts_train.jsonl.gz --shar-dir work/data/shar \
+      --max-duration 12 --buffer-size 300
 
 Processor time of one of them, so that a busy machine does not matter. "lhotse" is DynamicBucketingSampler, as icefall's recipes
-use it: every process builds the cuts of all. Without --manifest a corpus of CSJ's shape is made up.
+use it: every process builds the cuts of all. Without --manifest a corpus of CSJ's shape is made up. The buffer must be smaller
+than the corpus: what the first step has read, the steps that are measured do not read.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--shar-dir", type=Path, help="the same for shards of local/make_shar.py")
     parser.add_argument("--cuts", type=int, default=100_000, help="in the corpus that is made up")
     parser.add_argument("--max-duration", type=float, default=650.0)
+    parser.add_argument("--buffer-size", type=int, default=60_000, help="cuts; as in train.py")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--steps", type=int, default=10)
     return parser.parse_args()
@@ -45,9 +48,8 @@ from sammo.data.manifests import Survey, duration_bins, survey_manifests
 from sammo.data.sampling import TrainSampler
 from sammo.data.shar import SharCuts, shar_manifests
 from sammo.data.sources import SHAR
-from sammo.errors import run_main
+from sammo.errors import UserError, run_main
 
-BUFFER = 60_000  # the default of train.py
 BUCKETS = 30
 
 
@@ -92,12 +94,14 @@ def cost(batches: Iterable, steps: int) -> float:
 
 def rows(name: str, survey: Survey, cuts: Cuts, args: argparse.Namespace) -> None:
     """One line of the table for every number of processes."""
+    if args.buffer_size >= len(survey.durations):
+        raise UserError(f"--buffer-size must be less than the {len(survey.durations)} cuts, or no step reads any")
     bins = duration_bins(survey.durations, BUCKETS)
     for ranks in args.ranks:
-        common = {"max_duration": args.max_duration, "buffer_size": BUFFER, "rank": 0, "world_size": ranks}
+        common = {"max_duration": args.max_duration, "buffer_size": args.buffer_size, "rank": 0, "world_size": ranks}
         ours = cost(TrainSampler(cuts, survey, epoch=1, num_buckets=BUCKETS, **common), args.steps)
         theirs = cost(DynamicBucketingSampler(cuts, duration_bins=bins, shuffle=True, **common), args.steps)
-        print(f"| {name} | {ranks} | {theirs:.1f} | {ours:.1f} | {theirs / ours:.1f} |", flush=True)
+        print(f"| {name} | {ranks} | {theirs:.2f} | {ours:.2f} | {theirs / ours:.1f} |", flush=True)
 
 
 def main() -> None:
