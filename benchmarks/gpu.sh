@@ -1,27 +1,41 @@
 #!/usr/bin/env bash
-# Everything that a GPU can tell, in at most 9 minutes, without internet.
-#
-#   benchmarks/gpu.sh OUT                                   # on a GPU
-#   benchmarks/gpu.sh OUT --device cpu --preset tiny        # a rehearsal
-#   benchmarks/gpu.sh OUT --data work/data                  # losses on the small corpus that ./run.sh made before
-#
-# Writes OUT/NAME.txt of every part, OUT/gpu.json and OUT/gpu.md, one line a part. A part that is done, or that failed, is not
-# run again by the same command (remove OUT/NAME.code for that); what does not fit into the time is left to the next one.
+# Everything that a GPU can tell, in one table: see --help.
 set -euo pipefail
 
 root=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
-out=${1:?usage: gpu.sh OUT [--device cuda|cpu] [--preset medium|tiny] [--seconds N] [--data DIR]}
-shift
+. "$root/local/options.sh"
 device=cuda
 preset=medium
 seconds=540
 data=
-while [ $# -gt 0 ]; do
-  case $1 in
-    --device | --preset | --seconds | --data) printf -v "${1#--}" '%s' "$2" && shift 2 ;;
-    *) echo "error: unknown option $1" >&2 && exit 1 ;;
-  esac
-done
+
+usage() {
+  cat << END
+Usage: benchmarks/gpu.sh OUT [options]
+
+Runs in at most 9 minutes, without internet. Writes OUT/NAME.txt of every part, OUT/gpu.json and OUT/gpu.md, one line a
+part. A part that is done, or that failed, is not run again by the same command (remove OUT/NAME.code for that); what does
+not fit into the time is left to the next one.
+
+Options:
+  --device cuda|cpu         cpu is a rehearsal, with --preset tiny (default: $device)
+  --preset medium|tiny      (default: $preset)
+  --seconds N               how long it may take (default: $seconds)
+  --data DIR                losses on the corpus in DIR, as of ./run.sh in work/data (default: one that is made up)
+END
+}
+
+out=
+case ${1:-} in
+  --help | -h | "") ;;
+  -*) die "the first argument is the directory of results, got $1; see --help" ;;
+  *) out=$1 && shift ;;
+esac
+parse_options "device preset seconds data" "" "$@"
+[ -n "$out" ] || { usage >&2 && exit 1; }
+check_options device 'cuda|cpu' "cuda or cpu"
+check_options seconds '[0-9]{1,9}' "a number"
+[ -z "$data" ] || [ -d "$data/fbank" ] || die "no $data/fbank: --data takes what prepare.sh has written"
 [ -z "$data" ] && data=() || data=(--data "$(readlink -f "$data")")
 mkdir -p "$out"
 out=$(readlink -f "$out")
