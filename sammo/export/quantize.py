@@ -18,9 +18,6 @@ from sammo.export.verify import run_chunks
 # A product whose result is off by more than this share (root mean square) in 8 bits keeps its float weights.
 SENSITIVE = 0.015
 MEASURED_CHUNKS = 5
-# Weights take 7 of the 8 bits: CPUs without VNNI (most before 2019, and many after) add two products of 8 bits in 16, which
-# overflows with weights of 8 bits and makes results wrong without a word.
-LARGEST_WEIGHT = 64
 HALVED = 1024  # values; smaller constants stay in 32 bits
 LARGEST_HALF = 65504.0  # and so do masks, which hold larger values
 
@@ -46,7 +43,7 @@ def halve(path: Path, out: Path) -> None:
 
 
 def quantize(path: Path, out: Path, kept: Sequence[str] = ()) -> None:
-    """Weights of linear layers in bytes, a scale for each output, their inputs quantized as they come.
+    """Weights of linear layers in 8 bits, a scale for each output, their inputs quantized as they come.
 
     kept: nodes that stay in float.
     """
@@ -61,8 +58,8 @@ def quantize(path: Path, out: Path, kept: Sequence[str] = ()) -> None:
             str(out),
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
-            weight_type=QuantType.QInt8,
-            reduce_range=True,
+            # Without a sign: with one, CPUs that lack VNNI add two products in 16 bits, which overflows without a word.
+            weight_type=QuantType.QUInt8,
             # It makes a Gemm a product and a sum before it looks for names.
             nodes_to_quantize=[*chosen, *(f"{name}_MatMul" for name in chosen), "none"],
         )
@@ -125,9 +122,15 @@ def _transposed(node: Any) -> bool:
 
 def _errors(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Squares summed: of the error of x (M, K) @ weight (K, C) in 8 bits, and of the product."""
-    low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
-    step = (high - low) / 255 or 1.0  # as DynamicQuantizeLinear
-    rounded = np.clip(np.round((x - low) / step), 0, 255) * step + low
-    steps = np.maximum(np.abs(weight).max(axis=0), 1e-30) / LARGEST_WEIGHT
+    rounded = _in_8_bits(x, x.min(), x.max())
     exact = x @ weight
-    return np.array([np.square(rounded @ (np.round(weight / steps) * steps) - exact).sum(), np.square(exact).sum()])
+    quantized = _in_8_bits(weight, weight.min(axis=0), weight.max(axis=0))
+    return np.array([np.square(rounded @ quantized - exact).sum(), np.square(exact).sum()])
+
+
+def _in_8_bits(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """What 256 steps from ``low`` to ``high``, 0 among them, make of values."""
+    low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    step = np.maximum((high - low) / 255, 1e-30)
+    zero = np.round(-low / step)
+    return (np.clip(np.round(values / step) + zero, 0, 255) - zero) * step

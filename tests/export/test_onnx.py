@@ -177,7 +177,7 @@ def test_precisions(smaller):
     audio, deviation = [speech(2.0, 5)], {}
     frames = made.joiner.encoder_proj(
         decode_streaming(made, make_searcher(made, "greedy_search"), audio, 16, 32, 1)[0].frames
-    )
+    ).detach()
     for runtime in ("onnxruntime", "openvino"):
         for precision in ("float32", "float16", "bfloat16", "int8"):
             if precision == "bfloat16" and (runtime == "onnxruntime" or not multiplies_bfloat16()):
