@@ -71,8 +71,8 @@ run_stage 1 "Prepare AN4 manifests from $an4_dir" "" "$manifests/.an4.done" "$ke
   --manifest-dir "$manifests" --byte-order "$byte_order" --valid-speakers "$valid_speakers"
 
 run_stage 2 "Compute Fbank of AN4" "$manifests/.an4.done" "$fbank/.an4.done" "$key speed=$perturb_speed" \
-  "$python" "$local/compute_fbank_an4.py" --manifest-dir "$manifests" --fbank-dir "$fbank" --nj "$nj" \
-  --perturb-speed "$perturb_speed"
+  "$python" "$local/compute_fbank.py" --corpus an4 --manifest-dir "$manifests" --fbank-dir "$fbank" \
+  --nj "$nj" --perturb-speed "$perturb_speed"
 
 train=$fbank/an4_cuts_train.jsonl.gz
 if [[ " $lang_type " == *" char "* ]]; then
