@@ -39,6 +39,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--left-context-frames", type=integers, default=(64, 128, 256), help="Of Zipformer.")
     parser.add_argument("--batch", type=integers, default=(16,), help="Streams in a batch; with --batch-chunk-size.")
     parser.add_argument("--batch-chunk-size", type=integers, default=(32,))
+    parser.add_argument("--runtimes", default="torch,onnxruntime,openvino", help="Columns to measure.")
+    parser.add_argument("--exports-only", action="store_true", help="Make what is to be measured, and measure nothing.")
     parser.add_argument("--seconds", type=float, default=0.8, help="Time for each cell, a step and its floor in turns.")
     parser.add_argument("--budget", type=float, default=280.0, help="Seconds after which no cell is begun.")
     return parser.parse_args()
@@ -56,7 +58,7 @@ from sammo.export.deployed import file_name, load_session, multiplies_bfloat16
 from sammo.export.graphs import EncoderGraph
 from sammo.export.onnx import write_graph
 from sammo.export.openvino import write_openvino
-from sammo.export.quantize import quantize
+from sammo.export.quantize import halve, quantize
 from sammo.files import atomic_write
 from sammo.transducer import Transducer, model_config
 
@@ -102,6 +104,8 @@ class Exports:
         wanted = directory / file_name("encoder", precision, runtime)
         if runtime == "onnxruntime" and precision == "int8":
             self._make(wanted, lambda path: quantize(onnx, path))
+        elif runtime == "onnxruntime" and precision == "float16":
+            self._make(wanted, lambda path: halve(onnx, path))
         elif runtime == "openvino":
             kind = "float32" if precision == "bfloat16" else precision
             if not wanted.is_file():  # two files: the one that is looked for is written last
@@ -175,6 +179,15 @@ def key(setting: Setting, runtime: str, precision: str) -> str:
     return " ".join(map(str, (*setting, runtime, precision)))
 
 
+def make_exports(exports: Exports, wanted: list[tuple[Setting, str, str]]) -> int:
+    """Those that are not there yet, with the seconds that each takes of the processor."""
+    for setting, runtime, precision in wanted:
+        start = time.process_time()
+        exports.directory(setting, runtime, precision)
+        print(f"{key(setting, runtime, precision)}: {time.process_time() - start:.0f} s", flush=True)
+    return 0
+
+
 def main() -> int:
     args = parse_args()
     torch.set_num_threads(1)
@@ -184,8 +197,11 @@ def main() -> int:
     exports.work.mkdir(parents=True, exist_ok=True)
     file = exports.work / "results.json"
     cells: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    runtimes = [runtime for runtime in RUNTIMES if "bfloat16" not in runtime or multiplies_bfloat16()]
+    runtimes = [runtime for runtime in RUNTIMES if runtime[0] in args.runtimes.split(",")]
+    runtimes = [runtime for runtime in runtimes if "bfloat16" not in runtime or multiplies_bfloat16()]
     wanted = [(setting, *runtime) for setting in settings for runtime in runtimes]
+    if args.exports_only:
+        return make_exports(exports, [item for item in wanted if item[1] != "torch"])
     missing = [item for item in wanted if key(*item) not in cells]
     with torch.inference_mode():
         for done, (setting, runtime, precision) in enumerate(missing):
