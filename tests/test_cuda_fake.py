@@ -12,6 +12,7 @@ import pytest
 import torch
 from fixtures.training import Letters, ListData, make_batch
 
+from sammo.data.dataset import Batch
 from sammo.encoder import build_encoder, encoder_config
 from sammo.encoder.state import state_leaves
 from sammo.fake_cuda import fake_cuda
@@ -66,11 +67,12 @@ def test_encoder(name, preset, training, bf16, chunk, kernels):
             output.frames.float().sum().backward()
             for parameter_name, parameter in encoder.named_parameters():
                 assert parameter.grad is not None, parameter_name  # or DistributedDataParallel would wait for it
-                if parameter.numel() > 2**14:
-                    layouts = [[s for s, n in zip(x.stride(), x.shape) if n > 1] for x in (parameter, parameter.grad)]
-                    assert layouts[0] == layouts[1] or "linear_pos" in parameter_name, (
-                        parameter_name
-                    )  # else it is copied
+                strides, gradient = parameter.stride(), parameter.grad.stride()
+                layouts = [[s for s, n in zip(of, parameter.shape) if n > 1] for of in (strides, gradient)]
+                if layouts[0] == layouts[1]:
+                    assert strides == gradient, parameter_name  # or DistributedDataParallel warns
+                elif parameter.numel() > 2**14:
+                    assert "linear_pos" in parameter_name, parameter_name  # else it is copied
     assert not trace.waits, trace.waits
     own = [launch for launch in trace.launches if launch.kernel.fn.__module__.startswith("sammo.kernels")]
     assert bool(own) == (kernels == "auto")
@@ -101,7 +103,7 @@ def make_trainer(tmp_path, name="sammo", preset="tiny", batch_seconds=9.0, use_c
     return Trainer(config, model, ListData([]), Letters(500), World(device=CUDA), StopRequest(), {}, batch_seconds)
 
 
-def batch(size: int = 3) -> dict:
+def batch(size: int = 3) -> Batch:
     features = torch.randn(size, 307, 80, device="cpu")
     return make_batch(features, lengths()[:size], [[5] * 30, [7] * 11, []][:size], "cut")
 
@@ -120,6 +122,7 @@ def test_a_training_step_waits_once(name, preset, precision, tmp_path):
         trace.waits.clear()
         for _ in range(1 if preset == "medium" else 4):
             step = trainer._step(batch()).step
+        assert trainer.averaged
         trainer.averaged.update(trainer.model, 1)
         assert step["grad_norm"] == 1.0  # as invented
         places = set(trace.waits)
@@ -151,9 +154,8 @@ def test_streaming(name):
         with CUDA:
             model = Transducer(model_config(name, "tiny", 500))
         searcher = make_searcher(model, "greedy_search")
-        recognizer = StreamingRecognizer(
-            model, searcher, 32, **({} if name == "sammo" else {"left_context_frames": 64})
-        )
+        left = 0 if name == "sammo" else 64
+        recognizer = StreamingRecognizer(model, searcher, 32, left_context_frames=left)
         streams = [recognizer.open(key) for key in range(2)]
         for stream in streams:
             stream.accept_audio(torch.randn(32000) * 0.1)

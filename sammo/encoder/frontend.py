@@ -56,23 +56,28 @@ class ConvNeXt(nn.Module):
         one, the last 3 frames of x are look-ahead: they come first in the next call.
         """
         if state is None:
-            y = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            y = self._convolve(x, LOOKAHEAD)
         else:
             padded = torch.cat([state, x], dim=1)
             x = x[:, :-LOOKAHEAD]
             frames = sizes(x)[1]
             state = padded[:, frames : frames + LOOKAHEAD]
-            y = F.conv2d(
-                padded.permute(0, 3, 1, 2),
-                self.depthwise.weight,
-                self.depthwise.bias,
-                padding=(0, LOOKAHEAD),
-                groups=self.depthwise.groups,
-            ).permute(0, 2, 3, 1)
+            y = self._convolve(padded, 0)
         y = self._swoosh.between(y, self.in_proj, self.balancer1, self.out_proj)
         mask = sequence_mask(x, float(self.skip_rate))
         x = x + (y if mask is None else y * mask.unsqueeze(-1))
         return self.whiten(self.balancer2(x)), state
+
+    def _convolve(self, x: Tensor, padding: int) -> Tensor:
+        """The depthwise convolution of x (N, T, F, C) with so many zeros before and after in time."""
+        weight = self.depthwise.weight
+        if weight.requires_grad and torch.is_grad_enabled():
+            # A convolution of channels-last input gives its weight's gradient other strides, in the dimension of size 1
+            # alone: PyTorch keeps them, and DistributedDataParallel warns of them. Passing here, it loses them.
+            weight = weight.flatten().view_as(weight)
+        image, channels = x.permute(0, 3, 1, 2), weight.shape[0]
+        y = F.conv2d(image, weight, self.depthwise.bias, padding=(padding, LOOKAHEAD), groups=channels)
+        return y.permute(0, 2, 3, 1)
 
 
 class Frontend(nn.Module):

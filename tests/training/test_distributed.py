@@ -30,6 +30,7 @@ def parallel(tmp_path_factory):
     run = start("tests/fixtures/training_parallel.py", directory, 2, "curve")
     output, _ = run.communicate(timeout=600)
     assert run.returncode == 0, output
+    (directory / "output.txt").write_text(output)
     return directory
 
 
@@ -50,6 +51,11 @@ def test_two_processes_train_as_one(parallel, tmp_path):
     checkpoint = read_checkpoint(parallel / "epoch-2.pt")
     assert len(checkpoint.training.random) == 2 and checkpoint.batch_idx_train == 8
     assert differences(checkpoint.model, ranks[0]["model"]) == []
+
+
+def test_gradients_lie_where_they_are_sent_from(parallel):
+    """PyTorch warns of a gradient with other strides than the bucket that it is copied to."""
+    assert "strides" not in (parallel / "output.txt").read_text()
 
 
 def test_all_processes_skip_what_one_has_no_memory_for(parallel, tmp_path):
