@@ -228,10 +228,10 @@ class Served(Family):
                     self.wrong = f"an error of several lines: {reason!r}"
                 if "'bye'" not in reason:
                     self.refused = reason
+                if KEY not in server.parking._held:
+                    self.wrong = "a stream that could not be resumed is lost"
             if told["type"] == "started":
                 return
-        if self.refused and KEY not in server.parking._held:
-            self.wrong = "a stream that could not be resumed is lost"
 
     def _stream(self, rng: random.Random) -> tuple[str, bytes]:
         """A conversation with /v1/stream: its path, and what is sent once it is open."""

@@ -58,10 +58,7 @@ class Realtime:
         except asyncio.TimeoutError:
             await self._end(f"nothing came for {self._server.options.idle_seconds:g} s", TIMED_OUT)
         finally:
-            if self._sender is not None:
-                self._sender.cancel()
-            if self._client is not None:
-                self._client.close()
+            await self._drop()
 
     async def _handle(self, message: dict[str, Any]) -> None:
         kind = message.get("type")
@@ -116,10 +113,12 @@ class Realtime:
         self._client = self._sender = None
 
     async def _drop(self) -> None:
-        if self._client is not None and self._sender is not None:
+        if self._sender is not None:
             self._sender.cancel()
+            await asyncio.gather(self._sender, return_exceptions=True)  # it may have failed of a client that left
+        if self._client is not None:
             self._client.close()
-            self._client = self._sender = None
+        self._client = self._sender = None
 
     async def _results(self, client: Client) -> None:
         item, told = _id("item"), ""

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from typing import Any
 
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
 from sammo.data.features import SAMPLING_RATE
 from sammo.data.tokens import Tokenizer
@@ -21,6 +21,7 @@ from sammo.serve.server import Server
 from sammo.streaming.session import Event
 
 PROTOCOL_ERROR, TRY_LATER, TIMED_OUT = 1008, 1013, 1001  # close codes of RFC 6455
+GONE = (WebSocketDisconnect, WebSocketDisconnected)  # the client has left: what is told first, and from then on
 START = {"type", "sample_rate", "format", "chunk_size", "endpoint", "reset_encoder", "resume"}
 
 
@@ -50,7 +51,7 @@ async def stream_socket(socket: WebSocket) -> None:
         if not sender.done():  # else the stream was given up while more was to come
             await receiver
         await sender
-    except WebSocketDisconnect:
+    except GONE:
         gone = True
     except UserError as caught:
         error = str(caught)
@@ -59,6 +60,7 @@ async def stream_socket(socket: WebSocket) -> None:
     finally:
         receiver.cancel()
         sender.cancel()
+        await asyncio.gather(receiver, sender, return_exceptions=True)  # both may have failed, of the same
     if gone or error:
         await server.parking.park(key, client)
         client.close()

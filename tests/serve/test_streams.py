@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import re
@@ -147,6 +148,19 @@ def test_text_that_is_no_utf8_is_one_line_in_the_log(server, caplog):
     found = [record for record in caplog.records if "UTF-8" in record.getMessage()]
     assert found and all(record.levelname == "WARNING" and not record.exc_info for record in found)
     wait_until_idle(server[1])
+
+
+def test_client_that_leaves_while_both_ways_are_busy(server, caplog):
+    """Sending and receiving fail at once; neither error is left for the event loop to complain about."""
+    start, change = b'{"type": "start"}', b'{"type": "chunk_size", "frames": 64}'
+    for number in range(4):
+        with connect(f"ws://127.0.0.1:{server[0]}/v1/stream", proxy=None) as bad:
+            texts = [b"\x81" + bytes([0x80 | len(text)]) + bytes(4) + text for text in (start, change)]
+            bad.socket.sendall(b"".join(texts) + b"\x81\x81" + bytes(4) + b"\xe3")
+    wait_until_idle(server[1])
+    gc.collect()
+    said = [record.getMessage() for record in caplog.records]
+    assert not [line for line in said if "never retrieved" in line or "ASGI" in line]
 
 
 def test_too_much_at_once(model, server):
