@@ -8,7 +8,7 @@ root=$(cd "$here/../../../.." && pwd)
 
 scale=cpu
 seeds=3
-tables="main state mixers"
+tables="main state mixers carried"
 work_dir=reproduce
 data_dir=
 epochs=
@@ -27,7 +27,8 @@ of no table without a word.
   --scale cpu|gpu      cpu: preset tiny on the synthetic corpus; gpu: preset medium on --data-dir (default: $scale)
   --seeds N            of the main comparison (default: $seeds); everything else has one
   --tables "NAME ..."  main: Sammo, Zipformer, Conformer; state: d_state 8, 16, 64; mixers: none, nla, gated_delta without
-                       left context, none, mamba2, gated_delta with it (default: $tables)
+                       left context, none, mamba2, gated_delta with it; carried: Sammo of main trained for one more epoch
+                       on utterances apart and joined (default: $tables)
   --work-dir DIR       everything is written below it (default: $work_dir)
   --data-dir DIR       prepared by prepare.sh (default for cpu: made here)
   --epochs N           for every training (default: 13 on cpu, 40 on gpu)
@@ -42,7 +43,7 @@ parse_options "scale seeds tables work-dir data-dir epochs jobs collect" plan "$
 check_options scale "cpu|gpu" "cpu or gpu"
 check_options seeds '[1-9][0-9]?' "1 to 99"
 check_options "epochs jobs" '|[1-9][0-9]*' "a whole number above 0"
-check_options tables '((main|state|mixers)( |$))*' "main, state or mixers, or several"
+check_options tables '((main|state|mixers|carried)( |$))*' "main, state, mixers or carried, or several"
 
 chunks=16,32,64,128,256
 lefts=16,32,64,128,256
@@ -88,14 +89,22 @@ systems() {
   fi
 }
 
-count=$(systems | wc -l)
+# What begins with a model of main, once that is there.
+carried() {
+  local tuned="--init-from main/sammo/seed1 --encoder sammo --seed 1 --num-epochs 1 --curriculum= --base-lr 0.01"
+  [[ " $tables " == *" carried "* ]] || return 0
+  echo "carried/apart/seed1|$tuned"
+  echo "carried/joined/seed1|$tuned --concatenate-cuts true --duration-factor 4 --gap 0.5"
+}
+
+count=$( (systems && carried) | wc -l)
 echo "$count trainings of preset $preset, $epochs epochs, $jobs at a time; everything goes to $work_dir"
 if [ -n "$minutes" ]; then
   # Decoding takes about a quarter of the time of 13 epochs; voices are synthesized in ten minutes of one core.
   echo "about $(((count * (minutes * epochs / 13 + minutes / 4) / jobs + 10 + 59) / 60)) h on idle cores like those of benchmarks/README.md"
 fi
 if $plan; then
-  systems | tr '|' '\t'
+  { systems && carried; } | tr '|' '\t'
   exit 0
 fi
 
@@ -114,6 +123,7 @@ if [ -n "$collect" ]; then
   exit 0
 fi
 
+[ -z "$data_dir" ] || data_dir=$(cd "$data_dir" && pwd)
 make_venv "$root"
 export PYTHON PYTHONUTF8=1 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 if [ -z "$data_dir" ]; then
@@ -125,8 +135,12 @@ fi
 
 # One system from training to error rates; what is done already is skipped by the commands themselves.
 run_system() { # name, options
-  local exp=$work_dir/exp/$1 log=$work_dir/logs/${1//\//-}.log
+  local exp=$work_dir/exp/$1 log=$work_dir/logs/${1//\//-}.log epochs=$epochs average=$average
+  if [[ $2 =~ --num-epochs\ ([0-9]+) ]]; then
+    epochs=${BASH_REMATCH[1]} average=1
+  fi
   mkdir -p "$exp" "$work_dir/logs"
+  cd "$work_dir/exp" # where --init-from is
   local data=(--manifest-dir "$data_dir/fbank" --lang "$data_dir/lang_char" --device "$device") model
   # shellcheck disable=SC2086 # the options of a system are words
   "$PYTHON" "$here/train.py" --preset "$preset" --exp-dir "$exp" --num-epochs "$epochs" "${data[@]}" "${budget[@]}" $2 \
@@ -147,21 +161,26 @@ trap 'jobs -p | xargs -r kill 2> /dev/null || true' EXIT
 echo "== Training and decoding"
 number=0
 gpus=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((jobs - 1)))}
-while IFS='|' read -r name options; do
-  number=$((number + 1))
-  while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do wait -n || true; done
-  echo "   $number of $count: $name ($((SECONDS / 60)) min; $work_dir/logs/${name//\//-}.log)"
-  (
-    if [ "$device" = cuda ]; then
-      IFS=, read -ra cards <<< "$gpus"
-      export CUDA_VISIBLE_DEVICES=${cards[$(((number - 1) % ${#cards[@]}))]}
-    else
-      export OMP_NUM_THREADS=1
-    fi
-    run_system "$name" "$options" || echo "$name" >> "$failed"
-  ) &
-done < <(systems)
-wait
+run_all() { # lines of systems from standard input
+  local name options
+  while IFS='|' read -r name options; do
+    number=$((number + 1))
+    while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do wait -n || true; done
+    echo "   $number of $count: $name ($((SECONDS / 60)) min; $work_dir/logs/${name//\//-}.log)"
+    (
+      if [ "$device" = cuda ]; then
+        IFS=, read -ra cards <<< "$gpus"
+        export CUDA_VISIBLE_DEVICES=${cards[$(((number - 1) % ${#cards[@]}))]}
+      else
+        export OMP_NUM_THREADS=1
+      fi
+      run_system "$name" "$options" || echo "$name" >> "$failed"
+    ) &
+  done
+  wait
+}
+run_all < <(systems)
+run_all < <(carried)
 
 echo "== Reports"
 report() { # name, directories
