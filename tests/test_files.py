@@ -74,11 +74,12 @@ def test_results_are_exit_codes_and_bugs_are_tracebacks():
             run_main(lambda: value)
         assert ending.value.code == code
     with pytest.raises(FileNotFoundError):
-        run_main(lambda: open("/does/not/exist"))
+        run_main(lambda: len(open("/does/not/exist").read()))
 
 
 def test_a_closed_pipe_is_quiet():
     code = "from sammo.errors import run_main; run_main(lambda: [print('x' * 1000) for _ in range(1000)] and 0)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout and process.stderr
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 141

@@ -29,7 +29,7 @@ def holder(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "exp"], env=environment, **pipes)
-    assert process.stdout.readline() == "held\n"
+    assert process.stdout and process.stdout.readline() == "held\n"
     yield process
     process.kill()
     process.wait()

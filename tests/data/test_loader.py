@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from fixtures.data import make_corpus
+from fixtures.training import make_batch
 from lhotse import CutSet
 from lhotse.cut import Cut
 
@@ -197,6 +198,7 @@ def test_workers_leave_signals_to_training(module):
     loader = iter(module(num_workers=2).train_dataloader(1))
     batches = [next(loader)]
     for child in multiprocessing.active_children():
+        assert child.pid
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             os.kill(child.pid, number)
     assert same(list(wanted), batches + list(loader))
@@ -378,10 +380,12 @@ def test_wait_timer_tells_waiting_from_working(monkeypatch):
     clock = [5.0]
     monkeypatch.setattr("sammo.data.dataset.time.perf_counter", lambda: clock[0])
 
+    batch = make_batch(torch.zeros(2, 100, 80), torch.tensor([100, 50]), [[], []], "cut")
+
     def slow():
         for _ in range(3):
             clock[0] += 0.5
-            yield {"lengths": torch.tensor([100, 50])}
+            yield batch
 
     timer = WaitTimer(slow())
     for _ in timer:

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures.data import make_corpus
-from lhotse import CutSet
+from lhotse import CutSet, MonoCut
 from make_shar import make_shar  # noqa: E402
 
 from sammo.data.config import DataConfig
 from sammo.data.datamodule import CsjDataModule
+from sammo.data.dataset import Batch
 from sammo.data.manifests import read_cuts, write_cuts
 from sammo.data.shar import PLACES
 from sammo.data.sources import SHAR
@@ -30,14 +31,14 @@ def corpus(tmp_path_factory) -> Path:
     return fbank
 
 
-def load(corpus: Path, shar_dir: Path, epoch: int = 1, state=None, **options) -> list[dict]:
+def load(corpus: Path, shar_dir: Path, epoch: int = 1, state=None, **options) -> list[Batch]:
     defaults = {"manifest_dir": corpus, "shar_dir": shar_dir, "max_duration": 12.0, "num_workers": 0}
     tokenizer = load_tokenizer(corpus.parent / "lang_char")
     module = CsjDataModule(DataConfig(**{**defaults, "drop_last": False, **options}), tokenizer)
     return list(module.train_dataloader(epoch, sampler_state=state))
 
 
-def ids(batches: list[dict]) -> list[str]:
+def ids(batches: list[Batch]) -> list[str]:
     return [cut_id for batch in batches for cut_id in batch["cut_ids"]]
 
 
@@ -117,6 +118,7 @@ def test_shards_of_before(corpus, copy):
     """They do not say where in an archive a cut is."""
     cuts = list(read_cuts(copy / "cuts.000000.jsonl.gz", SHAR))
     for cut in cuts:
+        assert isinstance(cut, MonoCut) and cut.custom
         del cut.custom[PLACES]
     write_cuts(copy / "cuts.000000.jsonl.gz", cuts)
     with pytest.raises(UserError, match="shard cuts.000000.jsonl.gz in .* is of an older layout; write it again"):

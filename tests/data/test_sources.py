@@ -171,7 +171,8 @@ def test_descriptions_inside_of_shar_archives_are_checked(copy, tmp_path, field)
     assert sum(len(batch["cut_ids"]) for batch in good) == 6
     path = shar / f"{field}.000000.tar"
     with tarfile.open(path) as archive:
-        members = [(member.name, archive.extractfile(member).read()) for member in archive]
+        files = [(member.name, archive.extractfile(member)) for member in archive]
+        members = [(name, file.read()) for name, file in files if file is not None]
     with tarfile.open(path, "w") as archive:
         for name, content in members:
             if name.endswith(".json"):

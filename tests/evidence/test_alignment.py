@@ -28,6 +28,7 @@ def brute_force(log_probs: torch.Tensor, tokens: list[int]) -> list[int]:
         score = sum(float(log_probs[i, label]) for i, label in enumerate(path))
         if collapsed == tokens and score > best:
             best, found = score, list(path)
+    assert found is not None
     return found
 
 
@@ -89,7 +90,7 @@ def test_command(tmp_path, capsys):
     with pytest.raises(UserError, match="no CTC layer"):
         args.run(args)
     model.config = dataclasses.replace(model.config, use_ctc=True)
-    model.ctc_output = nn.Linear(model.encoder.out_dim, tokenizer.vocab_size)
+    model.add_module("ctc_output", nn.Linear(model.encoder.out_dim, tokenizer.vocab_size))
     write_checkpoint(tmp_path / "exp/epoch-1.pt", checkpoint_of(model, tokenizer.fingerprint))
     assert args.run(args) == 0
     assert "3 utterances" in capsys.readouterr().out

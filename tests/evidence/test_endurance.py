@@ -34,8 +34,9 @@ def utterances():
     return [Utterance(torch.randn(n, 80, generator=generator).cumsum(0) * 0.3, "abcdefgh") for n in LENGTHS]
 
 
-def whole(model, chunking, utterance):
+def whole(system, utterance):
     """Errors of simulated streaming."""
+    model, chunking = system
     features, lengths = with_tails(utterance.features[None], torch.tensor([len(utterance.features)]))
     with torch.inference_mode():
         encoded = model.encoder(features, lengths, **dict(zip(("chunk_size", "left_context_frames"), chunking)))
@@ -64,7 +65,7 @@ def test_alone_and_emptied_before_every_utterance_are_what_decoding_gives(system
     """A window that looked into the neighbour, or a token counted for it, would show."""
     talks, found = decode(system, utterances, reset_every=0.01, pause=0.4)
     order = [index for talk in talks for index in talk.utterances]
-    expected = [whole(*system, utterances[index]) for index in order]
+    expected = [whole(system, utterances[index]) for index in order]
     assert len({count.errors for count in expected}) > 1
     assert found.alone == expected
     # Joined, more silence follows, in which a random model may hear something; every other talk ends with none.

@@ -200,11 +200,12 @@ def test_clipping_is_reported_and_explained(caplog):
         assert "quartiles" in caplog.text
         caplog.clear()
         set_grads(params, 11)
+        assert params["conv"].grad is not None
         params["conv"].grad *= 1e4
         before = values(params)
         optimizer.step()
     stats = optimizer.clipping_stats()[0]
-    assert stats.scale < 0.01 and stats.norm > stats.threshold
+    assert stats.threshold and stats.scale < 0.01 and stats.norm > stats.threshold
     assert stats.scale == pytest.approx(stats.threshold / stats.norm)
     assert stats.fraction_clipped == pytest.approx(0.5)  # the estimate at step 10 counts step 10 and this one
     assert "dominated by conv: 1.00" in caplog.text and "usual size: conv " in caplog.text
@@ -219,7 +220,9 @@ def test_gradients_that_are_not_finite_are_dropped(bad, at):
     for step in range(30):
         set_grads(params, step)
         if step == at:
-            params["w2"].grad[0, 0] = bad
+            gradient = params["w2"].grad
+            assert gradient is not None
+            gradient[0, 0] = bad
         optimizer.step()
         assert optimizer.clipping_stats()[0].scale == (0.0 if step == at else optimizer.clipping_stats()[0].scale)
     assert values(params).isfinite().all()

@@ -42,10 +42,12 @@ def run(module) -> tuple[torch.Tensor, torch.Tensor]:
     x = ref("x").clone().requires_grad_()
     y = module(x)
     y.backward(ref("gy"))
+    assert x.grad is not None
     return y.detach(), x.grad
 
 
-def close(ours: torch.Tensor, name: str) -> None:
+def close(ours: torch.Tensor | None, name: str) -> None:
+    assert ours is not None
     torch.testing.assert_close(ours, ref(name), atol=TOLERANCE, rtol=0)
 
 
@@ -89,7 +91,7 @@ def test_activation_dropout_linear():
     y = module(x)
     torch.manual_seed(1)
     mask = SharedDropout(0.4, 1).mask(x)
-    assert mask.shape == (2, 1, 6) and set(mask.unique().tolist()) <= {0.0, 1 / 0.6}
+    assert mask is not None and mask.shape == (2, 1, 6) and set(mask.unique().tolist()) <= {0.0, 1 / 0.6}
     wanted = plain(x, mask)
     torch.testing.assert_close(y, wanted)
     gy = torch.randn_like(y)
@@ -126,13 +128,14 @@ def test_balancer_other_channel_dim():
     balancer = Balancer(16, 1, prob=1.0, **META["balancer"])
     x = ref("x").transpose(1, 2).contiguous().requires_grad_()
     balancer(x).backward(ref("gy").transpose(1, 2))
+    assert x.grad is not None
     close(x.grad.transpose(1, 2), "Balancer/gx")
 
 
 def test_balancer_constant_channel_is_finite():
     x = torch.zeros(10, 4, requires_grad=True)
     Balancer(4, prob=1.0)(x).sum().backward()
-    assert torch.isfinite(x.grad).all()
+    assert x.grad is not None and torch.isfinite(x.grad).all()
 
 
 @pytest.mark.parametrize("key, name", [("whiten_g2", "Whiten_g2"), ("whiten_g1", "Whiten_g1")])
@@ -184,7 +187,7 @@ def test_scheduled_float():
 def test_limit_param_value_turns_gradients_round():
     x = torch.tensor([-2.0, -2.0, 0.0, 2.0, 2.0], requires_grad=True)
     limit_param_value(x, -1.0, 1.0, prob=1.0).backward(torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0]))
-    assert x.grad.tolist() == [-1.0, -1.0, 1.0, 1.0, 1.0]
+    assert x.grad is not None and x.grad.tolist() == [-1.0, -1.0, 1.0, 1.0, 1.0]
 
 
 def test_decisions_come_from_python_random():

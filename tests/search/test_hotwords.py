@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_agrees_with_plain_search(beam_size, seed, use_graph, lm_scale):
     model = toy_model(seed=seed)
     frames, lengths = utterances(seed)
     phrases = [[1, 2], [3, 1, 4], [5], [2, 6, 7], [9, 9]]
-    options = dict(
+    options: dict[str, Any] = dict(
         context_graph=ContextGraph(phrases, 1.5) if use_graph else None,
         lm=ToyLM(12) if lm_scale else None,
         lm_scale=lm_scale,
@@ -142,7 +143,7 @@ class StatelessLM:
 
 def test_language_model_without_state():
     frames, lengths = utterances()
-    options = dict(lm=StatelessLM(), lm_scale=0.3)
+    options: dict[str, Any] = dict(lm=StatelessLM(), lm_scale=0.3)
     model = toy_model()
     found = make_searcher(model, "modified_beam_search", 4, **options)(frames, lengths, nbest=9)
     for hyps, sequence, length in zip(found, frames, lengths):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -64,7 +65,8 @@ def test_beam_search_agrees_with_plain_one(beam_size, context_size, options):
 def test_greedy_is_beam_one():
     model = toy_model()
     frames, lengths = utterances(4)
-    for options in ({}, {"blank_penalty": 2.0}, {"temperature": 2.0}):
+    choices: tuple[dict[str, Any], ...] = ({}, {"blank_penalty": 2.0}, {"temperature": 2.0})
+    for options in choices:
         greedy = make_searcher(model, "greedy_search", **options)(frames, lengths)
         beam = make_searcher(model, "modified_beam_search", 1, **options)(frames, lengths)
         for one, other in zip(greedy, beam):
