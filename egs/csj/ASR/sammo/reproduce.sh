@@ -101,7 +101,7 @@ count=$( (systems && carried) | wc -l)
 echo "$count trainings of preset $preset, $epochs epochs, $jobs at a time; everything goes to $work_dir"
 if [ -n "$minutes" ]; then
   # Decoding takes about a quarter of the time of 13 epochs; voices are synthesized in ten minutes of one core.
-  echo "about $(((count * (minutes * epochs / 13 + minutes / 4) / jobs + 10 + 59) / 60)) h on idle cores like those of benchmarks/README.md"
+  echo "about $((($(systems | wc -l) * (minutes * epochs / 13 + minutes / 4) / jobs + 10 + 59) / 60)) h on idle cores like those of benchmarks/README.md"
 fi
 if $plan; then
   { systems && carried; } | tr '|' '\t'
