@@ -20,11 +20,12 @@ from torch import Tensor
 
 from sammo.data.features import SAMPLING_RATE
 from sammo.errors import UserError
-from sammo.options import Endpointing
+from sammo.options import Endpointing, check_range
 from sammo.serve.metrics import Metrics
 from sammo.streaming.session import Event, Session, Sessions
 
 BROKEN = "this stream could not be computed; see the server's log"
+LONGEST_CHUNK = 512  # frames of 20 ms; a chunk is computed as one piece, and the other clients wait for it
 BACKLOG = 20.0  # seconds of audio that may wait for the model before a client has to
 
 
@@ -37,6 +38,13 @@ class Told(NamedTuple):
 
 class TooMany(UserError):
     """All streams are taken."""
+
+
+def _check_chunk_size(frames: int) -> None:
+    """UserError for chunks of a client that all others would wait for."""
+    check_range(
+        "chunk_size", frames, 1, LONGEST_CHUNK, "a chunk is computed as one piece, and other streams wait for it"
+    )
 
 
 class Client:
@@ -76,7 +84,8 @@ class Client:
         self._engine.post(self._forget)
 
     async def set_chunk_size(self, frames: int) -> None:
-        """Frames of 20 ms; UserError where the model cannot do it."""
+        """Frames of 20 ms; UserError where the model cannot do it, or other clients would wait too long."""
+        _check_chunk_size(frames)
 
         def change() -> None:
             if self._session is not None:
@@ -174,6 +183,8 @@ class Engine:
         on_chunk: Callable[[Session], None] | None = None,
     ) -> Client:
         """A client's session; UserError where there are too many, or the model or the snapshot does not allow it."""
+        if chunk_size is not None:
+            _check_chunk_size(chunk_size)
         client = Client(self)
         client.on_chunk = on_chunk
 

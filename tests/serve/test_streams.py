@@ -102,6 +102,8 @@ HOSTILE = {
     "another sampling rate": (['{"type": "start", "sample_rate": -5}'], "sample_rate"),
     "a rate that is no number": (['{"type": "start", "sample_rate": "fast"}'], "sample_rate"),
     "an unknown wish": (['{"type": "start", "model": "x"}'], "knows no 'model'"),
+    "a chunk of ten minutes": (['{"type": "start", "chunk_size": 30000}'], "other streams wait"),
+    "a longer one later": (['{"type": "start"}', '{"type": "chunk_size", "frames": 1024}'], "other streams wait"),
     "an odd chunk": (['{"type": "start"}', '{"type": "chunk_size", "frames": 7}'], "multiple"),
     "another's stream": (['{"type": "start", "resume": "../../etc/passwd"}'], "no such stream"),
     "a format that is a list": (['{"type": "start", "format": []}'], "format must be s16le or f32le, got a list"),
