@@ -1,11 +1,9 @@
 """The words of mini-CSJ.
 
-Every word is written with characters of JIS X 0208 (CSJ's Shift-JIS) and is read in one way only.  Topic words occur
-only
-in talks of their topic, general words in every talk.  No two of these share a reading, so their spelling follows from
-the
-sound.  The homophones are the exception: groups of words of one sound, spelled as the topic of the talk wants it, so a
-recognizer has to remember what the talk is about.  The tests check all of this.
+Every word is written with characters of JIS X 0208 (CSJ's Shift-JIS) and is read in one way only. Topic words occur only
+in talks of their topic, general words in every talk. No two of these share a reading, so their spelling follows from the
+sound. The homophones are the exception: groups of words of one sound whose spelling depends on the topic of the talk, so
+that a recognizer has to remember what the talk is about. The tests check all of this.
 """
 
 from __future__ import annotations
@@ -110,11 +108,6 @@ _FIRST_SPELLING = {word: group.spellings[0] for group in HOMOPHONES for word in 
 _ANY_HOMOPHONE = re.compile("|".join(_FIRST_SPELLING))
 
 
-def homophones_in(text: str) -> list[tuple[int, str]]:
-    """(first character, spelling) of every homophone in text, from left to right."""
-    return [(match.start(), match.group()) for match in _ANY_HOMOPHONE.finditer(text)]
-
-
 def without_topic(text: str) -> str:
     """text with every homophone spelled in the first way of its group: equal for texts that sound the same."""
     return _ANY_HOMOPHONE.sub(lambda match: _FIRST_SPELLING[match.group()], text)
@@ -187,12 +180,3 @@ DIGITS = "〇一二三四五六七八九"
 def spoken(word: str) -> str:
     """The word as it is written in the first half of an (A ...;...) tag, or unchanged."""
     return LATIN.get(word, word)
-
-
-def all_words() -> list[str]:
-    """Every content word that is no homophone once, in a fixed order."""
-    words: list[str] = []
-    for topic in TOPICS.values():
-        words += topic.nouns + topic.actions
-    words += GENERAL_NOUNS + GENERAL_ACTIONS + I_ADJECTIVES + NA_ADJECTIVES
-    return words + [verb.plain for verb in VERBS]

@@ -21,11 +21,4 @@ MIXERS: dict[str, type[Mixer]] = {
     "none": NoMixer,
 }
 
-
-def engine_names(operation: str) -> tuple[str, ...]:
-    """What ``Encoder.set_engines`` takes for an operation, whatever the mixer."""
-    tables = [mixer.engines[operation] for mixer in MIXERS.values() if operation in mixer.engines]
-    return tuple(dict.fromkeys(name for table in tables for name in table.names))
-
-
-__all__ = ["MIXERS", "Decay", "Mixer", "engine_names"]
+__all__ = ["MIXERS", "Decay", "Mixer"]
