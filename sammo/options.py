@@ -18,11 +18,12 @@ from sammo.errors import UserError
 
 T = TypeVar("T")
 
-# Bounds beyond which a value can only be a slip of the finger.
+# Bounds beyond which a value can only be a typing error.
 MOST_THREADS = 1024
 MOST_PROCESSES = 1024
 MOST_STREAMS = 100_000
 LONGEST_CHUNK = 30_000  # frames of 20 ms
+LONGEST_SILENCE = 86_400.0  # seconds: a day
 
 STREAMING_METHODS = ("greedy_search", "modified_beam_search")
 METHODS = (*STREAMING_METHODS, "fast_beam_search")  # of whole utterances
@@ -62,9 +63,9 @@ def add_options(
     """Adds an option for each field of the dataclass ``schema``: --field-name.
 
     Args:
-      title, description: of the group of options in --help; no title: they are in no group.
-      without: fields that are to keep their defaults.
-      defaults: other defaults than the fields'.
+      title, description: heading of the options' group in --help; without a title they form no group.
+      without: fields that get no option and keep their defaults.
+      defaults: default values by field name, instead of the fields' own.
     """
     group = parser.add_argument_group(title, description) if title else parser
     hints = typing.get_type_hints(schema)
@@ -169,12 +170,7 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(item for item in text.split(",") if item)
 
 
-_KINDS: dict[Any, Any] = {
-    bool: parse_bool,
-    tuple[int, ...]: integers,
-    tuple[float, ...]: numbers,
-    tuple[str, ...]: names,
-}
+_KINDS = {bool: parse_bool, tuple[int, ...]: integers, tuple[float, ...]: numbers, tuple[str, ...]: names}
 
 
 # ------------------------------------------------------------------------------------ bounds
@@ -316,9 +312,6 @@ class Streams:
     def __post_init__(self) -> None:
         """UserError for values that cannot work."""
         check_range("--num-decode-streams", self.num_decode_streams, 1, MOST_STREAMS, "each keeps a state")
-
-
-LONGEST_SILENCE = 86_400.0  # seconds: a day without an end is no rule
 
 
 @dataclass(frozen=True)

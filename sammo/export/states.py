@@ -1,7 +1,7 @@
-"""How the state of an encoder goes into an exported graph and comes out of it: as sherpa-onnx hands it from chunk to chunk.
+"""The inputs and outputs of an exported graph that hold the encoder's state, in forms that sherpa-onnx has code for.
 
-sherpa-onnx starts the states of its models with zeros, cuts and joins them by stream and never looks into them. Any state
-of a fixed size therefore fits its LSTM; a Zipformer's takes the form that icefall's exports have.
+sherpa-onnx starts the states of its models with zeros, splits and joins them by stream and never reads their values. Any
+state of a fixed size can therefore pass as that of an LSTM; a Zipformer's has the form of icefall's exports.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sammo.encoder import Encoder, EncoderState
-from sammo.encoder.config import EncoderConfig
+from sammo.encoder.mixers.nla import NonlinearAttention
 from sammo.encoder.state import flat_leaves, leaf_widths, shape_leaves
-from sammo.encoder.zipformer import LayerState
+from sammo.encoder.zipformer import LayerState, Zipformer
 from sammo.errors import UserError
 
 EMBED_CHANNELS = 128  # of the front-end, which sherpa-onnx takes for granted in a zipformer2
 
 
 class StateLayout(Protocol):
-    """The states of a graph. What a runtime keeps of a stream, ``start`` and ``keep``, is a tree of tensors (N, ...) that
-    :func:`sammo.encoder.state.pack_state` packs as it packs the encoder's own state."""
+    """How an encoder's state becomes inputs and outputs of a graph. Between chunks a runtime keeps a third form of it, a
+    tree of tensors (N, ...) from ``start`` and ``keep``, which :func:`sammo.encoder.state.pack_state` packs to the same
+    values as the encoder's own state."""
 
     model_type: str  # what sherpa-onnx calls it
     names: tuple[str, ...]  # of the inputs
     outputs: tuple[str, ...]
 
     def axis(self, name: str) -> int:
-        """The dimension of streams in an input or output."""
+        """The dimension of the input or output ``name`` along which the streams lie."""
         ...
 
     def metadata(self) -> dict[str, str | int]:
@@ -39,29 +40,29 @@ class StateLayout(Protocol):
         ...
 
     def unpack(self, tensors: Sequence[Tensor]) -> EncoderState:
-        """Inputs -> the encoder's state."""
+        """The graph's inputs -> the encoder's state."""
         ...
 
     def pack(self, state: EncoderState) -> tuple[Tensor, ...]:
-        """The encoder's state -> outputs."""
+        """The encoder's state -> the graph's outputs."""
         ...
 
     def start(self) -> Any:
-        """What is kept of one stream that has not begun."""
+        """The kept form of a stream that has not begun, N = 1."""
         ...
 
     def feed(self, kept: Any, /) -> tuple[Tensor, ...]:
-        """What is kept -> inputs."""
+        """Kept form -> the graph's inputs."""
         ...
 
     def keep(self, tensors: Sequence[Tensor]) -> Any:
-        """Outputs -> what is kept."""
+        """The graph's outputs -> kept form."""
         ...
 
 
 class LstmLayout:
-    """Any state as the two of an LSTM of one layer: its parts side by side, the first ones in h (1, N, A), the others in
-    c (1, N, B), cut between two parts near the half.
+    """Any state as the two of an LSTM of one layer: its tensors flattened side by side, the first ones in h (1, N, A), the
+    others in c (1, N, B), divided between two tensors near the middle.
 
     Args:
       encoder: its state has one size.
@@ -115,7 +116,7 @@ class Zipformer2Layout:
     A front-end of fewer channels leaves the rest of embed_states at zero.
 
     Args:
-      encoder: for which :func:`fits_zipformer2` is true.
+      encoder: a Zipformer with NLA and left context.
       left_context_frames: embed frames (50 Hz).
     """
 
@@ -184,13 +185,8 @@ class Zipformer2Layout:
     feed, keep = pack, unpack
 
 
-def fits_zipformer2(config: EncoderConfig) -> bool:
-    """Whether an encoder is the Zipformer that sherpa-onnx knows."""
-    return (config.encoder, config.mixer, config.left_context) == ("zipformer", "nla", True)
-
-
 def state_layout(encoder: Encoder, left_context_frames: int) -> StateLayout:
-    """The one that sherpa-onnx has code for: zipformer2 where the encoder is one, else lstm."""
-    if fits_zipformer2(encoder.config):
-        return Zipformer2Layout(encoder, left_context_frames)
-    return LstmLayout(encoder, left_context_frames)
+    """zipformer2's for a Zipformer with NLA and left context, of which sherpa-onnx knows every part; else the LSTM's."""
+    nla = all(isinstance(mixer, NonlinearAttention) for _, mixer in encoder.mixers())
+    known = isinstance(encoder, Zipformer) and nla and encoder.config.left_context
+    return (Zipformer2Layout if known else LstmLayout)(encoder, left_context_frames)
