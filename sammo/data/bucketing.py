@@ -65,7 +65,7 @@ def bucketed(
             buckets[bisect_right(bins, line.duration)].put(line)
 
     def nearest(start: int, seconds: float) -> _Bucket | None:
-        """The bucket next to number ``start`` that has so many seconds."""
+        """The bucket nearest to number ``start`` that holds at least ``seconds``; None: no bucket does."""
         order = sorted(range(len(buckets)), key=lambda index: abs(index - start))
         return next(
             (buckets[index] for index in order if buckets[index].seconds >= seconds and buckets[index].lines), None

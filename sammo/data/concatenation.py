@@ -27,7 +27,7 @@ class Concatenation(NamedTuple):
     gap: float
 
     def groups(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Which utterances, by index, follow each other: each in its turn goes where it is the first to fit."""
+        """Indices of the utterances of each row: every utterance goes to the first row that has room for it (first fit)."""
         most, gap = int(self.factor * max(lengths)), num_frames(self.gap)
         groups: list[list[int]] = []
         taken: list[int] = []

@@ -10,7 +10,7 @@ from sammo.corpora import find_corpus
 from sammo.errors import UserError
 from sammo.options import MOST_PROCESSES, Speech, check_range, option
 
-MOST_WORKERS = 8  # of a process by themselves: about 20 audio hours a minute each, with noise and SpecAugment
+MOST_WORKERS = 8  # by default: about 20 audio hours a minute each, with noise and SpecAugment
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class DataConfig(Speech):
         find_corpus(self.manifest_dir, self.corpus)
 
     def workers(self) -> int:
-        """--num-workers, or what it is here by itself."""
+        """Worker processes a loader: --num-workers, or what the cores of this machine allow."""
         if self.num_workers >= 0:
             return self.num_workers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -75,7 +75,7 @@ class Cuts(ABC):
 
 
 class ManifestCuts(Cuts):
-    """Of manifests of equal kind, one of each in turn, which mixes the speed-perturbed copies of a corpus."""
+    """Cuts of several manifests of the same kind, taken from each in turn, which mixes speed-perturbed copies."""
 
     def lines(self) -> Iterator[CutLine]:
         streams = [self._manifest_lines(manifest) for manifest in range(len(self.paths))]

@@ -24,7 +24,7 @@ from sammo.transducer import pad_tokens
 
 
 class Batch(TypedDict):
-    """N utterances, the longest cut first, or as many rows of several."""
+    """N utterances, the longest cut first, or N rows of several utterances each."""
 
     features: Tensor  # (N, T, 80) float32
     lengths: Tensor  # (N,) int64, frames without padding and noise filling, with leading silence

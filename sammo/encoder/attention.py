@@ -21,7 +21,7 @@ from sammo.regularize import Balancer, ScheduledFloat, Whiten, penalize_abs_valu
 from sammo.regularize.activations import scaled_linear
 from sammo.regularize.schedule import whitening_schedule
 
-# exp(-1000) is exactly zero, also in half precision, and a row of nothing else is not NaN.
+# exp(-1000) is exactly zero, also in half precision. Unlike -inf, it gives no NaN where a whole row is masked.
 MASKED_SCORE = -1000.0
 SCORE_LIMIT, SCORE_PENALTY, SCORE_PENALTY_PROB = 25.0, 1.0e-4, 0.1
 
@@ -113,7 +113,7 @@ class AttentionWeights(nn.Module):
         heads, width = self.num_heads, self.query_head_dim
         with_positions = not self.training or random.random() >= float(self.position_skip_rate)
         bias = self.in_proj.bias
-        if not with_positions:  # every parameter has a gradient: DistributedDataParallel need not look for those
+        if not with_positions:  # a gradient of zero: DistributedDataParallel need not search for unused parameters
             bias = bias + 0.0 * self.linear_pos.weight.sum()
         if is_tracing() and plan.left == 0:
             return self._recorded(x, positions, plan), state
@@ -127,7 +127,7 @@ class AttentionWeights(nn.Module):
         scores = _bmm(query, key, transpose=True)
         if with_positions:
             by_position = self._position_scores(position, positions, plan)
-            # In place is what autograd has to undo by copies.
+            # Adding in place would make autograd copy what is overwritten.
             scores = scores + by_position if scores.requires_grad else scores.add_(by_position)
         if self.training and random.random() < SCORE_PENALTY_PROB:
             scores = penalize_abs_values_gt(scores, SCORE_LIMIT, SCORE_PENALTY)

@@ -1,4 +1,4 @@
-"""What an encoder is: one frozen dataclass, and tables of presets, which are nothing but values of it."""
+"""The configuration of an encoder, one frozen dataclass, and tables of presets, which are values of its fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "bo
 
 
 def check_sizes(config: Any) -> None:
-    """UserError for a field of a configuration that is of another type, not finite or that no memory could hold."""
+    """UserError for a field of the wrong type, not finite, or larger than any memory could hold."""
     for field in dataclasses.fields(config):
         values, most = getattr(config, field.name), MOST.get(field.name, LARGEST)
         kinds = _KINDS.get(str(field.type).removeprefix("tuple[").partition(",")[0])  # of its entries
@@ -105,7 +105,7 @@ class EncoderConfig:
 
     @property
     def name(self) -> str:
-        """How results and logs call it: by its preset, with the mixer where that is another one."""
+        """The name in results and logs: the preset's, followed by the mixer where it is not the preset's."""
         for name, values in ENCODER_PRESETS.items():
             if (self.encoder, self.left_context) == (values["encoder"], values["left_context"]):
                 return name if self.mixer == values["mixer"] else f"{name}-{self.mixer}"
@@ -135,7 +135,7 @@ class EncoderConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
-        """The inverse of :meth:`to_dict`. Fields younger than ``values`` get what was before them.
+        """The inverse of :meth:`to_dict`. Fields that were added since ``values`` were written get their value in ``BEFORE``.
 
         Raises:
           UserError: a key is missing or unknown.
@@ -160,7 +160,7 @@ def _of_values(values: dict[str, Any]) -> EncoderConfig:
     return EncoderConfig(**fields)
 
 
-# What checkpoints that lack a field were made with.
+# Fields that older checkpoints lack, with the values that keep the behavior of then.
 BEFORE: dict[str, Any] = {
     "mamba_time_constants": (),
     "mamba_output_scale": 0.05,

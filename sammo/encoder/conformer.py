@@ -1,7 +1,7 @@
 """A streaming Conformer (Gulati et al., Interspeech 2020), the encoder that Zipformer improves on.
 
 Layers of one width at one frame rate, of Zipformer's parts: attention within the chunk and its left context with
-relative positions, a convolution of which no output sees past its chunk, half-step feed-forward modules around them.
+relative positions, a convolution that sees nothing after its chunk, half-step feed-forward modules around them.
 """
 
 from __future__ import annotations

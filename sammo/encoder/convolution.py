@@ -16,7 +16,7 @@ from sammo.regularize.schedule import whitening_schedule
 
 
 class ChunkCausalConv(nn.Module):
-    """Depthwise convolution of which no output sees past the end of its chunk (Zipformer's code).
+    """Depthwise convolution whose outputs see nothing after the end of their chunk (as in Zipformer's published code).
 
     The sum of a causal convolution of half the width, over everything before, and one of the full
     width within the chunk, scaled by learned factors near the edges of the chunk.
@@ -62,13 +62,11 @@ class ChunkCausalConv(nn.Module):
         return out.reshape(num, frames, channels), state
 
     def recorded(self, x: Tensor, state: Tensor, lowered: float) -> tuple[Tensor, Tensor]:
-        """A chunk in the graph of an export, less a constant: x (N, 1, T, C), to be the convolutions' images (N, C, 1, T),
-        state (N, K // 2, C) -> (N, 1, T, C), the next state."""
+        """One chunk in the graph of an export: x (N, 1, T, C), which the convolutions see as images (N, C, 1, T), and the
+        state (N, K // 2, C) -> the output minus ``lowered``, (N, 1, T, C), and the next state."""
         frames, channels = sizes(x)[2:]
         image = x.permute(0, 3, 1, 2)
-        by_frame = (
-            state.stride(2) == 1
-        )  # else it is the transpose of what the graph takes and gives, as a zipformer2 does
+        by_frame = state.stride(2) == 1  # else the graph holds its transpose (N, C, K // 2), as a zipformer2's does
         if by_frame:
             before = state.reshape(-1, 1, self.past_frames, channels).permute(0, 3, 1, 2)
         else:

@@ -36,7 +36,7 @@ M = TypeVar("M", bound=nn.Module, covariant=True)
 
 
 class Modules(nn.ModuleList, Generic[M]):
-    """A list of modules of one kind, which type checkers know."""
+    """An ``nn.ModuleList`` whose items have a type that type checkers know."""
 
     if TYPE_CHECKING:
 
@@ -102,8 +102,8 @@ class Stack(nn.Module):
 class Encoder(nn.Module):
     """The part that encoders share. A subclass makes ``stacks`` and runs them in :meth:`encode`.
 
-    ``looks_back`` counts the modules of a layer that look back one upon the other: so often attention does, and so many
-    convolutions.
+    ``looks_back``: how many attentions of a layer follow one another, and how many convolutions; each of them looks back
+    from the output of the one before it.
     """
 
     stacks: Modules[Stack]
@@ -151,8 +151,8 @@ class Encoder(nn.Module):
           features: (N, T, 80) at 100 Hz. With a state, T = 2 * n * chunk_size + 13 for n chunks,
             of which the last 13 frames come again in the next window; a window at the end of a
             stream is padded to such a length.
-          lengths: (N,) valid feature frames; on the CPU wherever the features are, if the lengths of the output, which
-            stay there, are to be read without waiting for a GPU.
+          lengths: (N,) valid feature frames. The output's lengths are on the same device: lengths on the CPU can be read
+            without waiting for a GPU.
           state: of :meth:`init_state` or of the window before.
           chunk_size: embed frames (50 Hz) per chunk, -1 for one chunk. None: -1; with a state, the
             whole window.
@@ -223,7 +223,7 @@ class Encoder(nn.Module):
         return ((index, layer.mixer) for index, stack in enumerate(self.stacks) for layer in stack.layers)
 
     def time_constants(self) -> dict[int, Tensor]:
-        """Stack -> seconds that its recurrent heads remember where the input does not change it, (layers * heads,)."""
+        """Index of a stack -> time constants of its recurrent heads in seconds, (layers * heads,), see :class:`Mixer`."""
         found: dict[int, list[Tensor]] = {}
         for index, mixer in self.mixers():
             frames = mixer.time_constants()
@@ -232,7 +232,7 @@ class Encoder(nn.Module):
         return {index: torch.cat(values) for index, values in found.items()}
 
     def set_engines(self, **engines: str) -> None:
-        """Who computes the mixers: scan="triton", conv="torch", ...; mixers without such an operation ignore it.
+        """Chooses the engine of each operation, scan="triton", conv="torch"; mixers without the operation ignore it.
 
         Raises:
           UserError: an engine is unknown or cannot run on the device of the parameters.
@@ -244,7 +244,7 @@ class Encoder(nn.Module):
                 setattr(mixer, f"{operation}_engine", engines[operation])
 
     def engines(self) -> dict[str, str]:
-        """Operation -> engine that computes it where the parameters are."""
+        """Operation -> name of the engine that computes it on the device of the parameters."""
         device = next(self.parameters()).device
         return {
             table.operation: table.resolve(getattr(mixer, f"{operation}_engine"), device)

@@ -116,8 +116,8 @@ class Frontend(nn.Module):
         Args:
           features: (N, T, 80), T at least 9.
           lengths: (N,) valid feature frames.
-          state: (N, 3, F, C), with which T must be 2 * frames + 13 and only what a later window
-            does not compute again is returned.
+          state: (N, 3, F, C). With it T must be 2 * n + 13, and the n embed frames are returned that the next
+            window does not compute again.
 
         Returns:
           (N, (T - 7) // 2, out_dim), or with a state (N, (T - 13) // 2, out_dim); the lengths in
@@ -162,8 +162,8 @@ class Frontend(nn.Module):
 
 
 def all_full(lengths: Tensor, frames: int) -> bool:
-    """Whether no sequence is shorter than ``frames``; not asked of a GPU, for which one would wait, nor of the lengths
-    that an export records, which are to differ."""
+    """Whether all sequences are known to have ``frames`` frames. False for lengths on a GPU, which one would have to wait
+    for, and while an export is recorded, whose graph has to serve any lengths."""
     return lengths.device.type == "cpu" and not is_recording() and bool((lengths >= frames).all())
 
 

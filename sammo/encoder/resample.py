@@ -31,11 +31,11 @@ class Bypass(nn.Module):
 
     def forward(self, original: Tensor, x: Tensor, factor: int = 1) -> Tensor:
         """Two tensors (N, T, C), or of shapes that broadcast -> the same shape. With a factor x is (N, ceil(T / factor),
-        C), and each of its frames stands for so many."""
+        C), and each of its frames stands for ``factor`` frames."""
         return self._combine(original, x, factor, None)[0]
 
     def with_copy(self, original: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Of two tensors (N, T, C) the result, and its copy for products, see :mod:`sammo.encoder.residual`."""
+        """:meth:`forward` of two tensors (N, T, C), and a copy of it for products, see :mod:`sammo.encoder.residual`."""
         return self._combine(original, x, 1, copy_dtype(original))
 
     def _combine(self, original: Tensor, x: Tensor, factor: int, half: torch.dtype | None) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """The sums that run through a layer.
 
-Under autocast they are in float32 and the products of the modules in half precision: every module's input is a sum's
-copy. On a GPU one kernel writes both, see :mod:`sammo.kernels.residual`; elsewhere the copy is the sum itself, and
-autocast makes its own.
+Under autocast the sums are in float32, and the modules multiply in half precision: each reads a half-precision copy of a
+sum. On a GPU one kernel writes both, see :mod:`sammo.kernels.residual`; elsewhere the copy is the sum itself, and
+autocast converts it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def add_and_copy(x: Tensor, y: Tensor, mask: Tensor | None = None) -> tuple[Tens
 
 
 def spread(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x (N, T, C) three times for sums, and its copy: their gradients are added up by one kernel."""
+    """x (N, T, C) three times, for three sums, and its copy; one kernel adds up the gradients of all four."""
     half = copy_dtype(x)
     if half is None or not torch.is_grad_enabled():
         return x, x, x, x

@@ -31,7 +31,7 @@ from sammo.recording import hide, is_tracing, sizes
 # Frames per block of the dual form: the work inside a block grows with it, the number of states
 # kept between blocks falls with it. 32 is the fastest of 16, 32, 64 and 128 on CPUs.
 BLOCK = 32
-# In the graph of an export, whose operations cost more than the products of a block.
+# In the graph of an export, where an operation costs more than the products within a block.
 RECORDED_BLOCK = 64
 # Blocks whose states are combined by one (blocks x blocks) product; longer input carries the state
 # from one run of blocks to the next, so that work and memory stay linear in the length.

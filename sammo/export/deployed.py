@@ -76,15 +76,15 @@ class OnnxSession:
 
 @functools.cache
 def openvino_core() -> Any:
-    """OpenVINO, once for the process and as long as it: the plugin for CPUs gives the thread that loads it another stack
-    for signals, and puts the one before back when it is unloaded, which with two of them is one that is gone."""
+    """The one ``openvino.Core`` of the process, never unloaded: loading its CPU plugin replaces the thread's signal stack,
+    and unloading restores the one before, which with two of them may be freed memory."""
     import openvino
 
     return openvino.Core()
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU does; OpenVINO computes in float32 without a word where it does not."""
+    """Whether this CPU multiplies in bfloat16; where it does not, OpenVINO silently computes in float32."""
     return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

@@ -98,8 +98,8 @@ def infer_config(state: dict[str, Tensor], **options: Any) -> ModelConfig:
     """The configuration that the shapes of an icefall model's tensors give.
 
     Args:
-      options: fields of EncoderConfig, or blank_id, that shapes do not tell or that are to be what
-        they are given as: pos_head_dim (by default 4), unmasked_dim (used in training only),
+      options: values of fields of EncoderConfig, or of blank_id, that shapes do not tell or that
+        override what they tell: pos_head_dim (by default 4), unmasked_dim (used in training only),
         feature_dim, chunk_sizes, left_context_frames.
 
     Raises:

@@ -75,8 +75,8 @@ def export(source: ModelSource, exports: Exports, speech: Speech) -> None:
 
 
 def speech_for(exports: Exports, speech: Speech) -> Tensor | None:
-    """What exports of one width of chunks are compared on and 8 bits are fitted to: (2, T, 80) of the training part; None,
-    and a line that says so, where there is no such part.
+    """Features (2, T, 80) of the training part, on which exports are verified and 8-bit weights fitted. None, and a line in
+    the log, where there is no such part.
 
     Raises:
       UserError: there is none, and 8 bits are asked for.

@@ -12,8 +12,8 @@ from sammo.export.deployed import RT_INFO, openvino_core
 
 
 def read_onnx(path: Path) -> Any:
-    """A graph of ``sammo export`` as OpenVINO holds it, with x_lens an input like the others: it takes an input that has a
-    value of its own for a constant."""
+    """Reads a graph of ``sammo export`` into OpenVINO. x_lens loses its default value first: OpenVINO would take an input
+    that has one for a constant."""
     import onnx
 
     proto = onnx.load(str(path))

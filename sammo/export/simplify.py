@@ -12,8 +12,8 @@ RESHAPING = ("Reshape", "Unsqueeze", "Squeeze", "Flatten")  # the same values in
 
 
 def simplified(path: Path) -> Any:
-    """The graph of a file with constants computed and nothing computed twice: onnxruntime's basic rules, which keep to the
-    standard's operations and so hold for every runtime; then those of this module."""
+    """The graph of a file with constants folded and common subexpressions merged, by onnxruntime's basic rules, whose
+    operations are the standard's and run everywhere; then by the rules of this module."""
     import onnx
     import onnxruntime
 

@@ -105,7 +105,7 @@ class Joiner(Protocol):
     def __call__(self, enc: Tensor, pred: Tensor, project: bool = True) -> Tensor: ...
 
 
-class Symbols(Protocol):
+class Config(Protocol):
     """What a search needs of a :class:`sammo.transducer.ModelConfig`."""
 
     @property
@@ -122,15 +122,15 @@ class Model(Protocol):
     @property
     def joiner(self) -> Joiner: ...
     @property
-    def config(self) -> Symbols: ...
+    def config(self) -> Config: ...
 
 
-SearchState = Any  # what a search's own dataclass is to its callers, who only carry it from call to call
-State = TypeVar("State")  # that dataclass
+SearchState = Any  # the state of some search, which callers carry from call to call and never look into
+State = TypeVar("State")  # the dataclass of one search's states
 
 
-class Walk(NamedTuple):
-    """A batch made ready to be searched: streams without frames left out, the longest first.
+class SortedBatch(NamedTuple):
+    """A batch made ready to be searched: its streams that have frames, the longest first.
 
     Attributes:
       order: indices of the streams into the caller's batch, M of them.
@@ -145,7 +145,7 @@ class Walk(NamedTuple):
     positions: list[list[int]]
 
     def segments(self) -> list[tuple[int, int, int]]:
-        """(start, stop, count): in frames [start, stop) exactly the first ``count`` streams go on."""
+        """(start, stop, count): in frames [start, stop) exactly the first ``count`` streams have frames."""
         spans, start = [], 0
         for count in range(len(self.lengths), 0, -1):
             stop = self.lengths[count - 1]
@@ -248,7 +248,7 @@ class Searcher(Generic[State]):
         """Context before the first symbol; -1 stands for "nothing", as in training."""
         return [-1] * (self.context_size - 1) + [self.blank_id]
 
-    def prepare(self, frames: Tensor, lengths: Tensor, states: list[State]) -> Walk:
+    def prepare(self, frames: Tensor, lengths: Tensor, states: list[State]) -> SortedBatch:
         """Check, project and sort a batch."""
         counts = lengths.tolist()
         if not frames.shape[0] == len(counts) == len(states):
@@ -257,7 +257,7 @@ class Searcher(Generic[State]):
             raise ValueError(f"lengths must lie in [0, {frames.shape[1]}], got {counts}")
         order = sorted((n for n in range(len(counts)) if counts[n]), key=lambda n: -counts[n])
         if not order:
-            return Walk([], frames, [], [])
+            return SortedBatch([], frames, [], [])
         projected = self._project(frames[order])
         positions = [list(range(counts[n])) for n in order]
         finite = projected.isfinite().all(dim=2)
@@ -265,16 +265,20 @@ class Searcher(Generic[State]):
         padding = times >= torch.tensor([[counts[n]] for n in order], device=frames.device)
         if not (finite | padding).all():
             return self._without_bad_frames(order, projected, finite, positions)
-        return Walk(order, projected, [counts[n] for n in order], positions)
+        return SortedBatch(order, projected, [counts[n] for n in order], positions)
 
     @staticmethod
-    def _without_bad_frames(order: list[int], projected: Tensor, finite: Tensor, positions: list[list[int]]) -> Walk:
+    def _without_bad_frames(
+        order: list[int], projected: Tensor, finite: Tensor, positions: list[list[int]]
+    ) -> SortedBatch:
         kept = [[t for t in row if ok[t]] for row, ok in zip(positions, finite.tolist())]
         compact = projected.clone()
         for row, source, keep in zip(compact, projected, kept):
             row[: len(keep)] = source[keep]
         rank = sorted((i for i in range(len(kept)) if kept[i]), key=lambda i: -len(kept[i]))
-        return Walk([order[i] for i in rank], compact[rank], [len(kept[i]) for i in rank], [kept[i] for i in rank])
+        return SortedBatch(
+            [order[i] for i in rank], compact[rank], [len(kept[i]) for i in rank], [kept[i] for i in rank]
+        )
 
     def predict(self, contexts: Tensor) -> Tensor:
         """Contexts (M, context_size) -> projected predictor output (M, joiner dim)."""

@@ -14,8 +14,8 @@ from sammo.search.base import (
     Hypothesis,
     Model,
     Searcher,
+    SortedBatch,
     Trail,
-    Walk,
     check_tokens,
     extend_trail,
     like,
@@ -118,30 +118,30 @@ class ModifiedBeamSearch(Searcher[BeamState]):
 
     @torch.no_grad()
     def advance(self, frames: Tensor, lengths: Tensor, states: list[BeamState]) -> list[BeamState]:
-        walk = self.prepare(frames, lengths, states)
+        batch = self.prepare(frames, lengths, states)
         following = [
             BeamState(state.beam, state.trails, state.frames + length)
             for state, length in zip(states, lengths.tolist())
         ]
-        if not walk.order:
+        if not batch.order:
             return following
-        beam = Beam(*map(stack_tensors, zip(*(states[n].beam for n in walk.order))))
+        beam = Beam(*map(stack_tensors, zip(*(states[n].beam for n in batch.order))))
         predicted = self.predict(beam.context.flatten(0, 1)).view(*beam.score.shape, -1)
 
-        total, streams = walk.lengths[0], len(walk.order)
+        total, streams = batch.lengths[0], len(batch.order)
         parents = torch.arange(self.beam_size, device=beam.score.device).repeat(total, streams, 1)
         symbols = torch.full_like(parents, self.blank_id)
         finished: list[Beam] = []
-        for start, stop, count in walk.segments():
+        for start, stop, count in batch.segments():
             if count < beam.score.shape[0]:
                 finished.append(_rows(beam, slice(count, None)))
                 beam, predicted = _rows(beam, slice(count)), predicted[:count]
             for t in range(start, stop):
                 beam, predicted, parents[t, :count], symbols[t, :count] = self._step(
-                    walk.frames[:count, t], beam, predicted
+                    batch.frames[:count, t], beam, predicted
                 )
         beam = Beam(*(map_tensors(lambda *x: torch.cat(x), *parts) for parts in zip(beam, *reversed(finished))))
-        self._collect(walk, beam, parents, symbols, states, following)
+        self._collect(batch, beam, parents, symbols, states, following)
         return following
 
     def _step(self, frames: Tensor, beam: Beam, predicted: Tensor) -> tuple[Beam, Tensor, Tensor, Tensor]:
@@ -186,7 +186,7 @@ class ModifiedBeamSearch(Searcher[BeamState]):
 
     def _collect(
         self,
-        walk: Walk,
+        batch: SortedBatch,
         beam: Beam,
         parents: Tensor,
         symbols: Tensor,
@@ -200,10 +200,10 @@ class ModifiedBeamSearch(Searcher[BeamState]):
             path[t] = symbols[t].gather(1, slot)
             slot = parents[t].gather(1, slot)
         paths, origins, alive = path.permute(1, 2, 0).tolist(), slot.tolist(), (beam.score > -math.inf).tolist()
-        for row, n in enumerate(walk.order):
+        for row, n in enumerate(batch.order):
             offset, trails = states[n].frames, []
             for origin, symbols_of_slot, used in zip(origins[row], paths[row], alive[row]):
-                pairs = zip(symbols_of_slot, walk.positions[row])
+                pairs = zip(symbols_of_slot, batch.positions[row])
                 found = [(s, offset + t) for s, t in pairs if s != self.blank_id] if used else []
                 before = states[n].trails[origin] if used else None
                 trails.append(extend_trail(before, [s for s, _ in found], [t for _, t in found]))

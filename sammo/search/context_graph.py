@@ -123,5 +123,5 @@ class ContextGraph:
         return hashlib.sha256(repr((self.children, self.token_score, self.is_end)).encode()).hexdigest()[:16]
 
     def finalize(self, state: int) -> float:
-        """What the end of an utterance takes back: the reward of a phrase that is not complete."""
+        """What the end of an utterance adds: minus the reward that an incomplete phrase has been given."""
         return -self.node_score[state]

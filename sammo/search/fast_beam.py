@@ -128,22 +128,22 @@ class FastBeamSearch(Searcher[FastBeamState]):
 
     @_with_normal_tensors
     def advance(self, frames: Tensor, lengths: Tensor, states: list[FastBeamState]) -> list[FastBeamState]:
-        walk = self.prepare(frames.clone(), lengths, states)
+        batch = self.prepare(frames.clone(), lengths, states)
         following = [replace(state, frames=state.frames + length) for state, length in zip(states, lengths.tolist())]
-        for row, n in enumerate(walk.order):
-            searched = [states[n].frames + t for t in walk.positions[row]]
+        for row, n in enumerate(batch.order):
+            searched = [states[n].frames + t for t in batch.positions[row]]
             following[n].positions = states[n].positions + searched + [SILENT]
-        segments = walk.segments()
+        segments = batch.segments()
         for (start, stop, count), (*_, going_on) in zip(segments, [*segments[1:], (0, 0, 0)]):
             # One object per segment: k2 advances all of its streams together.
-            streams = self.k2.RnntDecodingStreams([states[n].stream for n in walk.order[:count]], self.config)
+            streams = self.k2.RnntDecodingStreams([states[n].stream for n in batch.order[:count]], self.config)
             for t in range(start, stop):
                 shape, contexts = streams.get_contexts()
                 predicted = self.predict(contexts.to(torch.int64))
-                rows = walk.frames[:count, t][shape.row_ids(1).to(torch.int64)]
+                rows = batch.frames[:count, t][shape.row_ids(1).to(torch.int64)]
                 streams.advance(self.logits(rows, predicted).log_softmax(dim=-1))
             streams.terminate_and_flush_to_streams()
-            ending = walk.order[going_on:count]
+            ending = batch.order[going_on:count]
             paths = self._finish([states[n].stream for n in ending], [len(following[n].positions) for n in ending])
             for row, n in enumerate(ending):
                 following[n].paths, following[n].index = paths, row

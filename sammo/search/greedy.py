@@ -41,20 +41,20 @@ class GreedySearch(Searcher[GreedyState]):
 
     @torch.no_grad()
     def advance(self, frames: Tensor, lengths: Tensor, states: list[GreedyState]) -> list[GreedyState]:
-        walk = self.prepare(frames, lengths, states)
+        batch = self.prepare(frames, lengths, states)
         following = [
             GreedyState(state.context, state.score, state.trail, state.frames + length)
             for state, length in zip(states, lengths.tolist())
         ]
-        if not walk.order:
+        if not batch.order:
             return following
-        contexts = torch.stack([states[n].context for n in walk.order])
-        scores = torch.stack([states[n].score for n in walk.order])
+        contexts = torch.stack([states[n].context for n in batch.order])
+        scores = torch.stack([states[n].score for n in batch.order])
         predicted = self.predict(contexts)
-        emitted = torch.full((walk.lengths[0], len(walk.order)), self.blank_id, device=contexts.device)
-        for start, stop, count in walk.segments():
+        emitted = torch.full((batch.lengths[0], len(batch.order)), self.blank_id, device=contexts.device)
+        for start, stop, count in batch.segments():
             for t in range(start, stop):
-                logits = self.logits(walk.frames[:count, t], predicted[:count])
+                logits = self.logits(batch.frames[:count, t], predicted[:count])
                 best, symbols = logits.max(dim=1)
                 scores[:count] += best - logits.logsumexp(dim=1)
                 emitted[t, :count] = symbols
@@ -63,8 +63,8 @@ class GreedySearch(Searcher[GreedyState]):
                     contexts[rows] = torch.cat([contexts[rows, 1:], symbols[rows, None]], dim=1)
                     predicted[rows] = self.predict(contexts[rows])
 
-        for row, n, symbols in zip(range(len(walk.order)), walk.order, emitted.t().tolist()):
-            offset, positions = states[n].frames, walk.positions[row]
+        for row, n, symbols in zip(range(len(batch.order)), batch.order, emitted.t().tolist()):
+            offset, positions = states[n].frames, batch.positions[row]
             found = [(s, offset + t) for s, t in zip(symbols, positions) if s != self.blank_id]
             following[n].context, following[n].score = contexts[row], scores[row]
             following[n].trail = extend_trail(states[n].trail, [s for s, _ in found], [t for _, t in found])

@@ -1,4 +1,4 @@
-"""What a client is told of its own messages, whatever they held."""
+"""How values of a client's message are quoted back to it: short and printable, whatever they are."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ HEADERS = {
 
 
 class Gate:
-    """Lets requests in or not, before anything of them is read; the page itself may be loaded without a token."""
+    """Admits or refuses a request before its body is read; the page itself may be loaded without a token."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

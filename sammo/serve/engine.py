@@ -29,7 +29,7 @@ LONGEST_CHUNK = 512  # frames of 20 ms; a chunk is computed as one piece, and th
 BACKLOG = 20.0  # seconds of audio that may wait for the model before a client has to
 
 
-class Told(NamedTuple):
+class TimedEvent(NamedTuple):
     """An event, and the seconds of audio that chunks had taken when it came about."""
 
     event: Event
@@ -63,7 +63,7 @@ class Client:
         self._session: Session | None = None
         self._taken = 0.0  # seconds that the model has consumed
         self._room = asyncio.Event()
-        self._queue: asyncio.Queue[Told | str | None] = asyncio.Queue()  # at the end an error or None
+        self._queue: asyncio.Queue[TimedEvent | str | None] = asyncio.Queue()  # at the end an error or None
         self._ended = False
         self.on_chunk: Callable[[Session], None] | None = None  # called on the engine's thread before events are told
 
@@ -97,7 +97,7 @@ class Client:
         """The session as it is; UserError once it has ended."""
         return await self._engine.call(lambda: self._alive().snapshot())
 
-    async def events(self) -> AsyncIterator[Told]:
+    async def events(self) -> AsyncIterator[TimedEvent]:
         """Until the session has ended; UserError where it was given up."""
         while not isinstance(item := await self._queue.get(), (str, type(None))):
             yield item
@@ -118,7 +118,7 @@ class Client:
     def _deliver(self, events: list[Event], taken: float, done: bool, error: str | None) -> None:
         """On the loop."""
         for event in events:
-            self._queue.put_nowait(Told(event, taken))
+            self._queue.put_nowait(TimedEvent(event, taken))
         self._taken = max(self._taken, taken)
         if done and not self._ended:
             self._ended = True

@@ -36,7 +36,7 @@ class PcmDecoder:
         self._held = b""
 
     def accept(self, data: bytes) -> Tensor:
-        """What is complete of ``data``."""
+        """Samples (S,) that ``data`` completes."""
         data = self._held + data
         whole = len(data) // self._dtype.itemsize * self._dtype.itemsize
         self._held = data[whole:]
@@ -44,5 +44,5 @@ class PcmDecoder:
         return self._resampler.accept(torch.from_numpy(samples))
 
     def finish(self) -> Tensor:
-        """The rest."""
+        """The last samples (S,), after the last ``data``."""
         return self._resampler.finish()

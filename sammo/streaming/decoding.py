@@ -110,7 +110,7 @@ def state_dtype(streams: Streams) -> torch.dtype | None:
 
 
 def settings(model: Transducer, chunks: Chunks) -> list[Chunking]:
-    """What to run; UserError where the model cannot stream one of them."""
+    """The chunk sizes and left contexts to decode at; UserError where the model cannot stream one of them."""
     for chunk in chunks.chunk_size:
         if chunk <= 0:
             raise UserError(f"streaming needs chunk sizes above 0, got {chunk}")
@@ -130,7 +130,7 @@ def streaming_decode(
     partial_results: bool,
     deployment: Deployment = Deployment(),  # noqa: B008, a frozen dataclass
 ) -> int:
-    """Decodes every part at every setting, those that have results left alone; 1 where an utterance was given up."""
+    """Decodes every part at every setting that has no results yet. Returns the exit status: 1 if an utterance failed."""
     model, tokenizer, info = load_system(source, speech)
     res_dir = results.res_dir or default_directory(source, search)
     corpus = find_corpus(speech.manifest_dir, speech.corpus)
@@ -192,7 +192,7 @@ def _setting(
 
 
 def runtime_name(deployment: Deployment) -> str:
-    """What results of another runtime than PyTorch are marked with."""
+    """The label of results that another runtime than PyTorch computed, "openvino-int8"; "" for PyTorch."""
     if deployment.runtime == "torch":
         return ""
     return "-".join((deployment.runtime, deployment.precision)).removesuffix("-float32")

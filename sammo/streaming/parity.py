@@ -62,8 +62,8 @@ class Way(NamedTuple):
     name: str
     # audio of some utterances, the order to take them in -> what came out of each; a str is its error
     decode: Callable[[Sequence[Tensor], Sequence[int]], list[Decoded | str]]
-    projects: bool = False  # whether its frames are those that the joiner adds
-    exact: bool = True  # whether tokens and time stamps are to be the same
+    projects: bool = False  # whether its frames are projected for the joiner
+    exact: bool = True  # whether tokens and time stamps must be the same
     to_text: Callable[[list[Any]], str] | None = None  # None: as for all others
     silence: int = 0  # samples behind the audio, here and in the simulated pass that it is compared with
 
@@ -291,7 +291,7 @@ def print_parity(
     max_utterances: int,
     compared: Compared = Compared(),  # noqa: B008, a frozen dataclass
 ) -> int:
-    """Prints the table, a row a part, setting and way; 1 if any utterance came out differently where it should not.
+    """Prints the table, a row per part, setting and way. Returns 1 if an utterance differs that must not, otherwise 0.
 
     ``max_utterances`` of a part; 0: all.
     """

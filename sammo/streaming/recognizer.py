@@ -1,4 +1,4 @@
-"""Many streams, one encoder step a chunk: what a server runs, and what streaming_decode.py measures.
+"""Many streams, decoded chunk by chunk in batches: what a server runs, and what streaming_decode.py measures.
 
 Audio goes in piece by piece, per stream and at any time; :meth:`StreamingRecognizer.step` takes every stream whose
 next chunk is complete, runs them as one batch and updates their results. Each stream's result is the one it would
@@ -37,7 +37,7 @@ class Stream:
       key: whatever the caller knows it by.
       chunk_size: embed frames (20 ms) that the next chunk takes.
       result: the best tokens of this utterance so far and their time stamps in encoder outputs (40 ms) of the stream.
-      available: for every token of ``result``, the second of audio that was needed before it came out for good.
+      available: for every token of ``result``, seconds of audio that had to arrive before it stood there for good.
       done: nothing more will come.
       error: one line where the stream was given up; ``result`` then holds what came before.
     """
@@ -219,12 +219,12 @@ class StreamingRecognizer:
             self._width(stream.chunk_size).states.drop(stream)
 
     def ready(self, stream: Stream) -> bool:
-        """Is the stream's next chunk complete (or the last one)?"""
+        """Whether the audio of the stream's next chunk, or of its last one, has arrived."""
         return not stream.done and (stream.finished or stream.frames.size(0) >= geometry.window(stream.chunk_size))
 
     @torch.inference_mode()
     def step(self) -> list[Stream]:
-        """One chunk of every stream that is ready, as one batch a width. Returns the streams that moved or ended."""
+        """Computes a chunk of every stream that is ready, a batch per chunk width. Returns the streams that moved or ended."""
         moved = [stream for stream in self._streams if stream.done]
         ready: dict[int, list[Stream]] = {}
         for stream in self._streams:

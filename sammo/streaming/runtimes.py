@@ -1,4 +1,4 @@
-"""Who computes the encoder's step of a streaming recognizer: PyTorch, or onnxruntime or OpenVINO from exported files."""
+"""Runtimes that compute a streaming recognizer's encoder: PyTorch, or onnxruntime or OpenVINO from exported files."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class RuntimeOutput(NamedTuple):
 
 
 class EncoderRuntime(Protocol):
-    """One chunk of every stream.
+    """Computes one chunk of every stream.
 
-    ``projects``: whether its frames are those that the joiner adds, (N, T', J), and not the encoder's own, (N, T', C).
-    ``digest``: of the file that computes them; "": the checkpoint's own weights do.
+    ``projects``: whether its output is projected for the joiner, (N, T', J), or the encoder's own, (N, T', C).
+    ``digest``: of the exported file that it runs; "" where the checkpoint's own weights are used.
     """
 
     projects: bool
@@ -46,7 +46,7 @@ class EncoderRuntime(Protocol):
         ...
 
     def of_width(self, chunk_size: int) -> EncoderRuntime:
-        """The same for chunks of so many embed frames, with states of the same form; UserError where it cannot."""
+        """This runtime for chunks of ``chunk_size`` embed frames, with the same form of state; UserError if there is none."""
         ...
 
     def step(self, features: Tensor, lengths: Tensor, state: Any) -> RuntimeOutput:

@@ -30,7 +30,7 @@ TOKEN_SECONDS = 1 / geometry.OUTPUT_RATE  # the encoder output that a token stan
 
 @dataclass(frozen=True)
 class Event:
-    """What is known of an utterance now. It replaces the event before of the same utterance.
+    """The result of an utterance so far. It replaces the previous event of the same utterance.
 
     Attributes:
       utterance: its number in the stream, from 0; utterances without a token have none.
@@ -39,7 +39,7 @@ class Event:
       tokens: their ids.
       timestamps: seconds from the beginning of the stream, one a token.
       delays: seconds from each time stamp to the audio that brought the token out.
-      kept: how many of the tokens stood in the event before, at the same places; greedy search keeps all.
+      kept: how many leading tokens are the previous event's; greedy search never takes a token back.
     """
 
     utterance: int

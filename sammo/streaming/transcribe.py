@@ -48,7 +48,7 @@ class Measured:
         self.delays += event.delays
 
     def summary(self, live: bool, state_bytes: int) -> str:
-        """One line. Of live audio only computation counts for the real-time factor, of files all that was waited for."""
+        """One line. The real-time factor counts computation alone for live audio, all elapsed time for files."""
         spent = sum(self.steps) if live else time.perf_counter() - self.began
         line = f"{self.audio:.1f} s of audio, real-time factor {spent / max(self.audio, 1e-9):.3f}"
         delays, steps = delay_summary(self.delays), delay_summary(self.steps)

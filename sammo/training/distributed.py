@@ -119,7 +119,7 @@ class World:
 
 
 def machine_failure(world: World, error: BaseException) -> UserError | None:
-    """The one line for an ``error`` of GPUs and networks, another process's end among them; None if it is another."""
+    """One line for an ``error`` of a GPU, of the network or by the end of another process; None for other errors."""
     text = " ".join(str(error).split())
     first = text[:300]
     if isinstance(error, torch.cuda.OutOfMemoryError):

@@ -43,8 +43,8 @@ from sammo.transducer import Transducer, TransducerLoss
 SCHEDULE_INTERVAL = 10  # batches between updates of the scheduled regularizers
 
 
-class Done(NamedTuple):
-    """What came of a step."""
+class StepResult(NamedTuple):
+    """What :meth:`Trainer._step` returns."""
 
     step: Step
     stop: bool  # a signal asked some process to stop
@@ -53,12 +53,12 @@ class Done(NamedTuple):
 
 
 class Trainer:
-    """Everything that changes while a model is trained; :meth:`checkpoint` is all of it.
+    """A training in progress; :meth:`checkpoint` has all of its state.
 
     Args:
       model: on the world's device.
       facts: kept in checkpoints beside the model: "preset", "transcript_mode".
-      batch_seconds: audio in a batch of one process at most, to count batches in reference batches.
+      batch_seconds: most audio in a batch of one process; converts batches into reference batches.
       data_options: kept in checkpoints beside those of ``config``, and compared with them by a run that resumes.
     """
 
@@ -265,7 +265,7 @@ class Trainer:
     def _schedule(self, batch: int) -> None:
         set_batch_count(self.model, batch * self.adjust)
 
-    def _step(self, batch: Batch, fetch: Callable[[], Batch | None] = lambda: None) -> Done:
+    def _step(self, batch: Batch, fetch: Callable[[], Batch | None] = lambda: None) -> StepResult:
         """Trains on a batch. While a GPU computes, ``fetch`` gets the next one, unless this is the last."""
         if self.batch % SCHEDULE_INTERVAL == 0:
             self._schedule(self.batch)
@@ -297,7 +297,7 @@ class Trainer:
         if self.averaged is not None:
             self.averaged.update(self.model, self.batch)
         step.update(self.optimization.numbers())
-        return Done(step, stop, over, None if at_end else following)
+        return StepResult(step, stop, over, None if at_end else following)
 
     def _backward(self, batch: Batch) -> Tensor | None:
         """Gradients of a batch; loss, simple, pruned, CTC loss, frames, seconds of audio of all of it, (6,) float64.

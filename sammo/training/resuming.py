@@ -1,4 +1,4 @@
-"""Whether a training that is resumed is still the one that its checkpoint is of."""
+"""Whether the options of a training that resumes are those of its checkpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_options(saved: Mapping[str, Any], now: Mapping[str, Any], may_change: 
     Args:
       saved: what the checkpoint says. Options that it does not know, because it is older, are not compared.
       now: TrainConfig's, and what CsjDataModule.options says.
-      may_change: of --may-change; what changes of them is a line of the log.
+      may_change: options named by --may-change; their changes are logged and not refused.
 
     Raises:
       UserError: one of them is unknown or cannot change, or another option has changed.

@@ -27,12 +27,12 @@ class Mixer(nn.Module):
     Class attributes:
       label: what ``sammo info`` calls it.
       options: fields of EncoderConfig that it is made from.
-      engines: operation -> engines, of which ``self.<operation>_engine`` names the one that computes.
+      engines: operation -> its engines; ``self.<operation>_engine`` is the name of the one to use.
       dynamics: parameters that set how long a head remembers and how much it takes in; they take plain Adam steps, see
         TrainConfig.ssm_lr_scale.
-      recurrent_leaf: the field of its state that every frame rewrites as a whole, (N, H, K, V), of which :meth:`decay`
-        tells what frames leave; None where there is none.
-      attends: whether it looks back by the layer's attention weights.
+      recurrent_leaf: name of the state's field that every frame rewrites as a whole, (N, H, K, V), and of which
+        :meth:`decay` tells how much frames leave; None: the state has no such field.
+      attends: whether it uses the layer's attention weights, and so sees as far back as they do.
     """
 
     label: ClassVar[str]

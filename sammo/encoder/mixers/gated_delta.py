@@ -199,8 +199,9 @@ class GatedDelta(RecurrentMixer):
         return z, (_unit(q), _unit(k), v, b.sigmoid(), g), past
 
     def decay(self, x: Tensor, state: GatedDeltaState | None = None) -> Decay:
-        """A frame multiplies the state by alpha (I - beta k k^T): all frames, where they write nothing, take the identity to
-        the transition; one leaves K - 1 directions their share alpha and that of its key (1 - beta) of this."""
+        """A frame multiplies the state by alpha (I - beta k k^T): by alpha in the K - 1 directions across its key, by
+        alpha (1 - beta) along it. The transition is the product over all frames: the rule on the identity, with values
+        of zero."""
         _, (q, k, v, beta, g), _ = self._project(x, None if state is None else state.conv)
         width = k.shape[-1]
         start = torch.eye(width, device=x.device).expand(len(x), self.heads, width, width)

@@ -28,10 +28,10 @@ NORM_EPS = 1e-5
 
 
 class RecurrentMixer(Mixer):
-    """A mixer of which each head's state decays by exp(-softplus(dt + dt_bias) exp(A_log)) a frame, dt from the input.
+    """A mixer of heads whose states decay by exp(-softplus(dt + dt_bias) exp(A_log)) a frame; dt comes from the input.
 
     A subclass makes ``conv1d`` (depthwise), ``dt_bias``, ``A_log`` and ``out_proj``, names the ``divisors`` of its hidden width
-    and answers ``decay``. ``conv_engine`` chooses who computes the convolution, see
+    and implements :meth:`decay`. ``conv_engine`` chooses who computes the convolution, see
     :func:`sammo.encoder.causal_conv.causal_conv`.
     """
 
@@ -70,7 +70,7 @@ class RecurrentMixer(Mixer):
 
     @staticmethod
     def sizes(config) -> dict[str, int]:
-        """The arguments of the class that are its own."""
+        """Constructor arguments that only this class has."""
         raise NotImplementedError
 
     @classmethod
