@@ -103,8 +103,8 @@ def survey_manifests(
       paths: its manifests.
       mode: kind of transcript.
       tokenizer: tells how many symbols a text has; None: no cut has too many.
-      keep_long_texts: keep cuts with more symbols than encoder frames. Training leaves them out, whose losses need
-        a frame for each symbol; a test set keeps them: without its hardest cuts the result would flatter.
+      keep_long_texts: keep cuts with more symbols than encoder frames. Training leaves them out, as icefall's does; a
+        test set keeps them: without its hardest cuts the result would flatter.
       longest: leave out cuts of more seconds, as an epoch of a curriculum does; None: none.
       allowed: where audio and features may lie.
       bounds: seconds of the shortest and the longest cut; 0: no bound.
