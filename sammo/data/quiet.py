@@ -1,4 +1,4 @@
-"""Rooms where nobody speaks, for training: noise without a text in place of utterances, and before them.
+"""Sound without speech, for training: noise with an empty text in place of utterances, and silence before them.
 
 A transducer that has only ever heard utterances says something into noise, too: nothing has taught it not to.
 """

@@ -150,7 +150,7 @@ def find_lang(lang: Path | None, manifest_dir: Path, corpus: Corpus) -> Path:
     """``lang``, or without it the units of the corpus's kind that lie beside ``manifest_dir``, or the only ones there.
 
     Raises:
-      UserError: several sets of units, none of which is the one.
+      UserError: several sets of units lie there, and none is the usual one.
     """
     if lang is not None:
         return lang

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Callable, NamedTuple
 
-# Sizes that a program writes which does not know yet how much will come (a pipe): no promise.
+# Sizes that programs write while they do not know the length (into a pipe): they promise nothing.
 UNKNOWN_SIZES = {0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF}
 LONGEST_PAGE = 65_307  # bytes of an Ogg page
 W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"

@@ -34,7 +34,7 @@ def directory_name(left_context: bool, chunk_size: int, left_context_frames: int
 
 
 def default_directory(source: ModelSource, left_context: bool, chunk_size: int, left_context_frames: int) -> Path:
-    """That name in the experiment, in the package or beside the checkpoint."""
+    """:func:`directory_name` in the experiment or the package, or beside the checkpoint file."""
     parent = source.exp_dir if source.checkpoint is None else source.checkpoint.parent
     return parent / directory_name(left_context, chunk_size, left_context_frames)
 

@@ -79,7 +79,7 @@ def check_tokens(tokens: Tensor, vocab_size: int) -> None:
         raise ValueError(f"token ids must lie in [-1, {vocab_size})")
 
 
-def like(tensors: Mapping[str, Tensor], name: str, example: Tensor) -> Tensor:
+def checked_tensor(tensors: Mapping[str, Tensor], name: str, example: Tensor) -> Tensor:
     """``tensors[name]`` on the device of ``example``; ValueError where it has another shape or type than that."""
     found = tensors[name]
     if found.shape != example.shape or found.dtype != example.dtype:
@@ -239,7 +239,7 @@ class Searcher(Generic[State]):
         return [self.result(state, nbest) for state in states]
 
     def of_projected(self) -> Searcher[State]:
-        """The same search over frames that the joiner's projection has seen already, (N, T, joiner dim)."""
+        """This search over encoder output that is already projected for the joiner, (N, T, joiner dim)."""
         searcher = copy.copy(self)
         searcher._project = nn.Identity()
         return searcher

@@ -17,8 +17,8 @@ from sammo.search.base import (
     SortedBatch,
     Trail,
     check_tokens,
+    checked_tensor,
     extend_trail,
-    like,
     read_trail,
     trail_from,
     trail_tensors,
@@ -249,7 +249,7 @@ class ModifiedBeamSearch(Searcher[BeamState]):
 
     def from_tensors(self, tensors: Mapping[str, Tensor]) -> BeamState:
         start, vocab_size = self.start(), self.predictor.vocab_size
-        found = iter([like(tensors, name, example) for name, example in _named(start.beam).items()])
+        found = iter([checked_tensor(tensors, name, example) for name, example in _named(start.beam).items()])
         beam = Beam(*(map_tensors(lambda _: next(found), part) for part in start.beam))
         check_tokens(beam.context, vocab_size)
         nodes = 1 if self.context_graph is None else len(self.context_graph.children)

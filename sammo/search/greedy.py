@@ -13,8 +13,8 @@ from sammo.search.base import (
     Searcher,
     Trail,
     check_tokens,
+    checked_tensor,
     extend_trail,
-    like,
     read_trail,
     trail_from,
     trail_tensors,
@@ -84,7 +84,7 @@ class GreedySearch(Searcher[GreedyState]):
 
     def from_tensors(self, tensors: Mapping[str, Tensor]) -> GreedyState:
         start, vocab_size = self.start(), self.predictor.vocab_size
-        context = like(tensors, "context", start.context)
+        context = checked_tensor(tensors, "context", start.context)
         check_tokens(context, vocab_size)
-        score, frames = like(tensors, "score", start.score), int(tensors["frames"])
+        score, frames = checked_tensor(tensors, "score", start.score), int(tensors["frames"])
         return GreedyState(context, score, trail_from(tensors, vocab_size), frames)

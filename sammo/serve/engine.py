@@ -52,7 +52,7 @@ class Client:
 
     Attributes:
       posted: seconds of audio sent to the engine.
-      received: samples at 16 kHz that the session had when it was opened: not 0 where it was resumed.
+      received: samples at 16 kHz that the session had received when it was opened; 0 unless it was resumed.
       chunk_size: frames of 20 ms of its chunks then.
     """
 
@@ -202,7 +202,7 @@ class Engine:
         return client
 
     def tell(self, client: Client, events: list[Event], taken: float, done: bool, error: str | None = None) -> None:
-        """From the thread: what has happened to a client's session."""
+        """Passes on, from the engine's thread, what has happened to a client's session."""
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody listens
             self._loop.call_soon_threadsafe(client._deliver, events, taken, done, error)

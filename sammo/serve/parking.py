@@ -80,7 +80,7 @@ class Parking:
             (self._directory / f"{key}{SUFFIX}").unlink(missing_ok=True)
 
     def keeper(self, key: str) -> Callable[[Session], None] | None:
-        """What writes a session after each chunk, before its client hears of it; None without a directory."""
+        """A function that saves a session after each chunk, before its client hears of it; None without a directory."""
         if self._directory is None:
             return None
         return lambda session: self._write(key, session.snapshot())

@@ -46,8 +46,8 @@ def clock(seconds: float, point: str) -> str:
 
 
 def cues(event: Event, tokenizer: Tokenizer) -> Iterable[tuple[float, float, str]]:
-    """Start, end (seconds) and text of the subtitles of one utterance: none is longer than LONGEST_CUE, each but the
-    last ends at the longest pause that is late enough for what follows, where words begin if there are any."""
+    """Start, end (seconds) and text of the subtitles of one utterance, none longer than LONGEST_CUE. A longer utterance is
+    cut at the longest pause in the second half of a subtitle, between words where the units have any."""
     times, end = [*event.timestamps, event.end], len(event.tokens)
     begin = 0
     while begin < end:
@@ -59,7 +59,7 @@ def cues(event: Event, tokenizer: Tokenizer) -> Iterable[tuple[float, float, str
 
 
 def _cut(event: Event, tokenizer: Tokenizer, begin: int, times: list[float]) -> int:
-    """Behind which token the subtitle that starts at ``begin`` ends."""
+    """The index after the last token of the subtitle that starts at token ``begin``."""
     end = len(event.tokens)
     if times[end] - times[begin] <= LONGEST_CUE:
         return end

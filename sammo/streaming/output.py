@@ -64,7 +64,7 @@ class Output:
     Args:
       options: format and place.
       names: of all sources.
-      live: the sources have no end that is waited for: text is printed utterance by utterance.
+      live: the sources may never end, so that text is printed utterance by utterance.
 
     Raises:
       UserError: two sources would be one file, or subtitles of several be on one output.

@@ -45,8 +45,8 @@ def make_recognizer(directory: Path, search: Search, precision: str = "float32")
 
 
 def silence_after(chunk_size: int) -> int:
-    """Samples to follow an utterance: sherpa-onnx computes whole windows only, so that Sammo's own tail and what fills the
-    last window have to be there."""
+    """Samples of silence to append to an utterance: Sammo's own tail, and a window more, because sherpa-onnx computes
+    whole windows only."""
     frames = geometry.window(chunk_size) + geometry.TAIL_PADDING
     return frames * SAMPLING_RATE // int(geometry.FEATURE_RATE)
 

@@ -35,7 +35,7 @@ class Diagnostics:
 
 @contextmanager
 def diagnose(model: nn.Module) -> Iterator[Diagnostics]:
-    """Watches the outputs of all modules within the body, and at its end the parameters."""
+    """Yields statistics of all modules' outputs and their gradients while the body runs, then of the parameters, too."""
     found = Diagnostics()
     handles = []
     for name, module in model.named_modules():

@@ -29,7 +29,7 @@ def init_from(model: Transducer, path: Path, avg: int, fingerprint: str) -> None
     """Gives ``model`` the weights at ``path``, and says in the log what was taken and what is new.
 
     Tensors are taken by name. Those of the mixer are new where the other model has another mixer, and the output layers
-    where it has other units. Imported models of unknown units count as having these if they have as many.
+    where it has other units. Imported models of unknown units are taken to have these if their number agrees.
 
     Args:
       path: a checkpoint file, an experiment directory, whose newest checkpoint counts, or a package.
@@ -80,7 +80,7 @@ def _same_units(other: Transducer, model: Transducer, info: ModelInfo, fingerpri
 
 
 def freeze(model: nn.Module, parts: Iterable[str]) -> None:
-    """Lets the parameters of ``parts`` stay as they are: names of :func:`part_of`, or of modules, "encoder.stacks.0".
+    """Excludes the parameters of ``parts`` from training: names of :func:`part_of`, or of modules, "encoder.stacks.0".
 
     Raises:
       UserError: there is no such part, or nothing is left to train.

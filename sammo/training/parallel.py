@@ -17,9 +17,9 @@ from sammo.training.distributed import World
 class Parallel:
     """Calls a model so that its gradients become the mean over all processes while they are computed.
 
-    The other processes wait for the gradients of one that cannot go on, its GPU being out of memory: :meth:`give_up`
-    sends them values that are not finite, so that all of them skip the batch, and :meth:`renew` makes ready for the next.
-    With one process it calls the model and nothing else.
+    A process whose GPU runs out of memory would leave the others waiting for its gradients: :meth:`give_up` sends them NaN,
+    so that all processes skip the batch, and :meth:`renew` prepares for the next one. With one process it calls the model
+    and nothing else.
     """
 
     def __init__(self, model: nn.Module, world: World) -> None:
