@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import multiprocessing
 import os
@@ -25,7 +24,6 @@ from sammo.data.dataset import WaitTimer
 from sammo.data.features import make_extractor
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
-from sammo.options import add_options, from_args
 
 
 @pytest.fixture(scope="module")
@@ -174,16 +172,6 @@ def test_resuming_with_other_ranks(module):
         assert 0.5 < len(ids) / (40 * (1 - 4 / len(list(whole)))) < 1.5
 
 
-def test_workers_are_as_many_as_the_cores_that_a_process_has(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    assert DataConfig().workers() == 8 and DataConfig(num_workers=0).workers() == 0
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert DataConfig().workers() == 3 and DataConfig(num_workers=5).workers() == 5
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    assert DataConfig().workers() == 1
-
-
 @pytest.mark.parametrize("gpu", [False, True])
 def test_batches_for_a_gpu_are_in_pinned_memory(module, monkeypatch, gpu):
     given = {}
@@ -234,25 +222,6 @@ def test_cuts_out_of_bounds_are_not_trained_on(module, cuts, caplog):
     for loader in (data.valid_dataloader(), data.test_dataloader("eval1")):
         found = [cuts[cut_id].duration for batch in loader for cut_id in batch["cut_ids"]]
         assert any(duration < 2.0 or duration > 3.0 for duration in found)
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"min_duration": -1.0}, "--min-duration must be seconds, 0 for no bound, got -1"),
-        ({"max_cut_duration": float("nan")}, "--max-cut-duration must be seconds"),
-        ({"min_duration": 3.0, "max_cut_duration": 2.0}, "--min-duration 3 is above --max-cut-duration 2"),
-    ],
-)
-def test_bad_bounds(options, message):
-    with pytest.raises(UserError, match=message):
-        DataConfig(**options)
-
-
-@pytest.mark.parametrize("text", ["2", "0:2", "1:-1", "a:2", "1:2;2:3"])
-def test_bad_curriculum(text):
-    with pytest.raises(UserError, match="--curriculum is EPOCHS:SECONDS"):
-        DataConfig(curriculum=text).longest(1)
 
 
 def test_resuming_with_other_options_is_refused(module, corpus):
@@ -393,14 +362,3 @@ def test_wait_timer_tells_waiting_from_working(monkeypatch):
     assert (timer.batches, timer.audio_seconds) == (3, pytest.approx(4.5))
     assert (timer.waited, timer.worked, timer.share) == (1.5, 0.75, pytest.approx(2 / 3))
     assert timer.report().startswith("waited 1.5 s for data (66.7 % of the time), 3 batches")
-
-
-def test_options_round_trip(tmp_path):
-    parser = argparse.ArgumentParser()
-    add_options(parser, DataConfig)
-    assert from_args(DataConfig, parser.parse_args([])) == DataConfig()
-    given = ["--manifest-dir", "x", "--max-duration", "650", "--enable-musan", "false", "--transcript-mode", "number"]
-    config = from_args(DataConfig, parser.parse_args(given))
-    assert (config.manifest_dir, config.max_duration, config.enable_musan) == (Path("x"), 650.0, False)
-    with pytest.raises(UserError, match="--max-duration"):
-        from_args(DataConfig, parser.parse_args(["--max-duration", "0"]))
