@@ -92,6 +92,19 @@ def test_files_of_a_part(tmp_path):
     assert not has_results(tmp_path, setting(), "eval2")
 
 
+@pytest.mark.parametrize(
+    "encoder, mixer, label",
+    [
+        ("sammo-none", "none", "Sammo without a mixer"),
+        ("zipformer-gated_delta", "gated_delta", "Zipformer with gated_delta, left 64"),
+    ],
+)
+def test_other_mixers_are_named(tmp_path, encoder, mixer, label):
+    left = 64 if "left" in label else 0
+    write_results(tmp_path, setting(encoder, left=left, mixer=mixer, d_state=0), "eval1", PART)
+    assert f"| {label} |" in write_report([tmp_path], tmp_path / "out")["table"].read_text()
+
+
 def test_report_has_every_system_and_part(tmp_path):
     for left in (64, 128):
         for chunk in (16, 64):
