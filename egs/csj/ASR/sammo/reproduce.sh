@@ -28,7 +28,7 @@ of no table without a word.
   --seeds N            of the main comparison (default: $seeds); everything else has one
   --tables "NAME ..."  main: Sammo, Zipformer, Conformer; state: d_state 8, 16, 64; mixers: none, nla, gated_delta without
                        left context, none, mamba2, gated_delta with it; carried: Sammo of main trained for one more epoch
-                       on utterances apart and joined (default: $tables)
+                       on utterances apart, joined, and joined with noise between (default: $tables)
   --work-dir DIR       everything is written below it (default: $work_dir)
   --data-dir DIR       prepared by prepare.sh (default for cpu: made here)
   --epochs N           for every training (default: 13 on cpu, 40 on gpu)
@@ -94,7 +94,9 @@ carried() {
   local tuned="--init-from main/sammo/seed1 --encoder sammo --seed 1 --num-epochs 1 --curriculum= --base-lr 0.01"
   [[ " $tables " == *" carried "* ]] || return 0
   echo "carried/apart/seed1|$tuned"
-  echo "carried/joined/seed1|$tuned --concatenate-cuts true --duration-factor 4 --gap 0.5"
+  tuned+=" --concatenate-cuts true --duration-factor 4 --gap 0.5"
+  echo "carried/joined/seed1|$tuned"
+  echo "carried/joined-noise/seed1|$tuned --noise-only-share 0.1 --leading-silence 0.5"
 }
 
 count=$( (systems && carried) | wc -l)
