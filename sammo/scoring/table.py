@@ -42,7 +42,9 @@ class System(NamedTuple):
     def label(self) -> str:
         """What tables and figures call it."""
         name = self.encoder.removesuffix(f"-{self.mixer}").capitalize()
-        words = [f"{name} {'without a mixer' if self.mixer == 'none' else f'with {self.mixer}'}" if self.mixer else name]
+        words = [
+            f"{name} {'without a mixer' if self.mixer == 'none' else f'with {self.mixer}'}" if self.mixer else name
+        ]
         if self.left_context_frames:
             words.append(f"left {'all' if self.left_context_frames < 0 else self.left_context_frames}")
         if self.d_state:
