@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--nj", type=processes, default=1)
     parser.add_argument("--perturb-speed", type=parse_bool, default=True)
     args = parser.parse_args()
-    from sammo.preparation.features import store_part, store_training_part
+    from sammo.preparation.features import store_part
 
     corpus = corpus_named(args.corpus)
     args.fbank_dir.mkdir(parents=True, exist_ok=True)
@@ -32,10 +32,7 @@ def main() -> None:
         if not source.is_file():
             raise UserError(f"no {source}; run the manifest stage of prepare.sh first")
         cuts = list(read_cuts(source))
-        if part == corpus.train:
-            store_training_part(corpus, cuts, args.fbank_dir, args.nj, args.perturb_speed)
-        else:
-            store_part(corpus, part, cuts, args.fbank_dir, args.nj)
+        store_part(corpus, part, cuts, args.fbank_dir, args.nj, args.perturb_speed)
     write_marker(args.fbank_dir, corpus)
 
 

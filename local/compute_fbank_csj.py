@@ -64,15 +64,12 @@ def main() -> None:
     parser.add_argument("--nj", type=processes, default=1)
     parser.add_argument("--perturb-speed", type=parse_bool, default=True)
     args = parser.parse_args()
-    from sammo.preparation.features import store_part, store_training_part
+    from sammo.preparation.features import store_part
 
     args.fbank_dir.mkdir(parents=True, exist_ok=True)
     for part, sources in PARTS.items():
         cuts = utterances(args.manifest_dir, sources)
-        if part == CSJ.train:
-            store_training_part(CSJ, cuts, args.fbank_dir, args.nj, args.perturb_speed)
-        else:
-            store_part(CSJ, part, cuts, args.fbank_dir, args.nj)
+        store_part(CSJ, part, cuts, args.fbank_dir, args.nj, args.perturb_speed)
     write_marker(args.fbank_dir, CSJ)
 
 

@@ -62,24 +62,26 @@ def compute_features(cuts: Sequence[Cut], directory: Path, nj: int, desc: str) -
     return done
 
 
-def store_part(corpus: Corpus, part: str, cuts: Sequence[Cut], fbank_dir: Path, nj: int) -> None:
-    """Writes the manifest of ``part`` below ``fbank_dir``, and its features beside it.
+def store_part(
+    corpus: Corpus, part: str, cuts: Sequence[Cut], fbank_dir: Path, nj: int, perturb_speed: bool = False
+) -> None:
+    """Writes the manifest of ``part`` below ``fbank_dir``, and its features beside it. ``perturb_speed``: of the training
+    part also copies at other speeds, as parts of their own.
 
     Training manifests are shuffled once, so that a limited buffer sees many speakers.
     """
+    _store(corpus, part, cuts, fbank_dir, nj)
+    for speed in SPEEDS if perturb_speed and part == corpus.train else ():
+        _store(corpus, f"{part}_sp{speed}", [cut.perturb_speed(speed) for cut in cuts], fbank_dir, nj)
+
+
+def _store(corpus: Corpus, part: str, cuts: Sequence[Cut], fbank_dir: Path, nj: int) -> None:
     manifest = corpus.manifest_path(fbank_dir, part)
     manifest.unlink(missing_ok=True)  # it may point at features that are about to be replaced
     done = compute_features(cuts, fbank_dir / f"feats_{part}", nj, f"Fbank {part}")
     if part.startswith(corpus.train):
         random.Random(0).shuffle(done)
     write_cuts(manifest, done)
-
-
-def store_training_part(corpus: Corpus, cuts: Sequence[Cut], fbank_dir: Path, nj: int, perturb_speed: bool) -> None:
-    """The same for the training part, with copies at other speeds as parts of their own if ``perturb_speed``."""
-    store_part(corpus, corpus.train, cuts, fbank_dir, nj)
-    for speed in SPEEDS if perturb_speed else ():
-        store_part(corpus, f"{corpus.train}_sp{speed}", [cut.perturb_speed(speed) for cut in cuts], fbank_dir, nj)
 
 
 def divide(cuts: Sequence[Cut]) -> list[list[Cut]]:

@@ -23,7 +23,7 @@ from sammo.geometry import OUTPUT_RATE, output_frames
 from sammo.lock import locked
 from sammo.preparation.audio import Checked, check_audio
 from sammo.preparation.config import PrepareConfig
-from sammo.preparation.features import store_part, store_training_part
+from sammo.preparation.features import store_part
 from sammo.preparation.recordings import Unusable, Utterance, find_utterances
 from sammo.preparation.statistics import write_statistics
 from sammo.preparation.units import training_texts, write_byte_pairs, write_characters
@@ -156,10 +156,7 @@ def _write_parts(corpus: Corpus, parts: dict[str, list[Recorded]], fbank: Path, 
     for part, recorded in parts.items():
         _forget_changed(recorded, fbank, part)
         cuts = [_cut(*item) for item in recorded]
-        if part == corpus.train:
-            store_training_part(corpus, cuts, fbank, nj, perturb_speed)
-        else:
-            store_part(corpus, part, cuts, fbank, nj)
+        store_part(corpus, part, cuts, fbank, nj, perturb_speed)
         speakers = Counter(utterance.speaker for utterance, _ in recorded)
         hours = sum(found.samples for _, found in recorded) / SAMPLING_RATE / 3600
         logging.info(f"{part}: {len(cuts)} utterances, {hours:.2f} h, {len(speakers)} speakers")

@@ -118,14 +118,14 @@ def matched_pairs(baseline: Sequence[Counts], system: Sequence[Counts]) -> float
     the same utterances in the same order; their numbers of errors per reference unit are compared, so that sums over several
     seeds compare, too.
     """
-    refs, scaled = [np.array([item.ref for item in counts], float) for counts in (baseline, system)], []
-    for counts, ref in zip((baseline, system), refs):
-        scaled.append(np.array([item.errors for item in counts], float) * (refs[0].sum() / max(ref.sum(), 1.0)))
-    change = scaled[1] - scaled[0]
+    before, after = (
+        np.array([item.errors for item in counts]) / max(total(counts).ref, 1) for counts in (baseline, system)
+    )
+    change = after - before
     if len(change) < 2 or not change.any():
         return 1.0
-    spread = change.std(ddof=1)
-    return math.erfc(abs(change.mean()) / max(spread / math.sqrt(len(change)), 1e-30) / math.sqrt(2))
+    error = max(change.std(ddof=1) / math.sqrt(len(change)), 1e-30)
+    return math.erfc(abs(change.mean()) / error / math.sqrt(2))
 
 
 def holm(chances: Sequence[float]) -> list[float]:

@@ -25,7 +25,7 @@ from sammo.serve.metrics import Metrics
 from sammo.streaming.session import Event, Session, Sessions
 
 BROKEN = "this stream could not be computed; see the server's log"
-LONGEST_CHUNK = 512  # frames of 20 ms; a chunk is computed as one piece, and the other clients wait for it
+LONGEST_SERVED_CHUNK = 512  # frames of 20 ms; a chunk is computed as one piece, and the other clients wait for it
 BACKLOG = 20.0  # seconds of audio that may wait for the model before a client has to
 
 
@@ -43,7 +43,7 @@ class TooMany(UserError):
 def _check_chunk_size(frames: int) -> None:
     """UserError for chunks of a client that all others would wait for."""
     check_range(
-        "chunk_size", frames, 1, LONGEST_CHUNK, "a chunk is computed as one piece, and other streams wait for it"
+        "chunk_size", frames, 1, LONGEST_SERVED_CHUNK, "a chunk is computed as one piece, and other streams wait for it"
     )
 
 
