@@ -46,12 +46,15 @@ parts=valid,tests
 budget=(--max-duration 12 --min-duration 0 --max-cut-duration 0 --curriculum 2:2 --ctc-loss-scale 1 --base-lr 0.03
   --ref-duration 0.12 --lr-batches 4000 --lr-epochs 6 --lr-warmup-batches 100 --warm-step 200 --average-period 10
   --num-workers 1 --drop-last false --enable-spec-aug false --enable-musan false --valid-interval 1000000)
+# The last epochs have what a stream has besides utterances: pauses, noise, and what was said before.
+long_form=2
+budget+=(--noise-only-share 0.1 --leading-silence 0.5 --concatenate-cuts true --duration-factor 4 --gap 0.5)
 if $smoke; then
   hours=0.03 eval_minutes=0.3 epochs=${epochs:-1} chunks=16,64 lefts=32,128 memory_chunks=64
   budget+=(--average-period 1 --curriculum '' --enable-spec-aug true --enable-musan true)
   [ "$work_dir" != work ] || work_dir=work/smoke
 fi
-epochs=${epochs:-13}
+epochs=${epochs:-15}
 
 . local/venv.sh
 make_venv "$PWD"
@@ -79,9 +82,9 @@ stage "Corpus, manifests and features in $data"
 took "$t"
 
 train() {
-  "$PYTHON" $recipe/train.py --encoder "$1" --preset "$preset" --exp-dir "$work_dir/exp/$1-$preset" \
+  "$PYTHON" $recipe/train.py --encoder "$1" --preset "$preset" --seed 1 --exp-dir "$work_dir/exp/$1-$preset" \
     --manifest-dir "$data/fbank" --lang "$data/lang_char" --num-epochs "$epochs" --device "$device" \
-    --left-context-frames "$lefts,-1" "${budget[@]}"
+    --left-context-frames "$lefts,-1" --long-form-from-epoch $((epochs > long_form ? epochs - long_form + 1 : 1)) "${budget[@]}"
 }
 
 decode() {

@@ -12,6 +12,7 @@ import pytest
 import torch
 from fixtures.training import Letters, ListData, make_batch
 
+from sammo.data.concatenation import LongForm
 from sammo.data.dataset import Batch
 from sammo.encoder import build_encoder, encoder_config
 from sammo.encoder.state import state_leaves
@@ -133,7 +134,7 @@ def test_a_training_step_waits_once(name, preset, precision, tmp_path):
 def test_largest_batches(tmp_path):
     with fake_cuda():
         trainer = make_trainer(tmp_path)
-        try_largest_batches(trainer, np.array([1.0, 2.0, 3.0]), 9.0)
+        try_largest_batches(trainer, np.array([1.0, 2.0, 3.0]), 9.0, LongForm())
         assert all(parameter.grad is None for parameter in trainer.model.parameters())
 
 

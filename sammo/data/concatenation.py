@@ -51,3 +51,16 @@ class Concatenation(NamedTuple):
             rows.append(torch.cat(pieces[1:]))
         found = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PADDING_VALUE)
         return found, torch.tensor([len(row) for row in rows], dtype=lengths.dtype)
+
+
+class LongForm(NamedTuple):
+    """What makes training batches like a stream that goes on: sounds without a text, silence, utterances one behind the other.
+
+    noise_only_share: probability of an utterance to be replaced by noise.
+    leading_silence: most seconds of silence before an utterance.
+    concatenation: how utterances are joined; None: each is a row of its own.
+    """
+
+    noise_only_share: float = 0.0
+    leading_silence: float = 0.0
+    concatenation: Concatenation | None = None

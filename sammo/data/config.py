@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sammo.corpora import find_corpus
+from sammo.data.concatenation import Concatenation, LongForm
 from sammo.errors import UserError
 from sammo.options import MOST_PROCESSES, Speech, check_range, option
 
@@ -49,6 +50,11 @@ class DataConfig(Speech):
     )
     duration_factor: float = option(1.0, "They become at most as long as this times the longest of the batch.")
     gap: float = option(1.0, "Seconds of silence between two; batches grow by them, beyond --max-duration.")
+    long_form_from_epoch: int = option(
+        1,
+        "Epoch from which --noise-only-share, --leading-silence and --concatenate-cuts hold; before it a model learns "
+        "from utterances alone.",
+    )
     num_workers: int = option(
         -1,
         "Processes that make the batches; 0: the training process does. -1: as many as it has cores beside its own, "
@@ -75,6 +81,8 @@ class DataConfig(Speech):
             raise UserError(
                 f"--min-duration {self.min_duration:g} is above --max-cut-duration {self.max_cut_duration:g}"
             )
+        if self.long_form_from_epoch < 1:
+            raise UserError(f"--long-form-from-epoch must be at least 1, the first, got {self.long_form_from_epoch}")
         self.longest(1)  # reads --curriculum
         find_corpus(self.manifest_dir, self.corpus)
 
@@ -86,6 +94,13 @@ class DataConfig(Speech):
         processes = os.environ.get("LOCAL_WORLD_SIZE", "")  # of torchrun; Slurm gives a task cores of its own
         share = cores // int(processes) if processes.isdigit() and int(processes) else cores
         return max(1, min(share - 1, MOST_WORKERS))
+
+    def long_form(self, epoch: int | None = None) -> LongForm:
+        """What ``epoch`` (from 1) has; None: the last ones."""
+        if epoch is not None and epoch < self.long_form_from_epoch:
+            return LongForm()
+        joined = Concatenation(self.duration_factor, self.gap) if self.concatenate_cuts else None
+        return LongForm(self.noise_only_share, self.leading_silence, joined)
 
     def longest(self, epoch: int) -> float | None:
         """Seconds of the longest cuts of ``epoch`` (from 1), None for no limit; UserError for a wrong curriculum."""

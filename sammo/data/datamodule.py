@@ -10,7 +10,7 @@ from lhotse import CutSet
 
 from sammo.corpora import Corpus, find_corpus
 from sammo.data.augmentation import NoiseMixer, make_spec_augment
-from sammo.data.concatenation import Concatenation
+from sammo.data.concatenation import LongForm
 from sammo.data.config import DataConfig
 from sammo.data.cuts import Cuts, ManifestCuts
 from sammo.data.dataset import BatchLoader, SpeechDataset
@@ -70,6 +70,10 @@ class CsjDataModule:
         values = {"transcript_mode": self.mode, "train_cuts": self.train_survey().fingerprint}
         return {**plain_values(self.config), **values}
 
+    def long_form(self, epoch: int | None = None) -> LongForm:
+        """What ``epoch`` has of it; None: the last ones."""
+        return self.config.long_form(epoch)
+
     def audio_seconds(self, epoch: int) -> float:
         """Audio that ``epoch`` trains on."""
         return self.train_survey(epoch).seconds
@@ -112,17 +116,18 @@ class CsjDataModule:
         if sampler_state is not None:
             sampler.load_state_dict(sampler_state)
         extractor = make_extractor() if config.on_the_fly_feats else None
+        share, leading, concatenation = self.long_form(epoch)
         quiet = None
-        if config.noise_only_share or config.leading_silence:
+        if share or leading:
             recorded = list(self._noise_cuts()) if config.enable_musan else []
-            quiet = Quiet(config.noise_only_share, config.leading_silence, recorded, extractor)
+            quiet = Quiet(share, leading, recorded, extractor)
         dataset = SpeechDataset(
             cuts,
             self.tokenizer,
             self.mode,
             extractor=extractor,
             quiet=quiet,
-            concatenation=Concatenation(config.duration_factor, config.gap) if config.concatenate_cuts else None,
+            concatenation=concatenation,
             noise=NoiseMixer(self._noise_cuts()) if config.enable_musan else None,
             spec_augment=make_spec_augment(config.spec_aug_time_warp_factor) if config.enable_spec_aug else None,
         )

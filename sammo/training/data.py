@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Iterator, Protocol, Sized
 
+from sammo.data.concatenation import LongForm
 from sammo.data.dataset import Batch
 from sammo.data.manifests import Survey
 
@@ -38,3 +39,5 @@ class Data(Protocol):
     def audio_seconds(self, epoch: int) -> float: ...
 
     def train_survey(self) -> Survey: ...
+
+    def long_form(self) -> LongForm: ...

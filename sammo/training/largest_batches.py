@@ -8,7 +8,7 @@ from typing import Iterator
 import numpy as np
 import torch
 
-from sammo.data.concatenation import Concatenation
+from sammo.data.concatenation import LongForm
 from sammo.data.dataset import Batch
 from sammo.data.frames import num_frames
 from sammo.errors import UserError
@@ -23,23 +23,21 @@ def largest_batches(
     durations: np.ndarray,
     max_duration: float,
     vocab_size: int,
-    leading_silence: float = 0.0,
-    concatenation: Concatenation | None = None,
+    long_form: LongForm,
 ) -> Iterator[Batch]:
     """Random batches as large as those of cuts of ``durations`` (seconds): the longest, the shortest, some between.
 
-    leading_silence: seconds that each cut may have before it, beyond ``max_duration``.
-    concatenation: how cuts are put together, if they are.
+    Silence before cuts and between them comes on top of ``max_duration``.
     """
     generator = torch.Generator().manual_seed(0)
     for seconds in sorted({float(np.quantile(durations, share)) for share in (0.0, 0.5, 0.99, 1.0)}, reverse=True):
         count = max(1, int(max_duration / seconds))
-        frames = max(9, num_frames(seconds + leading_silence))
+        frames = max(9, num_frames(seconds + long_form.leading_silence))
         symbols = max(1, min(output_frames(frames), round(SYMBOLS_A_SECOND * seconds)))
-        if concatenation is not None:
-            groups = concatenation.groups([frames] * count)
+        if long_form.concatenation is not None:
+            groups = long_form.concatenation.groups([frames] * count)
             count, together = len(groups), len(groups[0])
-            frames = together * frames + (together - 1) * num_frames(concatenation.gap)
+            frames = together * frames + (together - 1) * num_frames(long_form.concatenation.gap)
             symbols *= together
         yield {
             "features": torch.randn(count, frames, 80, generator=generator),
@@ -54,8 +52,7 @@ def try_largest_batches(
     trainer: Trainer,
     durations: np.ndarray,
     max_duration: float,
-    leading_silence: float = 0.0,
-    concatenation: Concatenation | None = None,
+    long_form: LongForm,
 ) -> None:
     """Runs forward and backward, without a step, beside the optimizer's state. UserError where a batch does not fit.
 
@@ -69,7 +66,7 @@ def try_largest_batches(
     regularizers = regularizer_state(model)
     vocab_size = model.config.vocab_size
     try:
-        _run_largest(trainer, largest_batches(durations, max_duration, vocab_size, leading_silence, concatenation))
+        _run_largest(trainer, largest_batches(durations, max_duration, vocab_size, long_form))
     finally:
         load_regularizer_state(model, regularizers)
 

@@ -23,7 +23,6 @@ from sammo.checkpoint import (
     remove_unfinished,
 )
 from sammo.corpora import find_corpus
-from sammo.data.concatenation import Concatenation
 from sammo.data.config import DataConfig
 from sammo.data.datamodule import CsjDataModule
 from sammo.data.tokens import Tokenizer, find_lang, load_tokenizer
@@ -129,10 +128,7 @@ def train(
         return trainer
     if config.oom_scan == "true" or (config.oom_scan == "auto" and world.device.type == "cuda"):
         state = random_state(world.device)
-        options = data_options or {}
-        leading = float(options.get("leading_silence", 0.0))
-        joined = Concatenation(options["duration_factor"], options["gap"]) if options.get("concatenate_cuts") else None
-        try_largest_batches(trainer, data.train_survey().durations, batch_seconds, leading, joined)
+        try_largest_batches(trainer, data.train_survey().durations, batch_seconds, data.long_form())
         set_random_state(state, world.device)
     logging.info(f"ready after {time.monotonic() - start:.1f} s")
     trainer.run()

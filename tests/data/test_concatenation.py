@@ -22,9 +22,9 @@ def load(tmp_path_factory):
     fbank = make_corpus(tmp_path_factory.mktemp("joined"))
     tokenizer = load_tokenizer(fbank.parent / "lang_char")
 
-    def batches(**options):
+    def batches(epoch=1, **options):
         module = CsjDataModule(DataConfig(manifest_dir=fbank, **{**PLAIN, **options}), tokenizer)
-        return list(module.train_dataloader(1))
+        return list(module.train_dataloader(epoch))
 
     return batches
 
@@ -62,7 +62,21 @@ def test_with_all_augmentation_a_batch_is_a_function_of_its_seed(load):
     assert all(torch.equal(a["features"], b["features"]) and a["texts"] == b["texts"] for a, b in zip(one, other))
 
 
-@pytest.mark.parametrize("options", [{"duration_factor": 0.5}, {"gap": -1.0}, {"gap": float("nan")}])
+def test_the_first_epochs_are_of_utterances_alone(load):
+    """Bit for bit; the last ones are those of a training that has always been so."""
+    options = {**JOINED, "noise_only_share": 0.3, "leading_silence": 0.4}
+    late = {**options, "long_form_from_epoch": 3}
+    for epoch, same, other in ((2, {}, options), (3, options, {})):
+        found, expected, others = load(epoch, **late), load(epoch, **same), load(epoch, **other)
+        for a, b in zip(found, expected, strict=True):
+            assert torch.equal(a["features"], b["features"])
+            assert a["cut_ids"] == b["cut_ids"] and a["texts"] == b["texts"]
+        assert [batch["cut_ids"] for batch in found] != [batch["cut_ids"] for batch in others]
+
+
+@pytest.mark.parametrize(
+    "options", [{"long_form_from_epoch": 0}, {"duration_factor": 0.5}, {"gap": -1.0}, {"gap": float("nan")}]
+)
 def test_bad_values(options, tmp_path):
     with pytest.raises(UserError, match=next(iter(options)).replace("_", "-")):
         DataConfig(manifest_dir=tmp_path, **options)

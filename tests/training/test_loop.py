@@ -15,7 +15,7 @@ from fixtures.training import Letters, ListData, ListLoader, differences, make_t
 from torch.utils._pytree import tree_leaves
 
 from sammo.checkpoint import read_checkpoint
-from sammo.data.concatenation import Concatenation
+from sammo.data.concatenation import Concatenation, LongForm
 from sammo.errors import UserError
 from sammo.model_options import ModelOptions
 from sammo.options import add_options, from_args
@@ -335,10 +335,10 @@ def test_largest_batches_are_tried(tmp_path, data):
     import numpy as np
 
     durations = np.array([1.0, 2.0, 4.0])
-    batches = list(largest_batches(durations, 8.0, 12))
+    batches = list(largest_batches(durations, 8.0, 12, LongForm()))
     assert batches[0]["features"].shape == (2, 400, 80) and batches[-1]["features"].shape == (8, 100, 80)
-    longer = next(largest_batches(durations, 8.0, 12, leading_silence=1.5))
-    joined = list(largest_batches(durations, 8.0, 12, concatenation=Concatenation(4.0, 0.5)))
+    longer = next(largest_batches(durations, 8.0, 12, LongForm(leading_silence=1.5)))
+    joined = list(largest_batches(durations, 8.0, 12, LongForm(concatenation=Concatenation(4.0, 0.5))))
     for alone, together in zip(batches, joined, strict=True):
         assert len(together["features"]) < len(alone["features"])
         assert together["features"].size(1) > 2 * alone["features"].size(1)
@@ -347,7 +347,7 @@ def test_largest_batches_are_tried(tmp_path, data):
     trainer = make_trainer(tmp_path, data)
     before = dict.fromkeys(regularizer_state(trainer.model), False)
     load_regularizer_state(trainer.model, before)
-    try_largest_batches(trainer, durations, 8.0)
+    try_largest_batches(trainer, durations, 8.0, LongForm())
     assert regularizer_state(trainer.model) == before
 
     def too_large(*_, **__):
@@ -357,7 +357,7 @@ def test_largest_batches_are_tried(tmp_path, data):
     with pytest.raises(
         UserError, match="tried before training: 2 utterances x 4.0 s are too much for the GPU's memory: lower"
     ):
-        try_largest_batches(trainer, durations, 8.0)
+        try_largest_batches(trainer, durations, 8.0, LongForm())
 
 
 def test_other_model_or_units(tmp_path, data):

@@ -27,11 +27,11 @@ of no table without a word.
   --scale cpu|gpu      cpu: preset tiny on the synthetic corpus; gpu: preset medium on --data-dir (default: $scale)
   --seeds N            of the main comparison (default: $seeds); everything else has one
   --tables "NAME ..."  main: Sammo, Zipformer, Conformer; state: d_state 8, 16, 64; mixers: none, nla, gated_delta without
-                       left context, none, mamba2, gated_delta with it; carried: Sammo of main trained for one more epoch
-                       on utterances apart, joined, and joined with noise between (default: $tables)
+                       left context, none, mamba2, gated_delta with it; carried: Sammo with its last epochs on utterances
+                       apart, and joined without noise between (default: $tables)
   --work-dir DIR       everything is written below it (default: $work_dir)
   --data-dir DIR       prepared by prepare.sh (default for cpu: made here)
-  --epochs N           for every training (default: 13 on cpu, 40 on gpu)
+  --epochs N           for every training (default: 15 on cpu, 40 on gpu)
   --jobs N             trainings at a time (default: the number of GPUs, or of cores if there is none)
   --plan               says what would be done and what it costs, and ends
   --collect DIR        copies the small files that the tables are made of there, and ends
@@ -48,8 +48,8 @@ check_options tables '((main|state|mixers|carried)( |$))*' "main, state, mixers 
 chunks=16,32,64,128,256
 lefts=16,32,64,128,256
 if [ "$scale" = cpu ]; then
-  preset=tiny device=cpu minutes=26 # of one core a training
-  epochs=${epochs:-13}
+  preset=tiny device=cpu minutes=30 # of one core a training
+  epochs=${epochs:-15}
   jobs=${jobs:-$(nproc 2> /dev/null || echo 2)}
   # As in run.sh of the repository, which says why.
   budget=(--max-duration 12 --min-duration 0 --max-cut-duration 0 --curriculum 2:2 --ctc-loss-scale 1 --base-lr 0.03
@@ -67,46 +67,49 @@ else
   average=9
 fi
 
+# The last epochs of each have what a stream has besides utterances, as in run.sh.
+long_form=2
+last=$((epochs > long_form ? epochs - long_form + 1 : 1))
+joined=(--concatenate-cuts true --duration-factor 4 --gap 0.5)
+noise=(--noise-only-share 0.1 --leading-silence 0.5)
+budget+=(--long-form-from-epoch "$last")
+
 # name|options of train.py: one line a training. Left contexts are those of training, so that all of them can be decoded at.
 attends=(--left-context-frames "$lefts,-1")
 systems() {
-  local seed
+  local seed size mixer stream="${joined[*]} ${noise[*]}"
   if [[ " $tables " == *" main "* ]]; then
     for seed in $(seq "$seeds"); do
-      echo "main/sammo/seed$seed|--encoder sammo --seed $seed"
-      echo "main/zipformer/seed$seed|--encoder zipformer --seed $seed ${attends[*]}"
-      echo "main/conformer/seed$seed|--encoder conformer --seed $seed ${attends[*]}"
+      echo "main/sammo/seed$seed|--encoder sammo --seed $seed $stream"
+      echo "main/zipformer/seed$seed|--encoder zipformer --seed $seed $stream ${attends[*]}"
+    done
+    for seed in $(seq "$seeds"); do
+      echo "main/conformer/seed$seed|--encoder conformer --seed $seed $stream ${attends[*]}"
     done
   fi
   if [[ " $tables " == *" state "* ]]; then
-    for size in 8 16 64; do echo "state/sammo-$size/seed1|--encoder sammo --d-state $size --seed 1"; done
+    for size in 8 16 64; do echo "state/sammo-$size/seed1|--encoder sammo --d-state $size --seed 1 $stream"; done
   fi
   if [[ " $tables " == *" mixers "* ]]; then
-    for mixer in none nla gated_delta; do echo "mixers/$mixer/seed1|--encoder sammo --mixer $mixer --seed 1"; done
+    for mixer in none nla gated_delta; do echo "mixers/$mixer/seed1|--encoder sammo --mixer $mixer --seed 1 $stream"; done
     for mixer in none mamba2 gated_delta; do
-      echo "mixers/$mixer-left/seed1|--encoder zipformer --mixer $mixer --seed 1 ${attends[*]}"
+      echo "mixers/$mixer-left/seed1|--encoder zipformer --mixer $mixer --seed 1 $stream ${attends[*]}"
     done
+  fi
+  if [[ " $tables " == *" carried "* ]]; then
+    echo "carried/apart/seed1|--encoder sammo --seed 1"
+    echo "carried/joined/seed1|--encoder sammo --seed 1 ${joined[*]}"
   fi
 }
 
-# What begins with a model of main, once that is there.
-carried() {
-  local tuned="--init-from main/sammo/seed1 --encoder sammo --seed 1 --num-epochs 1 --curriculum= --base-lr 0.01"
-  [[ " $tables " == *" carried "* ]] || return 0
-  echo "carried/apart/seed1|$tuned"
-  tuned+=" --concatenate-cuts true --duration-factor 4 --gap 0.5"
-  echo "carried/joined/seed1|$tuned"
-  echo "carried/joined-noise/seed1|$tuned --noise-only-share 0.1 --leading-silence 0.5"
-}
-
-count=$( (systems && carried) | wc -l)
+count=$(systems | wc -l)
 echo "$count trainings of preset $preset, $epochs epochs, $jobs at a time; everything goes to $work_dir"
 if [ -n "$minutes" ]; then
-  # Decoding takes about a quarter of the time of 13 epochs; voices are synthesized in ten minutes of one core.
-  echo "about $((($(systems | wc -l) * (minutes * epochs / 13 + minutes / 4) / jobs + 10 + 59) / 60)) h on idle cores like those of benchmarks/README.md"
+  # Decoding takes about a quarter of the time of 15 epochs; voices are synthesized in ten minutes of one core.
+  echo "about $(((count * (minutes * epochs / 15 + minutes / 4) / jobs + 10 + 59) / 60)) h on idle cores like those of benchmarks/README.md"
 fi
 if $plan; then
-  { systems && carried; } | tr '|' '\t'
+  systems | tr '|' '\t'
   exit 0
 fi
 
@@ -137,12 +140,8 @@ fi
 
 # One system from training to error rates; what is done already is skipped by the commands themselves.
 run_system() { # name, options
-  local exp=$work_dir/exp/$1 log=$work_dir/logs/${1//\//-}.log epochs=$epochs average=$average
-  if [[ $2 =~ --num-epochs\ ([0-9]+) ]]; then
-    epochs=${BASH_REMATCH[1]} average=1
-  fi
+  local exp=$work_dir/exp/$1 log=$work_dir/logs/${1//\//-}.log
   mkdir -p "$exp" "$work_dir/logs"
-  cd "$work_dir/exp" # where --init-from is
   local data=(--manifest-dir "$data_dir/fbank" --lang "$data_dir/lang_char" --device "$device") model
   # shellcheck disable=SC2086 # the options of a system are words
   "$PYTHON" "$here/train.py" --preset "$preset" --exp-dir "$exp" --num-epochs "$epochs" "${data[@]}" "${budget[@]}" $2 \
@@ -163,26 +162,21 @@ trap 'jobs -p | xargs -r kill 2> /dev/null || true' EXIT
 echo "== Training and decoding"
 number=0
 gpus=${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((jobs - 1)))}
-run_all() { # lines of systems from standard input
-  local name options
-  while IFS='|' read -r name options; do
-    number=$((number + 1))
-    while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do wait -n || true; done
-    echo "   $number of $count: $name ($((SECONDS / 60)) min; $work_dir/logs/${name//\//-}.log)"
-    (
-      if [ "$device" = cuda ]; then
-        IFS=, read -ra cards <<< "$gpus"
-        export CUDA_VISIBLE_DEVICES=${cards[$(((number - 1) % ${#cards[@]}))]}
-      else
-        export OMP_NUM_THREADS=1
-      fi
-      run_system "$name" "$options" || echo "$name" >> "$failed"
-    ) &
-  done
-  wait
-}
-run_all < <(systems)
-run_all < <(carried)
+while IFS='|' read -r name options; do
+  number=$((number + 1))
+  while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do wait -n || true; done
+  echo "   $number of $count: $name ($((SECONDS / 60)) min; $work_dir/logs/${name//\//-}.log)"
+  (
+    if [ "$device" = cuda ]; then
+      IFS=, read -ra cards <<< "$gpus"
+      export CUDA_VISIBLE_DEVICES=${cards[$(((number - 1) % ${#cards[@]}))]}
+    else
+      export OMP_NUM_THREADS=1
+    fi
+    run_system "$name" "$options" || echo "$name" >> "$failed"
+  ) &
+done < <(systems)
+wait
 
 echo "== Reports"
 report() { # name, directories
@@ -197,11 +191,12 @@ for table in $tables; do
 done
 aligner=$work_dir/exp/main/zipformer/seed1
 if [ -d "$aligner/results" ]; then
-  [ -f "$work_dir/alignment.ctm" ] || "$PYTHON" -m sammo.cli align --exp-dir "$aligner" --epoch "$epochs" --avg "$average" \
-    --manifest-dir "$data_dir/fbank" --lang "$data_dir/lang_char" --device "$device" --parts tests \
-    --out "$work_dir/alignment.ctm"
-  "$PYTHON" -m sammo.cli timing "$work_dir"/exp/main/*/seed1/results --alignment "$work_dir/alignment.ctm" \
-    --out-dir "$work_dir/report/timing" > /dev/null
+  {
+    [ -f "$work_dir/alignment.ctm" ] || "$PYTHON" -m sammo.cli align --exp-dir "$aligner" --epoch "$epochs" --avg "$average" \
+      --manifest-dir "$data_dir/fbank" --lang "$data_dir/lang_char" --device "$device" --parts tests \
+      --out "$work_dir/alignment.ctm"
+  } && "$PYTHON" -m sammo.cli timing "$work_dir"/exp/main/*/seed1/results --alignment "$work_dir/alignment.ctm" \
+    --out-dir "$work_dir/report/timing" > /dev/null || echo "no table of timing" >> "$failed"
 fi
 echo "tables and figures: $work_dir/report ($((SECONDS / 60)) min)"
 if [ -s "$failed" ]; then
