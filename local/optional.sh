@@ -9,7 +9,8 @@ install_optional() {
       MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE "${pip[@]}" --no-deps --no-build-isolation mamba-ssm==2.3.2.post1; } ||
     echo "mamba-ssm cannot be installed here (see above): the test of its kernels is skipped"
   # What runs exported models.
-  has_modules onnx onnxruntime sherpa_onnx openvino nncf sounddevice || "${pip[@]}" -r requirements-deploy.txt ||
+  { has_modules onnx onnxruntime sherpa_onnx openvino nncf sounddevice websockets && "$PYTHON" -m pip show --quiet sherpa-onnx-bin; } ||
+    "${pip[@]}" -r requirements-deploy.txt ||
     echo "requirements-deploy.txt cannot be installed here (see above): the tests of exported models are skipped"
   # The server, and the client that it must be understood by.
   has_modules starlette uvicorn websockets openai || "${pip[@]}" -r requirements-serve.txt openai==3.57.0 ||

@@ -28,6 +28,7 @@ LONGEST_SILENCE = 86_400.0  # seconds: a day
 STREAMING_METHODS = ("greedy_search", "modified_beam_search")
 METHODS = (*STREAMING_METHODS, "fast_beam_search")  # of whole utterances
 RUNTIMES = ("torch", "onnxruntime", "openvino")
+ALL_RUNTIMES = (*RUNTIMES, "sherpa-onnx", "sherpa-onnx-server")  # the last two compute features and search, too
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")  # of exported models
 STATE_DTYPES = ("float32", "float16", "bfloat16")
 
@@ -348,13 +349,13 @@ class Deployment:
 class Compared:
     """Which ways to decode chunk by chunk are compared with the whole utterances that PyTorch decodes."""
 
-    runtime: tuple[str, ...] = option(("torch",), f"Of {','.join((*RUNTIMES, 'sherpa-onnx'))}.")
+    runtime: tuple[str, ...] = option(("torch",), f"Of {','.join(ALL_RUNTIMES)}.")
     precision: tuple[str, ...] = option(("float32",), f"Of {','.join(PRECISIONS)}, for all runtimes but torch.")
     onnx_dir: Path | None = option(None, "Directory that sammo export wrote; default: where it writes by default.")
 
     def __post_init__(self) -> None:
         """UserError for names that are none."""
-        for option_name, known in (("runtime", (*RUNTIMES, "sherpa-onnx")), ("precision", PRECISIONS)):
+        for option_name, known in (("runtime", ALL_RUNTIMES), ("precision", PRECISIONS)):
             unknown = [name for name in getattr(self, option_name) if name not in known]
             if unknown:
                 raise UserError(f"unknown --{option_name} {', '.join(unknown)}: choose of {', '.join(known)}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 import sys
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence, TypeVar
 
@@ -33,7 +34,8 @@ from sammo.streaming.decoding import cut_audio, part_cuts, runtime_name, setting
 from sammo.streaming.features import make_fbank, num_frames
 from sammo.streaming.recognizer import Stream, StreamingRecognizer, recognize
 from sammo.streaming.runtimes import EncoderRuntime, export_directory, make_runtime
-from sammo.streaming.sherpa import sherpa_way
+from sammo.streaming.sherpa import make_recognizer, sherpa_way, transcribe
+from sammo.streaming.sherpa_server import SherpaServer
 from sammo.transducer import Transducer
 
 T = TypeVar("T")
@@ -259,8 +261,9 @@ def make_ways(
     search: Search,
     streams: Streams,
     compared: Compared,
+    servers: ExitStack,
 ) -> list[Way]:
-    """What the options ask to compare; UserError for what cannot run."""
+    """What the options ask to compare; UserError for what cannot run. ``servers`` ends the processes that were started."""
     setting = (model, searcher, chunking.chunk_size, chunking.left_context_frames, streams.num_decode_streams)
     ways = []
     if "torch" in compared.runtime:
@@ -272,9 +275,15 @@ def make_ways(
     for runtime, precision in itertools.product(exported, compared.precision):
         deployment = Deployment(runtime, compared.onnx_dir, precision)
         name = runtime_name(deployment)
-        if runtime == "sherpa-onnx":
+        if runtime.startswith("sherpa-onnx"):
             directory = export_directory(model, source, deployment, *chunking)
-            ways.append(sherpa_way(directory, search, chunking.chunk_size, streams.num_decode_streams, precision, name))
+            if runtime == "sherpa-onnx":
+                recognizer = make_recognizer(directory, search, precision)
+                texts = partial(transcribe, recognizer, num_streams=streams.num_decode_streams)
+            else:
+                server = SherpaServer(directory, search, chunking.chunk_size, streams.num_decode_streams, precision)
+                texts = servers.enter_context(server).transcribe
+            ways.append(sherpa_way(name, texts, chunking.chunk_size))
         else:
             made = make_runtime(model, deployment, *chunking, source)
             ways.append(torch_way(*setting, name=name, runtime=made, exact=precision == "float32"))
@@ -300,36 +309,37 @@ def print_parity(
     check_units(corpus, tokenizer)
     mode = speech.transcript_mode or info.transcript_mode
     searcher = searcher_for(model, search, tokenizer)
-    everything = [
-        (chunking, make_ways(model, searcher, chunking, source, search, streams, compared))
-        for chunking in settings(model, chunks)
-    ]
-    print(f"{info.encoder}, {info.checkpoint}; {search.decoding_method}, {streams.num_decode_streams} streams\n")
-    titles = "part,chunk,left context,way,utterances,identical,same text,max deviation"
-    columns = [*titles.split(","), corpus.metric, "del", "ins", "sub", "empty"]
-    print(f"| {' | '.join(columns)} |\n|---|---:|---:|---|{'---:|' * (len(columns) - 4)}")
     different = 0
-    for part in corpus.chosen(parts):
-        cuts = part_cuts(corpus, speech.manifest_dir, part, mode, tokenizer, Allowed(urls=speech.allow_urls))
-        cuts = cuts[: max_utterances or None]
-        for (chunk_size, left), ways in everything:
-            utterances = (Utterance(cut.id, partial(cut_audio, cut), transcript(cut, mode)) for cut in cuts)
-            rows = compare(
-                model,
-                searcher,
-                progress(utterances, len(cuts), f"{part}, chunk {chunk_size}"),
-                tokenizer.decode,
-                chunk_size,
-                left,
-                streams.num_decode_streams,
-                ways,
-                metric=corpus.metric,
-            )
-            for row in rows:
-                different += len(row.different)
-                print(_row(part, chunk_size, left, row), flush=True)
-                for key in row.different[:5]:
-                    print(f"different: {part} {key}, chunk {chunk_size}, left {left}, {row.way}", file=sys.stderr)
+    with ExitStack() as servers:
+        everything = [
+            (chunking, make_ways(model, searcher, chunking, source, search, streams, compared, servers))
+            for chunking in settings(model, chunks)
+        ]
+        print(f"{info.encoder}, {info.checkpoint}; {search.decoding_method}, {streams.num_decode_streams} streams\n")
+        titles = "part,chunk,left context,way,utterances,identical,same text,max deviation"
+        columns = [*titles.split(","), corpus.metric, "del", "ins", "sub", "empty"]
+        print(f"| {' | '.join(columns)} |\n|---|---:|---:|---|{'---:|' * (len(columns) - 4)}")
+        for part in corpus.chosen(parts):
+            cuts = part_cuts(corpus, speech.manifest_dir, part, mode, tokenizer, Allowed(urls=speech.allow_urls))
+            cuts = cuts[: max_utterances or None]
+            for (chunk_size, left), ways in everything:
+                utterances = (Utterance(cut.id, partial(cut_audio, cut), transcript(cut, mode)) for cut in cuts)
+                rows = compare(
+                    model,
+                    searcher,
+                    progress(utterances, len(cuts), f"{part}, chunk {chunk_size}"),
+                    tokenizer.decode,
+                    chunk_size,
+                    left,
+                    streams.num_decode_streams,
+                    ways,
+                    metric=corpus.metric,
+                )
+                for row in rows:
+                    different += len(row.different)
+                    print(_row(part, chunk_size, left, row), flush=True)
+                    for key in row.different[:5]:
+                        print(f"different: {part} {key}, chunk {chunk_size}, left {left}, {row.way}", file=sys.stderr)
     return 1 if different else 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,22 +18,28 @@ if TYPE_CHECKING:
     from sammo.streaming.parity import Way
 
 
+def model_files(directory: Path, search: Search, precision: str = "float32") -> dict[str, Path]:
+    """encoder, decoder, joiner and tokens of a directory that ``sammo export`` wrote, by sherpa-onnx's names of its options;
+    UserError where sherpa-onnx cannot run them as ``search`` asks."""
+    if precision == "bfloat16":
+        raise UserError("sherpa-onnx has no bfloat16 on CPUs")
+    if search.hotwords is not None or search.lm is not None:
+        raise UserError("sherpa-onnx has hotwords and language models of its own: compare without --hotwords and --lm")
+    files = {name: Path(directory) / file_name(name, precision) for name in NAMES} | {
+        "tokens": Path(directory) / TOKENS
+    }
+    for path in files.values():
+        if not path.is_file():  # it would end the process
+            raise UserError(f"{path.parent} lacks {path.name}; {AGAIN}")
+    return files
+
+
 def make_recognizer(directory: Path, search: Search, precision: str = "float32") -> Any:
     """sherpa-onnx's recognizer of a directory that ``sammo export`` wrote; UserError where it cannot be."""
     need("sherpa_onnx")
     import sherpa_onnx
 
-    if precision == "bfloat16":
-        raise UserError("sherpa-onnx has no bfloat16 on CPUs")
-    if search.hotwords is not None or search.lm is not None:
-        raise UserError("sherpa-onnx has hotwords and language models of its own: compare without --hotwords and --lm")
-    paths = {name: Path(directory) / file_name(name, precision) for name in NAMES} | {
-        "tokens": Path(directory) / TOKENS
-    }
-    for path in paths.values():
-        if not path.is_file():  # it would end the process
-            raise UserError(f"{path.parent} lacks {path.name}; {AGAIN}")
-    files: dict[str, Any] = {name: str(path) for name, path in paths.items()}
+    files: dict[str, Any] = {name: str(path) for name, path in model_files(directory, search, precision).items()}
     return sherpa_onnx.OnlineRecognizer.from_transducer(
         **files,
         num_threads=torch.get_num_threads(),
@@ -51,30 +57,32 @@ def silence_after(chunk_size: int) -> int:
     return frames * SAMPLING_RATE // int(geometry.FEATURE_RATE)
 
 
-def transcribe(recognizer: Any, audio: Sequence[Tensor]) -> list[str]:
-    """The texts of utterances (S,) at 16 kHz that end with silence, decoded as one batch of streams."""
-    streams = []
-    for samples in audio:
-        stream = recognizer.create_stream()
-        stream.accept_waveform(SAMPLING_RATE, samples.numpy())
-        stream.input_finished()
-        streams.append(stream)
-    while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
-        recognizer.decode_streams(ready)
-    return [recognizer.get_result(stream) for stream in streams]
+def transcribe(recognizer: Any, audio: Sequence[Tensor], num_streams: int) -> list[str]:
+    """The texts of utterances (S,) at 16 kHz that end with silence, in batches of ``num_streams`` streams."""
+    texts = []
+    for start in range(0, len(audio), num_streams):
+        streams = []
+        for samples in audio[start : start + num_streams]:
+            stream = recognizer.create_stream()
+            stream.accept_waveform(SAMPLING_RATE, samples.numpy())
+            stream.input_finished()
+            streams.append(stream)
+        while ready := [stream for stream in streams if recognizer.is_ready(stream)]:
+            recognizer.decode_streams(ready)
+        texts += [recognizer.get_result(stream) for stream in streams]
+    return texts
 
 
-def sherpa_way(directory: Path, search: Search, chunk_size: int, num_streams: int, precision: str, name: str) -> Way:
-    """For :func:`sammo.streaming.parity.compare`; only its texts are compared."""
+def sherpa_way(name: str, transcribe: Callable[[Sequence[Tensor]], list[str]], chunk_size: int) -> Way:
+    """For :func:`sammo.streaming.parity.compare`; only its texts are compared.
+
+    Args:
+      transcribe: utterances (S,) at 16 kHz that end with :func:`silence_after` -> the text of each.
+    """
     from sammo.streaming.parity import Decoded, Way
 
-    recognizer = make_recognizer(directory, search, precision)
-
     def decode(audio: Sequence[Tensor], order: Sequence[int]) -> list[Any]:
-        texts: dict[int, str] = {}
-        for start in range(0, len(order), num_streams):
-            batch = order[start : start + num_streams]
-            texts.update(zip(batch, transcribe(recognizer, [audio[index] for index in batch])))
+        texts = dict(zip(order, transcribe([audio[index] for index in order])))
         # Texts take the place of tokens.
         return [Decoded(list(texts[index]), [], torch.zeros(0)) for index in range(len(audio))]
 
