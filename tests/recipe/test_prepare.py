@@ -119,7 +119,7 @@ def test_from_the_recipe_directory(prepared, options):
 def test_help_lists_stages():
     result = prepare("--help")
     assert result.returncode == 0
-    assert all(f"\n  {number} " in result.stdout for number in range(11))
+    assert all(f"\n  {number} " in result.stdout for number in range(12))
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,7 @@ def test_help_lists_stages():
         (["--nj", "two"], "--nj must be a number"),
         (["--corpus", "ted"], "--corpus must be mini or csj"),
         (["--lang-type", "word"], "--lang-type must be char, bpe or both"),
+        (["--unseen-minutes", "some"], "--unseen-minutes must be minutes"),
     ],
 )
 def test_wrong_options(arguments, message, tmp_path):
