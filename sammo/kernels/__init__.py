@@ -1,4 +1,9 @@
-"""Operations as one kernel each where PyTorch needs several: Triton on CUDA devices, PyTorch everywhere else."""
+"""Operations as one kernel each where PyTorch needs several: Triton on CUDA devices, PyTorch everywhere else.
+
+Triton compiles a kernel once more where an integer is 1 or a multiple of 16 and was not before. Counts that differ from
+batch to batch, of frames and rows, are marked ``do_not_specialize``; widths, strides and numbers of values are not, by
+which it knows that it may load several values at once.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def _merge(count, mean, square, more, other_mean, other_square):
     return total, mean + gap * share, square + other_square + gap * gap * count * share
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "inner"], do_not_specialize_on_alignment=["x_channel"])
 def _moments_kernel(
     x_ptr, mean_ptr, square_ptr, rows, channels, inner, x_outer, x_inner, x_channel, rows_of_part,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -50,7 +50,7 @@ def _moments_kernel(
     tl.store(square_ptr + part * channels + c, square, mask=c < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["parts", "rows"])
 def _direction_kernel(
     mean_ptr, square_ptr, out_ptr, parts, rows, channels, rows_of_part,
     min_mean, max_mean, min_rms, max_rms, grad_scale, tiny,
@@ -86,7 +86,7 @@ def _direction_kernel(
     tl.store(out_ptr + 2 * channels + c, slope * scale, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "inner"], do_not_specialize_on_alignment=["x_channel", "g_channel", "o_channel"])
 def _edit_kernel(
     x_ptr, grad_ptr, direction_ptr, out_ptr, rows, channels, inner,
     x_outer, x_inner, x_channel, g_outer, g_inner, g_channel, o_outer, o_inner, o_channel,

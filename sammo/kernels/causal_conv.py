@@ -24,7 +24,7 @@ def _input(
     return x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frames", "x_n"])
 def _conv_kernel(
     x_ptr, past_ptr, weight_ptr, bias_ptr, y_ptr, frames, channels, x_n, x_t, past_n, past_t,
     K: tl.constexpr, HAS_PAST: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -45,7 +45,7 @@ def _conv_kernel(
     tl.store(y_ptr + (n * frames + t[:, None]) * channels + c[None, :], y, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frames", "x_n"])
 def _conv_backward_kernel(
     x_ptr, past_ptr, weight_ptr, bias_ptr, grad_ptr, x_grad_ptr, past_grad_ptr, weight_parts_ptr, bias_parts_ptr,
     frames, channels, x_n, x_t, past_n, past_t, grad_n, grad_t,

@@ -37,7 +37,7 @@ def _scale(edge_ptr, ends_ptr, n, t, c, chunk, channels, K: tl.constexpr, HAS_EN
     return 1.0 + left + tl.load(edge_ptr + place, mask=at_right, other=0.0).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frames", "chunk"])
 def _forward_kernel(
     x_ptr, causal_ptr, causal_bias_ptr, within_ptr, within_bias_ptr, edge_ptr, ends_ptr, y_ptr, frames, channels, chunk,
     K: tl.constexpr, HAS_ENDS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -65,7 +65,7 @@ def _forward_kernel(
     tl.store(y_ptr + (n * frames + t[:, None]) * channels + c[None, :], y, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frames", "chunk"])
 def _backward_kernel(
     x_ptr, grad_ptr, causal_ptr, within_ptr, edge_ptr, ends_ptr, x_grad_ptr, parts_ptr, frames, channels, chunk,
     K: tl.constexpr, HAS_ENDS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -101,7 +101,7 @@ def _backward_kernel(
     tl.store(x_grad_ptr + (n * frames + u[:, None]) * channels + c[None, :], x_grad, mask=here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frames", "chunk", "chunks"])
 def _edge_kernel(
     x_ptr, grad_ptr, within_ptr, within_bias_ptr, ends_ptr, parts_ptr, frames, channels, chunk, chunks,
     K: tl.constexpr, HAS_ENDS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,

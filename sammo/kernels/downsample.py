@@ -21,7 +21,7 @@ def _last(ends_ptr, n, g, frames, HAS_ENDS: tl.constexpr, FACTOR: tl.constexpr):
     return tl.minimum(tl.maximum(end - 1 - g * FACTOR, 0), FACTOR - 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "frames", "groups"])
 def _mean_kernel(
     x_ptr, weight_ptr, ends_ptr, out_ptr, rows, frames, channels, groups,
     HAS_ENDS: tl.constexpr, FACTOR: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -40,7 +40,7 @@ def _mean_kernel(
     tl.store(out_ptr + r[:, None] * channels + c[None, :], total, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "frames", "groups"])
 def _mean_backward_kernel(
     x_ptr, weight_ptr, ends_ptr, grad_ptr, x_grad_ptr, parts_ptr, rows, frames, channels, groups, rows_of_part,
     HAS_ENDS: tl.constexpr, FACTOR: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,

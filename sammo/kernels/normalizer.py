@@ -16,7 +16,7 @@ from torch import Tensor
 BLOCK_T, BLOCK_V = 32, 64
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "T"])
 def _normalizer_kernel(
     product_ptr, lm_ptr, am_ptr, lm_top_ptr, am_top_ptr, out_ptr,
     S, T, V, tiny,
@@ -51,7 +51,7 @@ def _normalizer_kernel(
     tl.store(out_ptr + cell, value, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "T"])
 def _lost_gradient_kernel(
     product_ptr, weight_ptr, normalizer_ptr, lm_ptr, am_ptr, grad_lm_ptr, grad_am_ptr,
     S, T, V,

@@ -10,7 +10,7 @@ from torch import Tensor
 PARTS = 512  # programs of a backward pass at most, and rows of the partial sums for the parameters
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _bias_norm_kernel(
     x_ptr, bias_ptr, log_scale_ptr, y_ptr, inverse_ptr, rows, channels, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr
 ):  # fmt: skip
@@ -28,7 +28,7 @@ def _bias_norm_kernel(
     tl.store(inverse_ptr + r, inverse, mask=r < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _bias_norm_backward_kernel(
     x_ptr, bias_ptr, log_scale_ptr, inverse_ptr, grad_ptr, x_grad_ptr, bias_parts_ptr, scale_parts_ptr,
     rows, channels, rows_of_part, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -87,7 +87,7 @@ class BiasNorm(torch.autograd.Function):
         return x_grad, bias_parts.sum(dim=0).to(bias.dtype), scale_parts.sum().to(log_scale.dtype)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "frames", "z_n"])
 def _gated_norm_kernel(
     y_ptr, z_ptr, weight_ptr, out_ptr, inverse_ptr, rows, channels, frames, z_n, z_t, eps,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -107,7 +107,7 @@ def _gated_norm_kernel(
     tl.store(inverse_ptr + r, inverse, mask=r < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "frames", "z_n"])
 def _gated_norm_backward_kernel(
     y_ptr, z_ptr, weight_ptr, inverse_ptr, grad_ptr, y_grad_ptr, z_grad_ptr, parts_ptr,
     rows, channels, frames, z_n, z_t, rows_of_part, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,

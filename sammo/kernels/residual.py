@@ -116,7 +116,7 @@ class Spread(torch.autograd.Function):
         return out, None
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frames", "y_frames"])
 def _bypass_kernel(
     x_ptr, y_ptr, scale_ptr, mask_ptr, sum_ptr, half_ptr, numel, frames, channels, y_frames, factor,
     HAS_MASK: tl.constexpr, HAS_HALF: tl.constexpr, BLOCK: tl.constexpr,
@@ -136,7 +136,7 @@ def _bypass_kernel(
         tl.store(half_ptr + i, total, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "frames", "y_frames"])
 def _bypass_backward_kernel(
     x_ptr, y_ptr, scale_ptr, mask_ptr, grad_ptr, half_grad_ptr, x_grad_ptr, y_grad_ptr, parts_ptr,
     rows, frames, channels, y_frames, factor, rows_of_part,

@@ -35,7 +35,7 @@ def _chain(a1, b1, a2, b2):
     return a1 * a2, b1 * a2 + b2
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["px_n", "px_s", "px_t", "py_n", "py_s", "py_t", "p_n", "p_t"])
 def _forward_kernel(
     px_ptr, py_ptr, boundary_ptr, p_ptr, scores_ptr,
     px_n, px_s, px_t, py_n, py_s, py_t, p_n, p_t,
@@ -68,7 +68,7 @@ def _forward_kernel(
     tl.store(scores_ptr + n, tl.sum(tl.where(s == s_end, p, 0.0), 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["px_n", "px_s", "px_t", "p_n", "p_t", "gx_n", "gx_s", "gy_n", "gy_s"])
 def _backward_kernel(
     px_ptr, boundary_ptr, p_ptr, grad_x_ptr, grad_y_ptr,
     px_n, px_s, px_t, p_n, p_t, gx_n, gx_s, gy_n, gy_s,
