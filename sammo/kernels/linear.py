@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sammo.kernels import by_triton
 
+ALIGNMENT = 64  # values: matrices that begin elsewhere, as after 3266 biases, cuBLAS multiplies by its slow kernels
 _copies: dict[int, tuple[Tensor, Tensor]] = {}  # id of a weight -> itself, its copy
 
 
@@ -49,9 +50,9 @@ def half_weights(module: nn.Module) -> Iterator[None]:
     if dtype is None:
         yield
         return
-    flat = torch.empty(sum(weight.numel() for weight in weights), dtype=dtype, device=weights[0].device)
-    parts = flat.split([weight.numel() for weight in weights])
-    copies = [part.view(weight.shape) for part, weight in zip(parts, weights)]
+    sizes = [-(-weight.numel() // ALIGNMENT) * ALIGNMENT for weight in weights]
+    parts = torch.empty(sum(sizes), dtype=dtype, device=weights[0].device).split(sizes)
+    copies = [part[: weight.numel()].view(weight.shape) for part, weight in zip(parts, weights)]
     with torch.no_grad():
         torch._foreach_copy_(copies, weights)
     _copies.update((id(weight), (weight, copy)) for weight, copy in zip(weights, copies))
