@@ -21,6 +21,7 @@ from sammo.training.config import TrainConfig
 
 GRACE_SECONDS = 10.0  # in which the other processes may see that one is gone, and end
 CTRL_C = 130  # exit code
+MEMORY = ("Triton Error [CUDA]: out of memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
 # What errors of PyTorch say where a GPU is broken, and where a connection is.
 HARDWARE = ("ECC error", "NVLink error", "hardware error", "fallen off the bus", "device is lost")
 CONNECTION = ("Connection closed", "Connection reset", "Broken pipe", "NCCL", "Timed out", "timed out", "gloo")
@@ -118,14 +119,20 @@ class World:
             dist.destroy_process_group()
 
 
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a GPU's memory did not suffice, for a tensor or, which PyTorch does not tell so, for what Triton or cuBLAS
+    load beside them."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(sign in str(error) for sign in MEMORY)
+
+
 def machine_failure(world: World, error: BaseException) -> UserError | None:
     """One line for an ``error`` of a GPU, of the network or by the end of another process; None for other errors."""
     text = " ".join(str(error).split())
     first = text[:300]
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return UserError(f"out of GPU memory outside of training steps ({first}): lower --max-duration")
     if not isinstance(error, RuntimeError):
         return None
+    if out_of_memory(error):
+        return UserError(f"out of GPU memory outside of training steps ({first}): lower --max-duration")
     if any(sign in text for sign in HARDWARE):
         return MachineError(f"rank {world.rank} stops: its GPU on {socket.gethostname()} fails ({first})")
     if world.size > 1 and any(sign in text for sign in CONNECTION):

@@ -14,6 +14,7 @@ from sammo.data.frames import num_frames
 from sammo.errors import UserError
 from sammo.geometry import output_frames
 from sammo.regularize import load_regularizer_state, regularizer_state, set_batch_count
+from sammo.training.distributed import out_of_memory
 from sammo.training.loop import Trainer, no_memory
 
 SYMBOLS_A_SECOND = 12.0  # fast Japanese speech in characters
@@ -78,7 +79,9 @@ def _run_largest(trainer: Trainer, batches: Iterator[Batch]) -> None:
         try:
             loss, _ = trainer.loss(model, batch, chunk=(-1, -1))
             trainer.optimization.backward(loss)
-        except torch.cuda.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             raise UserError("tried before training: " + no_memory(shape)) from error
         finally:
             model.zero_grad(set_to_none=True)

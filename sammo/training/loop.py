@@ -30,7 +30,7 @@ from sammo.signals import StopRequest
 from sammo.training.budget import Budget
 from sammo.training.config import LOSSES, TrainConfig
 from sammo.training.data import Data
-from sammo.training.distributed import World
+from sammo.training.distributed import World, out_of_memory
 from sammo.training.guard import Guard, first_overflow, watch
 from sammo.training.optimization import Optimization
 from sammo.training.parallel import Parallel
@@ -308,7 +308,9 @@ class Trainer:
             with watch(self.model, at_once=True) if self.config.inf_check else nullcontext():
                 loss, parts = self.loss(self.parallel, batch)
                 self.optimization.backward(loss)
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             return None
         seconds = float(batch["lengths"].sum()) / 100
         numbers = torch.stack([loss.detach(), *parts]).double()

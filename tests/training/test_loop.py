@@ -226,16 +226,26 @@ def test_skips_what_is_not_finite(tmp_path, data, caplog):
     assert "loss nan" in caplog.text and "mean nan" not in caplog.text
 
 
-@pytest.mark.parametrize("place", ["forward", "_balance_direction", "whitening_metric"])
-def test_skips_what_memory_does_not_suffice_for(tmp_path, data, caplog, monkeypatch, place):
-    """In the forward pass, and in the backward pass of Balancer and Whiten."""
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("forward", torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")),
+        ("_balance_direction", RuntimeError("Triton Error [CUDA]: out of memory")),
+        (
+            "whitening_metric",
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        ),
+    ],
+)
+def test_skips_what_memory_does_not_suffice_for(tmp_path, data, caplog, monkeypatch, place, error):
+    """In the forward pass, and in the backward pass of Balancer and Whiten, for tensors and for kernels."""
     monkeypatch.setattr("random.random", lambda: 0.0)  # all of them act
     trainer = make_trainer(tmp_path, data, num_epochs=1, max_nonfinite=1)
     seen, kept, trained = [], [], []
 
     def fail(*args, function=None):
         if trainer.batch == 2:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise type(error)(str(error))
         return function(*args) if function else None
 
     if place == "forward":
