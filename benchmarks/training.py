@@ -7,7 +7,7 @@
 A step is what train.py does with a batch that is already there: forward, backward, ScaledAdam with gradient clipping.
 The batches are random, of CSJ's shape: utterances of 2 to 11 s, those of a batch within a tenth of each other, 7
 characters a second, --max-duration seconds in all. The systems take turns batch by batch, so that both see the same
-load of the machine; each part of a step ends when the device is idle.
+load of the machine. Each batch comes once before it is timed: what is compiled for its shape is not measured.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp16", "fp32"))
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--num-threads", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=40, help="timed steps of each system; 8 more come first")
+    parser.add_argument("--steps", type=int, default=40, help="timed steps of each system; as many come before")
+    parser.add_argument("--max-seconds", type=float, default=0.0, help="fewer steps if they take longer; 0: no limit")
     return parser.parse_args()
 
 
@@ -44,6 +45,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sammo.device import choose_device
 from sammo.errors import run_main
+from sammo.kernels.linear import half_weights
 from sammo.optim import ScaledAdam
 from sammo.progress import progress
 from sammo.regularize import set_batch_count
@@ -67,6 +69,7 @@ class System:
         self.optimizer = ScaledAdam(self.model.parameters(), lr=1e-4, clipping_scale=2.0)
         self.precision = Precision(args.precision, device)
         self.times = dict.fromkeys(PARTS, 0.0)
+        self.steps = 0
         self.audio = 0.0
         self.frames = 0  # padding included
         self.peak = 0
@@ -84,33 +87,46 @@ class System:
         """One step; added to the numbers if ``count``."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+            torch.cuda.synchronize(self.device)
         left = 128 if chunk != -1 else -1
-        clock = [self._now()]
-        with self.precision.autocast():
+        begin, marks = time.perf_counter(), [self._mark()]
+        with self.precision.autocast(), half_weights(self.model):
             encoded = self.model.encoder(features, lengths, chunk_size=chunk, left_context_frames=left)
-            clock.append(self._now())
+            marks.append(self._mark())
             losses = self.model.loss(encoded.frames, encoded.lengths, tokens)
         simple, pruned, ctc = TrainConfig().loss_scales(SETTLED)
         total = simple * losses.simple.sum() + pruned * losses.pruned.sum() + ctc * losses.ctc.sum()
-        clock.append(self._now())
+        marks.append(self._mark())
         self.precision.scaler.scale(total).backward()
-        clock.append(self._now())
+        marks.append(self._mark())
         self.precision.scaler.step(self.optimizer)
         self.precision.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        clock.append(self._now())
+        marks.append(self._mark())
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        seconds = time.perf_counter() - begin
         if count:
-            for part, begin, end in zip(PARTS, clock, clock[1:]):
-                self.times[part] += end - begin
+            self.steps += 1
+            for part, first, last in zip(PARTS, marks, marks[1:]):
+                self.times[part] += seconds * between(first, last) / between(marks[0], marks[-1])
             self.audio += float(lengths.sum()) / 100
             self.frames += features[..., 0].numel()
             if self.device.type == "cuda":
                 self.peak = max(self.peak, torch.cuda.max_memory_allocated(self.device))
 
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+    def _mark(self) -> Any:
+        """This moment, on a GPU in its own time: to wait for it would slow down what follows."""
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def between(first: Any, last: Any) -> float:
+    """Seconds between two marks."""
+    return last - first if isinstance(first, float) else 1e-3 * first.elapsed_time(last)
 
 
 def random_batch(args: argparse.Namespace, seed: int, device: torch.device):
@@ -133,12 +149,18 @@ def main() -> None:
         torch.set_num_threads(args.num_threads)
     device = choose_device(args.device)
     systems = [System(name, args, device) for name in args.encoders.split(",")]
-    for number in progress(range(args.steps + 8), desc="steps"):
-        batch = random_batch(args, number, device)
-        for system in systems:
-            if number == 0:
-                system.count_flops(*batch)
-            system.step(*batch, count=number >= 8)
+    begin, known = time.monotonic(), args.steps
+    for timed in (False, True):
+        for number in progress(range(known), desc="timed steps" if timed else "steps"):
+            batch = random_batch(args, number, device)
+            for system in systems:
+                if not timed and number == 0:
+                    system.count_flops(*batch)
+                system.step(*batch, count=timed)
+            # Four fifths for the compiler, which comes first.
+            if args.max_seconds and time.monotonic() - begin > args.max_seconds * (1.0 if timed else 0.8):
+                known = number + 1
+                break
     print(f"{args.preset}, V = {args.vocab_size}, batches of {args.max_duration:g} s, {systems[0].precision.name}")
     print(f"{machine(device)}\n")
     print(
@@ -158,7 +180,7 @@ def main() -> None:
         padding = 1 - 100 * system.audio / system.frames
         print(
             f"| {system.name} | {system.audio / total / 60:.2f} | {system.audio / total:.0f} | "
-            f"{base / (total / system.audio):.2f} | {1e3 * total / args.steps:.0f} | {shares} | {peak} | "
+            f"{base / (total / system.audio):.2f} | {1e3 * total / system.steps:.0f} | {shares} | {peak} | "
             f"{rate / 1e12:.3g} | {used} | {100 * padding:.1f} % |"
         )
     print(f"\nratio: speed against {systems[-1].name}; MFU: share of the GPU's rate in half precision without sparsity")

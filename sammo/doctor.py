@@ -14,7 +14,7 @@ from torch import Tensor
 from sammo.device import gpu_problem
 from sammo.encoder.causal_conv import CONV_ENGINES, causal_conv
 from sammo.encoder.mixers.gated_delta import DELTA_ENGINES, gated_delta_rule
-from sammo.encoder.ssd import SCAN_ENGINES, ssd_scan
+from sammo.encoder.ssd import SCAN_ENGINES, ssd_scan, untuned
 from sammo.kernels import KERNEL_ENGINES, kernel_engine
 from sammo.transducer import LOSS_ENGINES, Transducer, full_loss, model_config, pad_tokens
 
@@ -83,7 +83,8 @@ def _try(
     tolerance: float,
 ) -> tuple[str, list[Tensor] | None, bool]:
     try:
-        values = attempt(engine, device)
+        with untuned():
+            values = attempt(engine, device)
     except Exception as error:  # whatever an optional engine throws is the finding
         return f"FAILS: {type(error).__name__}: {' '.join(str(error).split())[:200]}", reference, True
     if reference is None:

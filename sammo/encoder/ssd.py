@@ -15,10 +15,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
+import os
 import sys
 import types
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
-from typing import Callable
+from typing import Any, Callable, Iterator
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -228,6 +232,9 @@ def _load_triton() -> tuple[Callable | None, str]:
     The top package of mamba-ssm imports whole language models and compiled extensions, which a
     Triton-only wheel does not have; where that fails, a bare parent module lets the kernels load.
     """
+    # Which of their 200 configurations are the fastest takes minutes to find, and differs from time to time, in the last
+    # digits of what they compute, too: Triton is to keep what it found beside the compiled kernels.
+    os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
     spec = importlib.util.find_spec("mamba_ssm")
     if spec is None:
         return None, "mamba-ssm is not installed (see requirements-cluster.txt)"
@@ -247,6 +254,22 @@ def _load_triton() -> tuple[Callable | None, str]:
             del sys.modules["mamba_ssm"]
             return None, f"mamba-ssm is installed but its kernels do not load: {error}"
     return module.mamba_chunk_scan_combined, ""
+
+
+@contextmanager
+def untuned() -> Iterator[None]:
+    """Within, mamba-ssm's kernels run in their smallest configuration: to see in seconds whether they are right."""
+
+    def size(configuration: Any) -> int:
+        return math.prod(configuration.kwargs.values()) * configuration.num_stages
+
+    _load_triton()
+    with ExitStack() as stack:
+        for name in [name for name in sys.modules if name.startswith("mamba_ssm.ops.triton.ssd_")]:
+            for kernel in vars(sys.modules[name]).values():
+                if hasattr(kernel, "configs"):
+                    stack.enter_context(mock.patch.object(kernel, "configs", [min(kernel.configs, key=size)]))
+        yield
 
 
 def _scan_triton(

@@ -231,3 +231,16 @@ def test_training_leaves_the_time_constants_alone():
             optimizer.step()
         changes[scale] = (block.time_constants() / before).log().abs().max()
     assert changes[None] > 1.0 and changes[0.03] < 0.05
+
+
+def test_untuned_kernels_have_one_configuration():
+    """Within only; and Triton is asked to keep which of them is the fastest."""
+    if ssd._load_triton()[0] is None:
+        pytest.skip("needs mamba-ssm")
+    modules = [module for name, module in sys.modules.items() if name.startswith("mamba_ssm.ops.triton.ssd_")]
+    kernels = [kernel for module in modules for kernel in vars(module).values() if hasattr(kernel, "configs")]
+    before = [len(kernel.configs) for kernel in kernels]
+    assert min(before) > 1 and all(kernel.cache_results for kernel in kernels)
+    with ssd.untuned():
+        assert {len(kernel.configs) for kernel in kernels} == {1}
+    assert [len(kernel.configs) for kernel in kernels] == before
