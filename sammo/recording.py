@@ -43,6 +43,25 @@ def as_frames(x: Tensor, plan: Plan | None) -> Tensor:
     return x if x.ndim == 3 or plan is None else x.view(-1, plan.frames, sizes(x)[-1])
 
 
+def join_past(x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+    """What a convolution over one chunk sees, and what the next one will have before it, in the graph of an export.
+
+    Joined as they lie in memory: a state that is part of a graph's input is copied once, and the next one is a slice.
+
+    Args:
+      x: (1, N, T * C), the chunk.
+      past: (N, K, C), the frames before it.
+
+    Returns:
+      An image (N, C, 1, K + T) and (N, K, C).
+    """
+    before, channels = sizes(past)[1:]
+    count, new = before * channels, sizes(x)[2]
+    joined = torch.cat([past.reshape(1, -1, count), x], dim=2)
+    image = joined.reshape(-1, 1, before + new // channels, channels).permute(0, 3, 1, 2)
+    return image, joined[:, :, new:].reshape(-1, before, channels)
+
+
 def hide(x: Tensor, mask: Tensor, value: float) -> Tensor:
     """x with ``value``, 0 or far below all others, where ``mask`` is True.
 

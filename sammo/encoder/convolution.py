@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sammo.cpu import DerivedWeights, FoldedSwoosh, OneChunk, depthwise_conv, linear
 from sammo.encoder.plan import Plan
 from sammo.kernels import by_triton
-from sammo.recording import as_frames, hide, is_tracing, sizes
+from sammo.recording import as_frames, hide, is_tracing, join_past, sizes
 from sammo.regularize import ActivationDropoutLinear, Balancer, ScheduledFloat, Whiten
 from sammo.regularize.gradients import TINY
 from sammo.regularize.schedule import whitening_schedule
@@ -61,30 +61,29 @@ class ChunkCausalConv(nn.Module):
         out = torch.addcmul(causal.reshape(-1, plan.chunk, channels), within, scale)
         return out.reshape(num, frames, channels), state
 
-    def recorded(self, x: Tensor, state: Tensor, lowered: float) -> tuple[Tensor, Tensor]:
-        """One chunk in the graph of an export: x (N, 1, T, C), which the convolutions see as images (N, C, 1, T), and the
-        state (N, K // 2, C) -> the output minus ``lowered``, (N, 1, T, C), and the next state."""
-        frames, channels = sizes(x)[2:]
-        image = x.permute(0, 3, 1, 2)
-        by_frame = state.stride(2) == 1  # else the graph holds its transpose (N, C, K // 2), as a zipformer2's does
-        if by_frame:
-            before = state.reshape(-1, 1, self.past_frames, channels).permute(0, 3, 1, 2)
-        else:
-            before = state.transpose(1, 2).unsqueeze(2)
+    def recorded(self, x: Tensor, plan: Plan, state: Tensor, lowered: float) -> tuple[Tensor, Tensor]:
+        """One chunk in the graph of an export, whose convolutions see images (N, C, 1, T): x (N * T, C) and the state
+        (N, K // 2, C) -> the output minus ``lowered``, (N * T, C), and the next state."""
+        frames, channels, past_frames = plan.frames, sizes(x)[1], self.past_frames
+        keep = None if plan.padding is None else (~plan.padding).to(x.dtype)  # (N, T, 1)
+        if state.stride(2) == 1:
+            flat = x.reshape(1, -1, frames * channels)
+            if keep is not None:
+                flat = flat * (keep * torch.ones(channels)).reshape(1, -1, frames * channels)
+            sources, state = join_past(flat, state)
+            image = sources[..., past_frames:]
+        else:  # the graph holds its transpose (N, C, K // 2), as a zipformer2's does
+            image = x.reshape(-1, 1, frames, channels)
+            image = (image if keep is None else image * keep.unsqueeze(1)).permute(0, 3, 1, 2)
+            sources = torch.cat([state.transpose(1, 2).unsqueeze(2), image], dim=3)
+            state = sources[..., frames:].squeeze(2).transpose(1, 2)
         causal, within = self.causal, self.within
         assert causal.bias is not None
-        bias = causal.bias - lowered
-        sources = torch.cat([before, image], dim=3)
-        past = F.conv2d(sources, causal.weight.unsqueeze(2), bias, groups=channels)
+        past = F.conv2d(sources, causal.weight.unsqueeze(2), causal.bias - lowered, groups=channels)
         padding = (0, self.kernel // 2)
         here = F.conv2d(image, within.weight.unsqueeze(2), within.bias, padding=padding, groups=channels)
         scale = self._derived(("image", frames), lambda: self.scale(frames).t()[:, None].contiguous(), self.edge_scale)
-        out = torch.addcmul(past, here, scale).permute(0, 2, 3, 1)
-        if not by_frame:
-            return out, sources[..., frames:].squeeze(2).transpose(1, 2)
-        if frames >= self.past_frames:
-            return out, x[:, :, frames - self.past_frames :].reshape(-1, self.past_frames, channels)
-        return out, torch.cat([state[:, frames:], x.reshape(-1, frames, channels)], dim=1)
+        return torch.addcmul(past, here, scale).permute(0, 2, 3, 1).reshape(-1, channels), state
 
     def init_state(self, batch: int) -> Tensor:
         """The frames before: (N, K // 2, C) zeros."""
@@ -163,13 +162,10 @@ class ConvModule(nn.Module):
         return x if plan.padding is None else hide(x, plan.padding, 0.0)
 
     def _recorded(self, projected: Tensor, plan: Plan, state: Tensor) -> tuple[Tensor, Tensor]:
-        """What follows the first layer in the graph of an export: no change of shape that an image need not have."""
+        """What follows the first layer in the graph of an export."""
         value, gate = projected.split(self.out_proj.linear.in_features, dim=-1)
-        image = (value * gate.sigmoid()).reshape(-1, 1, plan.frames, sizes(value)[-1])
-        if plan.padding is not None:
-            image = hide(image, plan.padding.unsqueeze(1), 0.0)
-        x, state = self.conv.recorded(image, state, self.out_proj.constants[0])
-        return self._swoosh.lowered(x.reshape(*sizes(projected)[:-1], sizes(x)[-1]), self.out_proj), state
+        x, state = self.conv.recorded(value * gate.sigmoid(), plan, state, self.out_proj.constants[0])
+        return self._swoosh.lowered(x, self.out_proj), state
 
     def init_state(self, batch: int) -> Tensor:
         """The last inputs of the convolution: (N, K // 2, C) zeros."""

@@ -317,7 +317,7 @@ class Encoder(nn.Module):
                 length,
                 chunk if chunk == -1 else chunk // factor,
                 left if left == -1 else left // factor,
-                None if valid is None else (valid + factor - 1) // factor,
+                valid if valid is None or factor == 1 else (valid + (factor - 1)) // factor,
                 streaming=state is not None,
                 seen=None if seen is None else seen // factor,
                 own_ends=self.config.mask_padding,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sammo.cpu import FoldedSwoosh, linear
 from sammo.geometry import LOOKAHEAD, embed_frames
 from sammo.kernels.linear import Linear
-from sammo.recording import hide, is_recording, sizes
+from sammo.recording import as_rows, hide, is_recording, sizes
 from sammo.regularize import (
     ActivationDropoutLinear,
     Balancer,
@@ -63,9 +63,9 @@ class ConvNeXt(nn.Module):
             frames = sizes(x)[1]
             state = padded[:, frames : frames + LOOKAHEAD]
             y = self._convolve(padded, 0)
-        y = self._swoosh.between(y, self.in_proj, self.balancer1, self.out_proj)
+        y = self._swoosh.between(as_rows(y), self.in_proj, self.balancer1, self.out_proj)
         mask = sequence_mask(x, float(self.skip_rate))
-        x = x + (y if mask is None else y * mask.unsqueeze(-1))
+        x = (as_rows(x) + (y if mask is None else y * mask.unsqueeze(-1))).view(sizes(x))
         return self.whiten(self.balancer2(x)), state
 
     def _convolve(self, x: Tensor, padding: int) -> Tensor:
@@ -134,12 +134,12 @@ class Frontend(nn.Module):
         if state is not None:
             lengths = lengths.clamp(max=sizes(x)[1])
         num, frames, width, channels = sizes(x)
-        x = linear(x.reshape(num, frames, width * channels), self.out.weight, self.out.bias)
+        x = linear(as_rows(x.reshape(num, frames, width * channels)), self.out.weight, self.out.bias)
         if self.training:
             x = self.dropout(self.norm(self.whiten(x)))
         else:
             x = self.norm(x)
-        return x, lengths, state
+        return x.view(num, frames, self.out.out_features), lengths, state
 
     def _convolve(self, x: Tensor) -> Tensor:
         """(N, 1, T, 80) -> (N, C, (T - 7) // 2, 19), on a CPU channels last in memory."""

@@ -90,9 +90,10 @@ def _block_mask(
         return None
     key = torch.arange(-left, chunk, device=device)
     key = key + torch.arange(0, frames, chunk, device=device)[:, None]  # (blocks, left + chunk)
-    mask = torch.zeros_like(key, dtype=torch.bool) if first is None else key < first
-    if lengths is not None:
-        mask = mask | (key >= lengths[:, None, None])
+    early = None if first is None else key < first
+    late = None if lengths is None else key >= lengths[:, None, None]
+    mask = early if late is None else late if early is None else early | late
+    assert mask is not None
     return mask.reshape(-1, 1, 1, left + chunk)
 
 

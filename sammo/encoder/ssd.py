@@ -30,12 +30,12 @@ from torch import Tensor
 
 from sammo.constants import constant
 from sammo.engines import Engines, anywhere, needs_cuda
-from sammo.recording import hide, is_tracing, sizes
+from sammo.recording import hide, sizes
 
 # Frames per block of the dual form: the work inside a block grows with it, the number of states
 # kept between blocks falls with it. 32 is the fastest of 16, 32, 64 and 128 on CPUs.
 BLOCK = 32
-# In the graph of an export, where an operation costs more than the products within a block.
+# In the graph of an export, where an operation costs more than the products within a block, see recorded_scan.
 RECORDED_BLOCK = 64
 # Blocks whose states are combined by one (blocks x blocks) product; longer input carries the state
 # from one run of blocks to the next, so that work and memory stay linear in the length.
@@ -51,7 +51,7 @@ def ssd_scan(
     B: Tensor,
     C: Tensor,
     D: Tensor,
-    dt_bias: Tensor | None,
+    dt_bias: Tensor,
     initial_state: Tensor | None = None,
     engine: str = "auto",
 ) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ def ssd_scan(
       B: (N, T, G, S), input projection; each of the G groups serves H / G heads.
       C: (N, T, G, S), output projection.
       D: (H,), skip connection.
-      dt_bias: (H,); None, in the graph of an export: ``dt`` has it.
+      dt_bias: (H,).
       initial_state: (N, H, P, S) float32, or None for zeros.
       engine: "auto", "torch" or "triton" (mamba-ssm's kernels, CUDA only).
 
@@ -92,15 +92,14 @@ def _scan_torch(
     B: Tensor,
     C: Tensor,
     D: Tensor,
-    dt_bias: Tensor | None,
+    dt_bias: Tensor,
     state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The dual form in float32 (float64 stays), blocks of at most ``BLOCK`` frames."""
     out_dtype = x.dtype
     dtype = torch.promote_types(out_dtype, torch.float32)
     x, B, C, dt = x.to(dtype), B.to(dtype), C.to(dtype), dt.to(dtype)
-    if dt_bias is not None:
-        dt = dt + dt_bias.to(dtype)
+    dt = dt + dt_bias.to(dtype)
     A, D = A.to(dtype), D.to(dtype)
     num, frames, heads, width = sizes(x)
     if state is None:
@@ -108,8 +107,6 @@ def _scan_torch(
     else:
         state = state.to(dtype)
 
-    if is_tracing() and frames <= RECORDED_BLOCK and B.shape[2] == 1:
-        return _recorded_block(x, dt, A, B, C, D, state)
     dt = F.softplus(dt)
     if frames <= BLOCK:
         if frames == 0:
@@ -150,22 +147,33 @@ def _one_block(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Te
     return y.transpose(1, 2), state
 
 
-def _recorded_block(
+def recorded_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The scan over one block with one group as few operations, D x among them."""
-    num, frames, heads, width = sizes(x)
-    B, C = (tensor.reshape(num, 1, frames, sizes(tensor)[-1]) for tensor in (B, C))
-    dt = F.softplus(dt.reshape(num, frames, 1, heads).permute(0, 3, 2, 1))  # (N, H, 1, T)
-    decay = torch.cumsum(dt * A[:, None, None], dim=3)  # log of the decay since the start
-    since_start = decay.reshape(num, heads, frames, 1)
-    written = hide(since_start - decay, _upper(frames, x.device), float("-inf")).exp() * dt  # (N, H, T, T)
+    """The scan over one block with one group as few operations, in the graph of an export: frames last, so that no
+    product needs its factors turned.
+
+    Args:
+      x: (N, H, P, T).
+      dt: (N, H, T, 1) with its bias.
+      A, D: (H,).
+      B: (N, 1, T, S).
+      C: (N, 1, S, T).
+      state: (N, H, P, S).
+
+    Returns:
+      y (N, H, P, T) and the next state.
+    """
+    heads, _, frames = sizes(x)[1:]
+    dt = F.softplus(dt)
+    decay = torch.cumsum(dt * A[:, None, None], dim=2)  # (N, H, T, 1), log of the decay since the start
+    since_start = decay.reshape(-1, heads, 1, frames)
+    written = hide(since_start - decay, _upper(frames, x.device).t(), float("-inf")).exp() * dt  # source, target
     since_start = since_start.exp()
-    x = x.transpose(1, 2)
-    weights = written * (C @ B.transpose(2, 3)) + D[:, None, None] * torch.eye(frames)
-    y = weights @ x + (C @ state.transpose(2, 3)) * since_start
-    update = (x.transpose(2, 3) * written[:, :, -1:]) @ B  # (N, H, P, S)
-    return y.transpose(1, 2), update + state * since_start[:, :, -1:]
+    weights = written * (B @ C) + D[:, None, None] * torch.eye(frames)
+    y = x @ weights + (state @ C) * since_start
+    update = (x * written[..., -1:].reshape(-1, heads, 1, frames)) @ B
+    return y, update + state * since_start[..., -1:]
 
 
 def _run_of_blocks(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -279,12 +287,12 @@ def _scan_triton(
     B: Tensor,
     C: Tensor,
     D: Tensor,
-    dt_bias: Tensor | None,
+    dt_bias: Tensor,
     state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """mamba-ssm's fused kernels: x, B, C in their own type, decay and state in float32."""
     kernel, reason = _load_triton()
-    assert kernel is not None and dt_bias is not None, reason  # or the engine would not have been chosen
+    assert kernel is not None, reason  # or the engine would not have been chosen
     if x.shape[1] == 0:
         if state is None:
             state = x.new_zeros(x.shape[0], *x.shape[2:], B.shape[-1], dtype=torch.float32)

@@ -88,14 +88,12 @@ class LstmLayout:
 
     def unpack(self, tensors: Sequence[Tensor]) -> EncoderState:
         hidden, cell = tensors
-        flat = [*hidden.squeeze(0).split(self._widths[: self._parts], dim=1)]
-        return shape_leaves([*flat, *cell.squeeze(0).split(self._widths[self._parts :], dim=1)], self._like)
+        pieces = *hidden.split(self._widths[: self._parts], dim=2), *cell.split(self._widths[self._parts :], dim=2)
+        return shape_leaves([piece.squeeze(0) for piece in pieces], self._like)
 
     def pack(self, state: EncoderState) -> tuple[Tensor, Tensor]:
-        leaves = flat_leaves(state)
-        parts = leaves[: self._parts], leaves[self._parts :]
-        hidden, cell = (torch.cat(part, dim=1).unsqueeze(0) for part in parts)
-        return hidden, cell
+        leaves = [leaf.reshape(1, -1, width) for leaf, width in zip(flat_leaves(state), self._widths)]
+        return torch.cat(leaves[: self._parts], dim=2), torch.cat(leaves[self._parts :], dim=2)
 
     def start(self) -> tuple[Tensor, Tensor]:
         return torch.zeros(1, self.hidden), torch.zeros(1, self.cell)

@@ -78,14 +78,14 @@ def operations(directory, name: str, left: int, layers: tuple[int, ...]) -> coll
 
 
 @missing("onnx", "onnxruntime")
-@pytest.mark.parametrize("name, left, layer, rest", [("sammo", 0, 175, 150), ("zipformer", 64, 160, 150)])
+@pytest.mark.parametrize("name, left, layer, rest", [("sammo", 0, 161, 120), ("zipformer", 64, 142, 130)])
 def test_graphs_are_small(tmp_path, name, left, layer, rest):
     """Products of rows without changes of shape around them, which add what they are added to; activations of operations
     that are computed in whole vectors; masks made once for all layers. What one more layer brings is its price."""
     counts, more = (operations(tmp_path, name, left, layers) for layers in ((1, 1), (1, 2)))
     price = more - counts
     assert price.total() <= layer and counts.total() <= 2 * layer + rest, (counts, price)
-    assert price["Gemm"] == 17 and price["Add"] <= 13 and price["Log"] == 5, price
+    assert price["Gemm"] == 17 and price["Add"] <= 12 and price["Log"] == 5, price
     assert not counts["Constant"] and not counts["Shape"] and counts["Where"] <= 4, counts
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from sammo.cpu import linear
 from sammo.encoder.mixers.base import Decay
 from sammo.encoder.mixers.recurrent import GatedRMSNorm, RecurrentMixer, initial_decay
-from sammo.encoder.ssd import SCAN_ENGINES, ssd_scan
-from sammo.recording import as_frames, is_tracing, sizes
+from sammo.encoder.plan import Plan
+from sammo.encoder.ssd import RECORDED_BLOCK, SCAN_ENGINES, recorded_scan, ssd_scan
+from sammo.recording import as_frames, is_tracing, join_past, sizes
 
 
 class Mamba2State(NamedTuple):
@@ -82,11 +83,11 @@ class Mamba2(RecurrentMixer):
         return {"d_state": config.d_state, "head_dim": config.mamba_head_dim, "groups": config.mamba_groups}
 
     def forward(self, x, weights=None, plan=None, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
+        if is_tracing() and self.groups == 1 and plan and state and plan.frames <= RECORDED_BLOCK:
+            return self._recorded(x, plan, state)
         heads, shape = self.d_inner // self.head_dim, (*sizes(x)[:-1], self.d_inner)
-        widths, bias, dt_bias = [self.d_inner, self.conv1d.in_channels, heads], None, self.dt_bias
-        if is_tracing():  # a product has room for it
-            bias, dt_bias = F.pad(dt_bias, (sum(widths[:2]), 0)), None
-        z, xbc, dt = linear(x, self.in_proj.weight, bias).split(widths, dim=-1)
+        widths = [self.d_inner, self.conv1d.in_channels, heads]
+        z, xbc, dt = linear(x, self.in_proj.weight).split(widths, dim=-1)
         xbc, dt = as_frames(xbc, plan), as_frames(dt, plan)
         num, frames, _ = sizes(xbc)
         xbc, conv_state = self.convolve(xbc, None if state is None else state.conv)
@@ -98,12 +99,33 @@ class Mamba2(RecurrentMixer):
             B.view(num, frames, self.groups, self.d_state),
             C.view(num, frames, self.groups, self.d_state),
             self.D,
-            dt_bias,
+            self.dt_bias,
             None if state is None else state.ssm,
             self.scan_engine,
         )
         out = self.whiten(linear(self.norm(y.reshape(shape), z), self.out_proj.weight))
         return out, Mamba2State(conv_state, ssm_state)
+
+    def _recorded(self, x: Tensor, plan: Plan, state: Mamba2State) -> tuple[Tensor, Mamba2State]:
+        """One chunk x (N * T, C) in the graph of an export. Between the projections frames come last, as the convolution
+        gives them and the scan takes them."""
+        inner, heads, channels = self.d_inner, self.d_inner // self.head_dim, self.conv1d.in_channels
+        bias = F.pad(self.dt_bias, (inner + channels, 0))  # a product has room for it
+        z, xbc, dt = linear(x, self.in_proj.weight, bias).split([inner, channels, heads], dim=-1)
+        image, conv_state = join_past(xbc.reshape(1, -1, plan.frames * channels), state.conv)
+        xbc = F.silu(F.conv2d(image, self.conv1d.weight.unsqueeze(2), self.conv1d.bias, groups=channels))
+        x, B, C = xbc.split([inner, self.d_state, self.d_state], dim=1)
+        y, ssm_state = recorded_scan(
+            x.reshape(-1, heads, self.head_dim, plan.frames),
+            dt.reshape(-1, 1, plan.frames, heads).transpose(1, 3),
+            -torch.exp(self.A_log),
+            B.permute(0, 2, 3, 1),
+            C.reshape(-1, 1, self.d_state, plan.frames),
+            self.D,
+            state.ssm,
+        )
+        y = y.permute(0, 3, 1, 2).reshape(-1, inner)
+        return linear(self.norm(y, z), self.out_proj.weight), Mamba2State(conv_state, ssm_state)
 
     def init_state(self, batch: int, left: int | None = None) -> Mamba2State:
         heads = self.d_inner // self.head_dim
