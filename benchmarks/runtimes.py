@@ -27,7 +27,7 @@ from typing import Any, Callable, Iterator, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sammo.options import integers
+from sammo.options import integers, parse_bool
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,6 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch", type=integers, default=(16,), help="Streams in a batch; with --batch-chunk-size.")
     parser.add_argument("--batch-chunk-size", type=integers, default=(32,))
     parser.add_argument("--runtimes", default="torch,onnxruntime,openvino", help="Columns to measure.")
+    parser.add_argument("--int8-signed", type=parse_bool, default=False, help="Of onnxruntime's weights.")
     parser.add_argument("--exports-only", action="store_true", help="Make what is to be measured, and measure nothing.")
     parser.add_argument("--seconds", type=float, default=0.8, help="Time for each cell, a step and its floor in turns.")
     parser.add_argument("--budget", type=float, default=280.0, help="Seconds after which no cell is begun.")
@@ -85,8 +86,8 @@ class Setting(NamedTuple):
 class Exports:
     """The exported encoders of a preset, made when they are asked for and kept."""
 
-    def __init__(self, work: Path, preset: str) -> None:
-        self.work, self.preset = work / preset, preset
+    def __init__(self, work: Path, preset: str, signed: bool = False) -> None:
+        self.work, self.preset, self.signed = work / preset, preset, signed
         self._model: tuple[str, Transducer] | None = None
 
     def model(self, name: str) -> Transducer:
@@ -103,7 +104,7 @@ class Exports:
         self._make(onnx, lambda path: write_graph(self._graph(setting), path, {}))
         wanted = directory / file_name("encoder", precision, runtime)
         if runtime == "onnxruntime" and precision == "int8":
-            self._make(wanted, lambda path: quantize(onnx, path))
+            self._make(wanted, lambda path: quantize(onnx, path, signed=self.signed))
         elif runtime == "onnxruntime" and precision == "float16":
             self._make(wanted, lambda path: halve(onnx, path))
         elif runtime == "openvino":
@@ -193,7 +194,7 @@ def main() -> int:
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.ERROR)
     begin, settings = time.perf_counter(), list(all_settings(args))
-    exports = Exports(args.work, args.preset)
+    exports = Exports(args.work, args.preset, args.int8_signed)
     exports.work.mkdir(parents=True, exist_ok=True)
     file = exports.work / "results.json"
     cells: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}

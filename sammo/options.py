@@ -369,6 +369,9 @@ class Exports:
     left_context_frames: int = option(128, "Frames before a chunk that attention sees, where the model keeps any.")
     fp16: bool = option(False, "Also write files with weights in 16 bits.")
     int8: bool = option(False, "Also write files with linear layers in 8 bits, fitted to training speech.")
+    int8_signed: bool = option(
+        False, "8-bit weights with a sign: faster with VNNI; without it wrong in sherpa-onnx, right in Sammo."
+    )
     openvino: bool = option(False, "Also write all of them for OpenVINO.")
     out_dir: Path | None = option(None, "Directory to write; default: EXP_DIR/onnx-N, with -left-M if it matters.")
 

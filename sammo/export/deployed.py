@@ -67,6 +67,8 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
+        # Where a CPU without VNNI would overflow in products of 8 bits, weights lose their sign when they are loaded.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         self._session = onnxruntime.InferenceSession(content or str(path), options, providers=["CPUExecutionProvider"])
         self.metadata = self._session.get_modelmeta().custom_metadata_map
 

@@ -125,7 +125,7 @@ def write_directory(
         if exports.int8:
             kept = sensitive_products(encoder, work / file_name("encoder"), features)
             for name in NAMES:
-                quantize(work / file_name(name), work / file_name(name, "int8"), kept)
+                quantize(work / file_name(name), work / file_name(name, "int8"), kept, exports.int8_signed)
         if exports.openvino:
             for precision in precisions:
                 for name in NAMES:

@@ -22,10 +22,49 @@ def read_onnx(path: Path) -> Any:
     for own in [value for value in graph.initializer if value.name in names]:
         graph.initializer.remove(own)
         next(value for value in graph.input if value.name == own.name).type.tensor_type.shape.dim[0].dim_param = "N"
+    _use_softplus(graph)
     model = openvino_core().read_model(proto.SerializeToString())
     for item in proto.metadata_props:
         model.set_rt_info(item.value, [RT_INFO, item.key])
     return model
+
+
+def _use_softplus(graph: Any) -> None:
+    """softplus(x) - slope x in place of (1 - slope) leaky(x) - log(sigmoid(|x|)), of
+    :func:`sammo.recording.softplus_above_line`: OpenVINO computes softplus in whole vectors and the logarithm value by value."""
+    from onnx import helper, numpy_helper
+
+    makers = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    unused: set[str] = set()
+
+    def back(name: str, *kinds: str) -> list[Any]:
+        """The chain of nodes of these kinds that ends in a value, the last first; [] where there is none."""
+        chain: list[Any] = []
+        for kind in kinds:
+            node = makers.get(name)
+            if node is None or node.op_type != kind:
+                return []
+            chain.append(node)
+            name = node.input[0]
+        return chain
+
+    for node in graph.node:
+        if node.op_type != "Sub":
+            continue
+        line, log = back(node.input[0], "Mul", "LeakyRelu"), back(node.input[1], "Log", "Sigmoid", "Abs")
+        if not line or not log or line[1].input[0] != log[2].input[0] or line[0].input[1] not in constants:
+            continue
+        x, slope = log[2].input[0], f"{node.name}_slope"
+        value = 1.0 - numpy_helper.to_array(constants[line[0].input[1]])
+        graph.initializer.append(numpy_helper.from_array(value, slope))
+        line[0].input[:] = [x, slope]
+        log[0].CopyFrom(helper.make_node("Softplus", [x], log[0].output, log[0].name))
+        node.input[:] = [log[0].output[0], line[0].output[0]]
+        unused.update(gone.output[0] for gone in (line[1], *log[1:]))
+    kept = [node for node in graph.node if node.output[0] not in unused]
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def write_openvino(path: Path, out: Path, precision: str, kept: Sequence[str] = ()) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from fixtures.export import missing, pieces, small_model, tokenizer
@@ -210,6 +211,25 @@ os.kill(os.getpid(), signal.SIGUSR1)
         [sys.executable, "-c", code, str(smaller[1] / "encoder.xml")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and "<module>" in done.stderr, done.stderr
+
+
+@needs_openvino
+def test_openvino_computes_softplus(smaller):
+    """And no logarithm, which it computes value by value."""
+    graph = (smaller[1] / "encoder.xml").read_text()
+    assert graph.count('type="SoftPlus"') > 10 and 'type="Log"' not in graph
+
+
+@needs_onnx
+def test_weights_with_a_sign_are_the_same_values(tmp_path):
+    graph = EncoderGraph(small_model("sammo"), 16)
+    write_graph(graph, tmp_path / "encoder.onnx", {})
+    features, outputs = torch.stack([verify.speechlike(900, seed) for seed in range(2)]), []
+    for signed in (False, True):
+        quantize.quantize(tmp_path / "encoder.onnx", tmp_path / "int8.onnx", signed=signed)
+        session = OnnxSession(tmp_path / "int8.onnx", 1)
+        outputs.append([chunk[0] for chunk in quantize.run_chunks(graph, session, features, 3)])
+    np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-5)
 
 
 @needs_onnx
