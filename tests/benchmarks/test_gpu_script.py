@@ -14,7 +14,16 @@ from fixtures.paths import ROOT
 
 @pytest.mark.slow
 def test_rehearsal(tmp_path):
-    command = [str(ROOT / "benchmarks/gpu.sh"), str(tmp_path), "--device", "cpu", "--preset", "tiny"]
+    command = [
+        str(ROOT / "benchmarks/gpu.sh"),
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--preset",
+        "tiny",
+        "--seconds",
+        "3000",
+    ]
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, env=environment, check=True, capture_output=True)
     parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
