@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sammo.corpora import find_corpus
-from sammo.data.concatenation import Concatenation, LongForm
 from sammo.errors import UserError
 from sammo.options import MOST_PROCESSES, Speech, check_range, option
+
+if TYPE_CHECKING:
+    from sammo.data.concatenation import LongForm
 
 MOST_WORKERS = 8  # by default: about 20 audio hours a minute each, with noise and SpecAugment
 
@@ -97,6 +100,8 @@ class DataConfig(Speech):
 
     def long_form(self, epoch: int | None = None) -> LongForm:
         """What ``epoch`` (from 1) has; None: the last ones."""
+        from sammo.data.concatenation import Concatenation, LongForm  # loads PyTorch, which --help need not
+
         if epoch is not None and epoch < self.long_form_from_epoch:
             return LongForm()
         joined = Concatenation(self.duration_factor, self.gap) if self.concatenate_cuts else None
