@@ -41,14 +41,8 @@ chunks=16,32,64,128
 lefts=16,32,64,128,256  # 32 keeps as many bytes as Sammo does
 memory_chunks=16,64
 parts=valid,tests
-# Thousands of steps instead of hundreds of thousands: all that the recipe spreads over its training happens sooner, short
-# cuts come first and none is left out, and CTC beside the transducer loss makes the encoder listen from the beginning.
-budget=(--max-duration 12 --min-duration 0 --max-cut-duration 0 --curriculum 2:2 --ctc-loss-scale 1 --base-lr 0.03
-  --ref-duration 0.12 --lr-batches 4000 --lr-epochs 6 --lr-warmup-batches 100 --warm-step 200 --average-period 10
-  --num-workers 1 --drop-last false --enable-spec-aug false --enable-musan false --valid-interval 1000000)
-# The last epochs have what a stream has besides utterances: pauses, noise, and what was said before.
-long_form=2
-budget+=(--noise-only-share 0.1 --leading-silence 0.5 --concatenate-cuts true --duration-factor 4 --gap 0.5)
+. local/budget.sh
+budget=("${small[@]}" "${noise[@]}" "${joined[@]}")
 if $smoke; then
   hours=0.03 eval_minutes=0.3 epochs=${epochs:-1} chunks=16,64 lefts=32,128 memory_chunks=64
   budget+=(--average-period 1 --curriculum '' --enable-spec-aug true --enable-musan true)
@@ -84,7 +78,7 @@ took "$t"
 train() {
   "$PYTHON" $recipe/train.py --encoder "$1" --preset "$preset" --seed 1 --exp-dir "$work_dir/exp/$1-$preset" \
     --manifest-dir "$data/fbank" --lang "$data/lang_char" --num-epochs "$epochs" --device "$device" \
-    --left-context-frames "$lefts,-1" --long-form-from-epoch $((epochs > long_form ? epochs - long_form + 1 : 1)) "${budget[@]}"
+    --left-context-frames "$lefts,-1" --long-form-from-epoch "$(last_two "$epochs")" "${budget[@]}"
 }
 
 decode() {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from sammo.export.deployed import RT_INFO, openvino_core
+from sammo.export.simplify import chain_of
 
 
 def read_onnx(path: Path) -> Any:
@@ -38,21 +39,11 @@ def _use_softplus(graph: Any) -> None:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     unused: set[str] = set()
 
-    def back(name: str, *kinds: str) -> list[Any]:
-        """The chain of nodes of these kinds that ends in a value, the last first; [] where there is none."""
-        chain: list[Any] = []
-        for kind in kinds:
-            node = makers.get(name)
-            if node is None or node.op_type != kind:
-                return []
-            chain.append(node)
-            name = node.input[0]
-        return chain
-
     for node in graph.node:
         if node.op_type != "Sub":
             continue
-        line, log = back(node.input[0], "Mul", "LeakyRelu"), back(node.input[1], "Log", "Sigmoid", "Abs")
+        line = chain_of(makers, node.input[0], ("Mul", 0), ("LeakyRelu", 0))
+        log = chain_of(makers, node.input[1], ("Log", 0), ("Sigmoid", 0), ("Abs", 0))
         if not line or not log or line[1].input[0] != log[2].input[0] or line[0].input[1] not in constants:
             continue
         x, slope = log[2].input[0], f"{node.name}_slope"

@@ -145,21 +145,12 @@ def _join_bypasses(graph: Any) -> None:
     makers = {output: node for node in graph.node for output in node.output}
     uses = collections.Counter(name for node in graph.node for name in node.input)
 
-    def back(name: str, *steps: tuple[str, int]) -> list[Any]:
-        """The chain of nodes that ends in a value, the last first, each made for one other alone: its kind, and by which
-        input it goes on; [] where there is none."""
-        chain: list[Any] = []
-        for kind, index in steps:
-            node = makers.get(name)
-            if node is None or node.op_type != kind or uses[name] != 1:
-                return []
-            chain.append(node)
-            name = node.input[index]
-        return chain
-
     for node in list(graph.node):
-        chain = back(node.input[1], ("Mul", 0), ("Sub", 0), ("Mul", 1), ("Div", 0)) if node.op_type == "Add" else []
-        if not chain or chain[1].input[1] != node.input[0]:
+        if node.op_type != "Add":
+            continue
+        chain = chain_of(makers, node.input[1], ("Mul", 0), ("Sub", 0), ("Mul", 1), ("Div", 0))
+        # Each is made for the next alone.
+        if not chain or chain[1].input[1] != node.input[0] or any(uses[made.output[0]] != 1 for made in chain):
             continue
         scaled, apart, normed, inverse = chain
         if scaled.input[1] not in constants or inverse.input[0] not in constants:
@@ -171,6 +162,24 @@ def _join_bypasses(graph: Any) -> None:
         apart.CopyFrom(onnx.helper.make_node("Mul", [node.input[0], f"{node.name}_rest"], apart.output, apart.name))
         node.input[:] = [normed.output[0], apart.output[0]]
         graph.node.remove(scaled)
+
+
+def chain_of(makers: dict[str, Any], name: str, *steps: tuple[str, int]) -> list[Any]:
+    """The nodes by which a value comes to be, the last first; [] where they are others.
+
+    Args:
+      makers: the node of each value.
+      name: of the value.
+      steps: kind of each node, and which of its inputs the one before it makes.
+    """
+    chain: list[Any] = []
+    for kind, index in steps:
+        node = makers.get(name)
+        if node is None or node.op_type != kind:
+            return []
+        chain.append(node)
+        name = node.input[index]
+    return chain
 
 
 def _shapes(proto: Any) -> dict[str, list[int]]:

@@ -53,7 +53,7 @@ an4_dir=$(cd "$called_from" && readlink -m "$an4_dir")
 
 chunks=16,32,64,128
 lefts=16,32,64,128,256 # 32 keeps as many bytes as Sammo does
-# As in run.sh of the repository, for real speech: SpecAugment on, and no curriculum, since most of AN4's utterances
+# As in local/budget.sh, for real speech: SpecAugment on, and no curriculum, since most of AN4's utterances
 # are short already, many of less than a second. 39 minutes of speech are little: copies at other speeds help most, and the
 # learning rate falls within the 15 epochs that they make three times as long.
 budget=(--max-duration 12 --min-duration 0 --ctc-loss-scale 1 --base-lr 0.03 --ref-duration 0.12 --lr-batches 4000

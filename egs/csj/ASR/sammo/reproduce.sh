@@ -45,16 +45,14 @@ check_options seeds '[1-9][0-9]?' "1 to 99"
 check_options "epochs jobs" '|[1-9][0-9]*' "a whole number above 0"
 check_options tables '((main|state|mixers|carried)( |$))*' "main, state, mixers or carried, or several"
 
+. "$root/local/budget.sh"
 chunks=16,32,64,128,256
 lefts=16,32,64,128,256
 if [ "$scale" = cpu ]; then
   preset=tiny device=cpu minutes=30 # of one core a training
   epochs=${epochs:-15}
   jobs=${jobs:-$(nproc 2> /dev/null || echo 2)}
-  # As in run.sh of the repository, which says why.
-  budget=(--max-duration 12 --min-duration 0 --max-cut-duration 0 --curriculum 2:2 --ctc-loss-scale 1 --base-lr 0.03
-    --ref-duration 0.12 --lr-batches 4000 --lr-epochs 6 --lr-warmup-batches 100 --warm-step 200 --average-period 10
-    --num-workers 1 --drop-last false --enable-spec-aug false --enable-musan false --valid-interval 1000000)
+  budget=("${small[@]}")
   average=1
 else
   preset=medium device=cuda minutes=
@@ -67,12 +65,7 @@ else
   average=9
 fi
 
-# The last epochs of each have what a stream has besides utterances, as in run.sh.
-long_form=2
-last=$((epochs > long_form ? epochs - long_form + 1 : 1))
-joined=(--concatenate-cuts true --duration-factor 4 --gap 0.5)
-noise=(--noise-only-share 0.1 --leading-silence 0.5)
-budget+=(--long-form-from-epoch "$last")
+budget+=(--long-form-from-epoch "$(last_two "$epochs")")
 
 # name|options of train.py: one line a training. Left contexts are those of training, so that all of them can be decoded at.
 attends=(--left-context-frames "$lefts,-1")
