@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Iterator
 
 # SIGUSR1 is what Slurm sends before a job's time is over.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -34,3 +35,17 @@ class StopRequest:
     def exit_code(self) -> int:
         """0 after a request by a machine, 130 after Ctrl-C."""
         return 130 if self.received == signal.SIGINT else 0
+
+
+@contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """Processes that are started within never see the signals; this one gets those that came meanwhile afterwards.
+
+    A scheduler or Ctrl-C signals all processes of a job, and training, which saves then, still needs its loader's. Who
+    ignored them only once started could be killed before.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

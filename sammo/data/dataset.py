@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from typing import Any, Callable, Iterable, Iterator, NamedTuple, TypedDict
 
@@ -20,6 +19,7 @@ from sammo.data.quiet import Quiet
 from sammo.data.tokens import Tokenizer
 from sammo.data.transcripts import transcript
 from sammo.errors import UserError
+from sammo.signals import stop_signals_blocked
 from sammo.transducer import pad_tokens
 
 
@@ -115,12 +115,6 @@ class SpeechDataset(Dataset):
         }
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """A scheduler or Ctrl-C signals all processes of a job; training, which saves then, still needs its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-
-
 class BatchLoader:
     """Iterates batches; ``sampler`` decides which cuts, worker processes make the tensors.
 
@@ -149,11 +143,12 @@ class BatchLoader:
             prefetch_factor=4 if self.num_workers else None,
             # Memory that the GPU can read by itself, while the process goes on.
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_signals_to_the_parent,
             # Without one of its own it draws from the process's generator, and a resumed run would go astray.
             generator=torch.Generator(),
         )
-        for batch in loader:
+        with stop_signals_blocked():  # in the workers for good
+            batches = iter(loader)
+        for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
             if self._on_batch is not None:

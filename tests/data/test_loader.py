@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import multiprocessing
+import multiprocessing.process
 import os
 import random
 import signal
@@ -24,6 +24,7 @@ from sammo.data.dataset import WaitTimer
 from sammo.data.features import make_extractor
 from sammo.data.tokens import load_tokenizer
 from sammo.errors import UserError
+from sammo.signals import STOP_SIGNALS
 
 
 @pytest.fixture(scope="module")
@@ -180,16 +181,27 @@ def test_batches_for_a_gpu_are_in_pinned_memory(module, monkeypatch, gpu):
     assert list(module().valid_dataloader()) == [] and given["pin_memory"] == gpu
 
 
-def test_workers_leave_signals_to_training(module):
-    """Slurm sends its warning to the loader's processes, too; the batch that training is waiting for still comes."""
-    wanted = module().train_dataloader(1)
+def test_workers_leave_signals_to_training(module, monkeypatch):
+    """Slurm sends its warning to the loader's processes, too, maybe before their first line; every batch still comes."""
+    wanted = list(module().train_dataloader(1))
+    start, children = multiprocessing.process.BaseProcess.start, []
+
+    def signal_them():
+        for child in children:
+            for number in STOP_SIGNALS:
+                os.kill(child.pid, number)
+
+    def start_and_signal(process):
+        start(process)
+        children.append(process)
+        signal_them()
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start_and_signal)
     loader = iter(module(num_workers=2).train_dataloader(1))
     batches = [next(loader)]
-    for child in multiprocessing.active_children():
-        assert child.pid
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            os.kill(child.pid, number)
-    assert same(list(wanted), batches + list(loader))
+    signal_them()
+    assert same(wanted, batches + list(loader)) and len(children) == 2
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(STOP_SIGNALS)
 
 
 def test_curriculum(module, cuts):
