@@ -23,6 +23,8 @@ LEAST = 10  # frames that are made at a time; fewer samples have no features
 LEVELS = (-80.0, -15.0)  # dBFS of a room, root mean square
 LEADING_LEVELS = (-80.0, -50.0)  # before an utterance, whose own room is about as quiet
 GAINS = (-30.0, 0.0)  # dB, of recorded noise
+BABBLE = 0.4  # of the sounds without speech
+KINDS = {"silence": 0.1, "noise": 0.3, "hum": 0.2, "music": 0.4}  # of those made here; music needs the most
 VOICES = (6, 16)  # that talk at a time in babble; of fewer, somebody can be made out
 NEARER = 6.0  # dB between the nearest and the farthest of them
 BABBLE_GAINS = (-40.0, 6.0)  # dB, of babble over one speaker
@@ -34,7 +36,7 @@ class Quiet:
     """Replaces utterances by noise with an empty text, and puts silence before the others.
 
     Args:
-      share: the probability of each utterance to be replaced, half of the time by :func:`babble` of its batch.
+      share: the probability of each utterance to be replaced, BABBLE of the time by :func:`babble` of its batch.
       leading: most seconds of silence before an utterance, uniform from 0.
       noise: recorded noise, half of the sounds that are not babble; MUSAN's talks among it are left out.
       extractor: computes the recorded noise's features from its audio; None: stored ones are read.
@@ -66,7 +68,7 @@ class Quiet:
         return found, longer, replaced
 
     def _without_speech(self, frames: int, voices: Sequence[Tensor], draw: np.random.Generator) -> Tensor:
-        if draw.random() < 0.5:
+        if draw.random() < BABBLE:
             return babble(frames, voices, draw)
         if self.noise and draw.random() < 0.5:
             return self._recorded(frames, draw)
@@ -82,17 +84,17 @@ class Quiet:
     def _synthetic(self, frames: int, levels: tuple[float, float], draw: np.random.Generator) -> Tensor:
         """(frames, 80) of digital silence, or of noise between white and brown, alone or behind the mains' hum or music."""
         level, power, mains = draw.uniform(*levels), draw.uniform(0.0, 2.0), draw.choice((50.0, 60.0))
-        kind = draw.random()
-        if kind < 0.2:
+        kind = draw.choice(list(KINDS), p=list(KINDS.values()))
+        if kind == "silence":
             return torch.full((frames, NUM_MEL_BINS), PADDING_VALUE)
         samples = max(frames, LEAST) * HOP
         frequency = np.maximum(np.fft.rfftfreq(samples, 1 / SAMPLING_RATE), 20.0)
         sound = np.fft.irfft(np.fft.rfft(draw.standard_normal(samples)) * frequency ** (-power / 2), samples)
         sound /= np.sqrt(np.mean(sound**2))
-        if kind < 0.4:
+        if kind == "hum":
             time = np.arange(samples) / SAMPLING_RATE
             sound = 0.1 * sound + np.sum([np.sin(2 * np.pi * mains * k * time + k) / k for k in range(1, 11)], axis=0)
-        elif kind < 0.6:
+        elif kind == "music":
             music = notes(samples, draw)
             sound = 0.01 * sound + music / max(float(np.sqrt(np.mean(music**2))), 1e-3)
         scaled = (10 ** (level / 20) * sound).clip(-1, 1).astype(np.float32)

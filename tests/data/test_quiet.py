@@ -64,7 +64,7 @@ def test_utterances_alone_in_their_batch_are_replaced_too(load):
     assert all(batch["tokens"].shape == (1, 1) and not batch["tokens"].any() for batch in empty)
 
 
-def test_half_is_babble():
+def test_share_of_babble():
     """Voices without anything above the 40th band give babble without it; no other sound but digital silence has so little."""
     torch.manual_seed(0)
     features = torch.cat([torch.randn(4, 300, 40) - 6, torch.full((4, 300, 40), PADDING_VALUE)], dim=2)
@@ -74,7 +74,7 @@ def test_half_is_babble():
         for row, length in zip(found[replaced], lengths[replaced].tolist()):
             low, high = row[:length, :40].mean(), row[:length, 40:].max()
             kinds.append(bool(high < PADDING_VALUE + 9 and low > PADDING_VALUE + 3))
-    assert 90 < len(kinds) < 150 and 0.38 < np.mean(kinds) < 0.62
+    assert 90 < len(kinds) < 150 and 0.28 < np.mean(kinds) < 0.52
 
 
 def test_babble():
@@ -102,14 +102,14 @@ def test_babble():
 
 
 def test_music():
-    """A fifth of the synthetic sounds begins and ends again and again; noise, hum and digital silence stay as they are."""
+    """Two fifths of the synthetic sounds begin and end again and again; noise, hum and digital silence stay as they are."""
     quiet = Quiet(0.5, 0.0)
     changes = []
     for seed in range(100):
         found = quiet._synthetic(300, (-30.0, -30.0), np.random.default_rng(seed))
         changes.append(float(found.max(1).values.std()))
-    assert 10 <= sum(change > 1.2 for change in changes) <= 30
-    assert sum(change < 0.8 for change in changes) >= 70
+    assert 30 <= sum(change > 1.2 for change in changes) <= 50
+    assert sum(change < 0.8 for change in changes) >= 50
 
 
 def test_babble_fluctuates_as_mixed_audio():
