@@ -8,7 +8,7 @@ root=$(cd "$here/../../../.." && pwd)
 
 scale=cpu
 seeds=3
-tables="main state mixers carried"
+tables="main halved state mixers carried memory"
 work_dir=reproduce
 data_dir=
 epochs=
@@ -26,9 +26,11 @@ of no table without a word.
 
   --scale cpu|gpu      cpu: preset tiny on the synthetic corpus; gpu: preset medium on --data-dir (default: $scale)
   --seeds N            of the main comparison (default: $seeds); everything else has one
-  --tables "NAME ..."  main: Sammo, Zipformer, Conformer; state: d_state 8, 16, 64; mixers: none, nla, gated_delta without
-                       left context, none, mamba2, gated_delta with it; carried: Sammo with its last epochs on utterances
-                       apart, and joined without noise between (default: $tables)
+  --tables "NAME ..."  main: Sammo, Zipformer, Conformer; halved: the first seed of main chunk by chunk with states of 16
+                       bits; state: d_state 8, 16, 64; mixers: none, nla, gated_delta without left context, none, mamba2,
+                       gated_delta with it; carried: Sammo with its last epochs on utterances apart, and joined without
+                       noise between; memory: all first seeds with parts of their memory removed, and in talks of an hour
+                       (default: $tables)
   --work-dir DIR       everything is written below it (default: $work_dir)
   --data-dir DIR       prepared by prepare.sh (default for cpu: made here)
   --epochs N           for every training (default: 15 on cpu, 40 on gpu)
@@ -43,7 +45,7 @@ parse_options "scale seeds tables work-dir data-dir epochs jobs collect" plan "$
 check_options scale "cpu|gpu" "cpu or gpu"
 check_options seeds '[1-9][0-9]?' "1 to 99"
 check_options "epochs jobs" '|[1-9][0-9]*' "a whole number above 0"
-check_options tables '((main|state|mixers|carried)( |$))*' "main, state, mixers or carried, or several"
+check_options tables '((main|halved|state|mixers|carried|memory)( |$))*' "main, halved, state, mixers, carried or memory, or several"
 
 . "$root/local/budget.sh"
 chunks=16,32,64,128,256
@@ -96,6 +98,8 @@ systems() {
 }
 
 count=$(systems | wc -l)
+[[ " $tables " != *" halved "* || " $tables " == *" main "* ]] || die "--tables halved needs main"
+[ "$count" -gt 0 ] || die "--tables memory needs another one, whose first seeds it takes"
 echo "$count trainings of preset $preset, $epochs epochs, $jobs at a time; everything goes to $work_dir"
 if [ -n "$minutes" ]; then
   # Decoding takes about a quarter of the time of 15 epochs; voices are synthesized in ten minutes of one core.
@@ -143,10 +147,15 @@ run_system() { # name, options
   "$PYTHON" "$here/decode.py" "${model[@]}" --decoding-method modified_beam_search --beam-size 4 --chunk-size "$chunks" \
     --left-context-frames "$lefts" --parts valid,tests --res-dir "$exp/results" >> "$log" 2>&1 || return 1
   [ "${1%/seed1}" != "$1" ] || return 0
-  [ -f "$exp/memory/memory.json" ] ||
-    "$PYTHON" -m sammo.cli memory "${model[@]}" --chunk-size 16,64 >> "$log" 2>&1 || return 1
-  [ -f "$exp/endurance/endurance.json" ] ||
-    "$PYTHON" -m sammo.cli endurance "${model[@]}" --chunk-size 32 --left-context-frames 128 >> "$log" 2>&1 || return 1
+  if [[ " $tables " == *" memory "* ]]; then
+    [ -f "$exp/memory/memory.json" ] ||
+      "$PYTHON" -m sammo.cli memory "${model[@]}" --chunk-size 16,64 >> "$log" 2>&1 || return 1
+    [ -f "$exp/endurance/endurance.json" ] ||
+      "$PYTHON" -m sammo.cli endurance "${model[@]}" --chunk-size 32 --left-context-frames 128 >> "$log" 2>&1 || return 1
+  fi
+  [[ " $tables " == *" halved "* && "$1" == main/* ]] || return 0
+  "$PYTHON" "$here/streaming_decode.py" "${model[@]}" --decoding-method modified_beam_search --beam-size 4 --chunk-size 64 \
+    --left-context-frames "$lefts" --state-dtype float16 --res-dir "$work_dir/exp/halved/${1#main/}" >> "$log" 2>&1
 }
 
 failed=$work_dir/failed
@@ -173,13 +182,16 @@ wait
 
 echo "== Reports"
 report() { # name, directories
-  local out=$work_dir/report/$1
+  local out=$work_dir/report/$1 overlap=$data_dir/fbank/statistics.json
   shift
-  "$PYTHON" -m sammo.cli report "$@" --out-dir "$out" --pool-seeds --statistics "$data_dir/fbank/statistics.json"
+  [ ! -f "$overlap" ] || set -- "$@" --statistics "$overlap"
+  "$PYTHON" -m sammo.cli report "$@" --out-dir "$out" --pool-seeds
 }
-for table in $tables; do
+for table in ${tables/memory/}; do
   directories=("$work_dir/exp/$table")
-  [ "$table" = main ] || directories+=("$work_dir"/exp/main/*/seed1)
+  if [ "$table" != main ]; then
+    for exp in "$work_dir"/exp/main/*/seed1; do [ ! -d "$exp/results" ] || directories+=("$exp"); done
+  fi
   report "$table" "${directories[@]}" > /dev/null || echo "no report on $table" >> "$failed"
 done
 aligner=$work_dir/exp/main/zipformer/seed1

@@ -1,0 +1,62 @@
+"""reproduce.sh from trainings to tables and back from its logs, on next to no data, with a training that fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from fixtures.data import make_corpus, make_cuts
+from fixtures.paths import ROOT
+
+COMMAND = [str(ROOT / "egs/csj/ASR/sammo/reproduce.sh")]
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=1800)
+
+
+def rows(path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line.startswith("| ")]
+
+
+@pytest.mark.slow
+def test_from_trainings_to_tables(tmp_path):
+    """What fails is named at the end, and the others are tabulated; the same command does the rest and nothing again."""
+    if sys.prefix != str(ROOT / ".venv"):
+        pytest.skip("reproduce.sh uses .venv: run the tests by ./test.sh")
+    data, work = tmp_path / "data", tmp_path / "work"
+    fbank = make_corpus(data, train=60, valid=3)
+    for number, part in enumerate(("eval2", "eval3")):
+        make_cuts(fbank, part, 3, seed=2000 + 100 * number).to_file(fbank / f"csj_cuts_{part}.jsonl.gz")
+    broken = work / "exp/main/conformer/seed1/epoch-1.pt"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"no checkpoint")
+    options = ["--data-dir", data, "--work-dir", work, "--epochs", "3", "--seeds", "1", "--tables", "main halved"]
+
+    done = run(*COMMAND, *options)
+    report = work / "report/main/cer.md"
+    assert done.returncode == 1 and report.is_file(), done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["main/conformer/seed1", "(see", f"{work}/logs)"]
+    assert {row.split("|")[2].split(",")[0].strip() for row in rows(report)} >= {"Sammo", "Zipformer"}
+    assert "Conformer" not in report.read_text()
+
+    logs = {path.name: len(path.read_text()) for path in (work / "logs").iterdir()}
+    broken.unlink()
+    done = run(*COMMAND, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for path in (work / "logs").iterdir():
+        trained = "batch 1/" in path.read_text()[logs[path.name] :]
+        assert trained == (path.name == "main-conformer-seed1.log")
+    assert "Conformer, left 256" in report.read_text()
+    halved = [row for row in rows(work / "report/halved/cer.md") if "| Sammo" in row]
+    assert any("simulated | 90 |" in row for row in halved)
+    assert any("chunk by chunk, float16 state | 45 |" in row for row in halved)
+    assert json.loads((work / "report/timing/timing.json").read_text())
+
+    kept = tmp_path / "collected"
+    assert run(*COMMAND, *options, "--collect", kept).returncode == 0
+    again = tmp_path / "again"
+    run(sys.executable, "-m", "sammo.cli", "report", kept / "exp/main", "--out-dir", again, "--pool-seeds")
+    assert rows(report) and rows(again / "cer.md") == rows(report)
