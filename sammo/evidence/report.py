@@ -100,8 +100,9 @@ def draw_timing(found: Timings, path: Path, metric: str) -> Path:
         ax.set_ylim(bottom=0)
         ax.grid(axis="y", color=GRID)
         ax.set_axisbelow(True)
-    axes[0, 0].legend(frameon=False, fontsize=8)
     fig.tight_layout()
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, names, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=len(names))
     with atomic_path(path) as temporary:
         fig.savefig(temporary, bbox_inches="tight", facecolor="white", metadata={"Software": None})
     plt.close(fig)
