@@ -58,5 +58,6 @@ def test_from_trainings_to_tables(tmp_path):
     kept = tmp_path / "collected"
     assert run(*COMMAND, *options, "--collect", kept).returncode == 0
     again = tmp_path / "again"
-    run(sys.executable, "-m", "sammo.cli", "report", kept / "exp/main", "--out-dir", again, "--pool-seeds")
+    found = kept.glob("exp/main/*/*/results")
+    run(sys.executable, "-m", "sammo.cli", "report", *found, "--out-dir", again, "--pool-seeds")
     assert rows(report) and rows(again / "cer.md") == rows(report)

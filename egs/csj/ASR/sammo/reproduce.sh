@@ -155,7 +155,7 @@ run_system() { # name, options
   fi
   [[ " $tables " == *" halved "* && "$1" == main/* ]] || return 0
   "$PYTHON" "$here/streaming_decode.py" "${model[@]}" --decoding-method modified_beam_search --beam-size 4 --chunk-size 64 \
-    --left-context-frames "$lefts" --state-dtype float16 --res-dir "$work_dir/exp/halved/${1#main/}" >> "$log" 2>&1
+    --left-context-frames "$lefts" --state-dtype float16 --res-dir "$exp/halved" >> "$log" 2>&1
 }
 
 failed=$work_dir/failed
@@ -187,11 +187,15 @@ report() { # name, directories
   [ ! -f "$overlap" ] || set -- "$@" --statistics "$overlap"
   "$PYTHON" -m sammo.cli report "$@" --out-dir "$out" --pool-seeds
 }
+decoded() { # those of the directories that have results: a system that failed may have none
+  for directory; do ! compgen -G "$directory/cer-*.json" > /dev/null || echo "$directory"; done
+}
 for table in ${tables/memory/}; do
-  directories=("$work_dir/exp/$table")
-  if [ "$table" != main ]; then
-    for exp in "$work_dir"/exp/main/*/seed1; do [ ! -d "$exp/results" ] || directories+=("$exp"); done
-  fi
+  case $table in
+    main) mapfile -t directories < <(decoded "$work_dir"/exp/main/*/*/results) ;;
+    halved) mapfile -t directories < <(decoded "$work_dir"/exp/main/*/seed1/{results,halved}) ;;
+    *) mapfile -t directories < <(echo "$work_dir/exp/$table" && decoded "$work_dir"/exp/main/*/seed1/results) ;;
+  esac
   report "$table" "${directories[@]}" > /dev/null || echo "no report on $table" >> "$failed"
 done
 aligner=$work_dir/exp/main/zipformer/seed1
