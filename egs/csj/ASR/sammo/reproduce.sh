@@ -200,11 +200,12 @@ for table in ${tables/memory/}; do
 done
 aligner=$work_dir/exp/main/zipformer/seed1
 if [ -d "$aligner/results" ]; then
+  mapfile -t directories < <(decoded "$work_dir"/exp/main/*/seed1/results)
   {
     [ -f "$work_dir/alignment.ctm" ] || "$PYTHON" -m sammo.cli align --exp-dir "$aligner" --epoch "$epochs" --avg "$average" \
       --manifest-dir "$data_dir/fbank" --lang "$data_dir/lang_char" --device "$device" --parts tests \
       --out "$work_dir/alignment.ctm"
-  } && "$PYTHON" -m sammo.cli timing "$work_dir"/exp/main/*/seed1/results --alignment "$work_dir/alignment.ctm" \
+  } && "$PYTHON" -m sammo.cli timing "${directories[@]}" --alignment "$work_dir/alignment.ctm" \
     --out-dir "$work_dir/report/timing" > /dev/null || echo "no table of timing" >> "$failed"
 fi
 echo "tables and figures: $work_dir/report ($((SECONDS / 60)) min)"
