@@ -33,6 +33,7 @@ def test_from_trainings_to_tables(tmp_path):
     broken = work / "exp/main/conformer/seed1/epoch-1.pt"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"no checkpoint")
+    (broken.parent / "results").mkdir()  # as a decoding that failed leaves it
     options = ["--data-dir", data, "--work-dir", work, "--epochs", "3", "--seeds", "1", "--tables", "main halved"]
 
     done = run(*COMMAND, *options)
