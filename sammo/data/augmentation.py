@@ -26,7 +26,12 @@ def batch_seed(seed: int, epoch: int, rank: int, index: int) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Runs the body with the CPU random states of Python, NumPy and PyTorch set from ``seed``, then restores them."""
+    """Runs the body with the CPU random states of Python, NumPy and PyTorch set from ``seed``, then restores them.
+
+    In one thread, as a loader's worker has: the last digits of a sum depend on how many share it, and a batch must not.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     python_state, numpy_state = random.getstate(), np.random.get_state()
     torch_state = torch.get_rng_state()
     random.seed(seed)
@@ -39,6 +44,7 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         torch.set_rng_state(torch_state)
+        torch.set_num_threads(threads)
 
 
 class NoiseMixer:

@@ -152,8 +152,12 @@ def test_silence_comes_first(load):
 
 
 @pytest.mark.parametrize("more", [{}, {"enable_musan": True, "enable_spec_aug": True, "on_the_fly_feats": True}])
-def test_a_batch_is_a_function_of_its_seed(load, more):
+def test_a_batch_is_a_function_of_its_seed(load, more, request):
+    """Whether a worker makes it, which has one thread, or the training process, which may have more."""
     options = {"noise_only_share": 0.3, "leading_silence": 0.5, **more}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
     first, again, other = load(**options), load(**options, num_workers=1), load(**options, data_seed=1)
     for left, right in zip(first, again, strict=True):
         assert left["texts"] == right["texts"] and torch.equal(left["features"], right["features"])
