@@ -23,6 +23,10 @@ COMMANDS = {
     "probe": ("sammo.commands.probe", "train on a recall task and tell over how many seconds encoders remember"),
     "align": ("sammo.commands.align", "write when each character or word was said, as a CTM file"),
     "timing": ("sammo.commands.timing", "show where in a chunk errors happen and how late tokens are"),
+    "homophones": (
+        "sammo.commands.homophones",
+        "show how often a homophone is spelled as a word decides that was said up to 20 s before",
+    ),
     "endurance": ("sammo.commands.endurance", "show error rates over the position in talks of an hour"),
     "transcribe": ("sammo.commands.transcribe", "transcribe audio as it arrives: files, raw samples, the microphone"),
     "serve": ("sammo.commands.serve", "transcribe live, in the browser and over the network"),

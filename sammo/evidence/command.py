@@ -1,4 +1,4 @@
-"""What ``sammo align``, ``sammo timing`` and ``sammo endurance`` do."""
+"""What ``sammo align``, ``sammo timing``, ``sammo homophones`` and ``sammo endurance`` do."""
 
 from __future__ import annotations
 
@@ -15,10 +15,21 @@ from sammo.decoding import load_system, searcher_for, working_directory
 from sammo.errors import UserError
 from sammo.evidence.alignment import align_batches, read_ctm, write_ctm
 from sammo.evidence.endurance import Joined, Utterance, decode_talks, join
-from sammo.evidence.report import draw_timing, endurance_json, endurance_markdown, timing_json, timing_markdown
+from sammo.evidence.homophones import CHANCE, PART
+from sammo.evidence.homophones import measure as measure_homophones
+from sammo.evidence.report import (
+    draw_timing,
+    endurance_json,
+    endurance_markdown,
+    homophones_json,
+    homophones_markdown,
+    timing_json,
+    timing_markdown,
+)
 from sammo.evidence.timing import Timing, measure
 from sammo.files import atomic_write
 from sammo.options import Chunks, ModelSource, Search
+from sammo.probe.report import figure as draw_recall
 from sammo.progress import progress
 from sammo.scoring.results import PartResult, read_results
 from sammo.scoring.table import System, choose_corpus, experiment_names, line_names, pooled_parts, system_of
@@ -70,6 +81,23 @@ def show_timing(directories: Sequence[Path], alignment: Path, out_dir: Path, cor
     print(text)
     _write(out_dir, "timing", text, timing_json(found, parts, corpus.metric))
     draw_timing(found, out_dir / "timing.png", corpus.metric)
+
+
+def show_homophones(directories: Sequence[Path], out_dir: Path) -> None:
+    """Prints the table and writes it; raises UserError."""
+    results = [result for directory in directories for result in read_results(directory)]
+    results = [result for result in results if result.part == PART and result.setting.chunk_size > 0]
+    if not results:
+        raise UserError(f"no results on the part {PART} with chunks in {', '.join(map(str, directories))}")
+    systems = sorted({system_of(result) for result in results}, key=lambda system: (*system[1:], system.experiment))
+    names = line_names(systems, experiment_names(dict.fromkeys(systems, {})))
+    results.sort(key=lambda result: (result.setting.chunk_size, systems.index(system_of(result))))
+    answers = [found for result in results for found in measure_homophones(result, names[system_of(result)])]
+    text = homophones_markdown(answers)
+    print(text)
+    _write(out_dir, "homophones", text, homophones_json(answers))
+    labels = {"xlabel": "seconds from the word that decides", "ylabel": "homophones right (%)"}
+    draw_recall(answers, CHANCE, out_dir / "homophones.png", **labels)
 
 
 def show_endurance(

@@ -1,4 +1,4 @@
-"""The tables and figures of ``sammo timing`` and ``sammo endurance``."""
+"""The tables and figures of ``sammo timing``, ``sammo homophones`` and ``sammo endurance``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import matplotlib.pyplot as plt  # noqa: E402  (the back-end is chosen first: th
 
 from sammo import geometry  # noqa: E402
 from sammo.evidence.endurance import Joined, bins  # noqa: E402
+from sammo.evidence.homophones import Answers  # noqa: E402
 from sammo.evidence.timing import BINS, Timing  # noqa: E402
 from sammo.files import atomic_path  # noqa: E402
 from sammo.markdown import markdown_table  # noqa: E402
+from sammo.probe.measure import wilson  # noqa: E402
 from sammo.scoring.cer import bootstrap_interval, difference, error_rate, total  # noqa: E402
 from sammo.scoring.figures import GRID, MARKERS, WITH_LEFT, WITHOUT_LEFT  # noqa: E402
 
@@ -107,6 +109,37 @@ def draw_timing(found: Timings, path: Path, metric: str) -> Path:
         fig.savefig(temporary, bbox_inches="tight", facecolor="white", metadata={"Software": None})
     plt.close(fig)
     return path
+
+
+def homophones_markdown(answers: Sequence[Answers]) -> str:
+    """Percent right over the delay, a table a chunk size."""
+    delays = sorted({found.delay for found in answers})
+    num = max(found.sequences + found.neither for found in answers)
+    low, high = wilson(num // 2, num)
+    neither = max(answers, key=lambda found: found.neither / (found.sequences + found.neither))
+    out = [
+        "# Homophones over the delay of the word that decides them",
+        "",
+        "Percent of the homophones that are spelled right, of those spelled in either way, by the seconds from the end of "
+        f"the word that decides to the homophone; up to {num} at each delay, of which half ask for either spelling behind "
+        f"the same sounds. Guessing comes to between {100 * low:.0f} and {100 * high:.0f} in 95 of 100 such tests. In "
+        f"neither way are at most {neither.neither} ({neither.system}, chunk {neither.chunk_size}, "
+        f"{neither.delay:g} s).",
+    ]
+    for chunk in sorted({found.chunk_size for found in answers}):
+        rows: dict[str, dict[float, str]] = {}
+        for found in answers:
+            if found.chunk_size == chunk:
+                rows.setdefault(found.system, {})[found.delay] = f"{100 * found.accuracy:.0f}"
+        cells = [[name, *(row.get(delay, "") for delay in delays)] for name, row in rows.items()]
+        title = f"## Chunks of {chunk} frames ({chunk / geometry.RATE:g} s)"
+        out += ["", title, "", *markdown_table(["", *(f"{delay:g} s" for delay in delays)], cells)]
+    return "\n".join(out) + "\n"
+
+
+def homophones_json(answers: Sequence[Answers]) -> dict[str, Any]:
+    """The same in JSON types."""
+    return {"format": "sammo-homophones-1", "answers": [found._asdict() for found in answers]}
 
 
 def endurance_markdown(found: Mapping[str, Joined], model: str, talks: Talks, metric: str) -> str:

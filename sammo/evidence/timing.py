@@ -74,7 +74,7 @@ def measure(results: Sequence[PartResult], alignments: dict[str, list[Said]]) ->
     utterances, others = 0, 0
     for result in results:
         chunk = result.setting.chunk_size
-        texts, times = _read_texts(result), _read_times(result)
+        texts, times = read_texts(result), _read_times(result)
         for cut_id in result.cut_ids:
             said = alignments.get(cut_id)
             reference, hypothesis = texts.get(cut_id, ([], []))
@@ -118,8 +118,9 @@ def _middle(said: Said) -> float:
     return (said.begin + said.end) / 2
 
 
-def _read_texts(result: PartResult) -> dict[str, tuple[list[str], list[str]]]:
-    """Utterance -> units of reference and hypothesis."""
+def read_texts(result: PartResult) -> dict[str, tuple[list[str], list[str]]]:
+    """Utterance -> units of reference and hypothesis, from the recogs- file beside a result; UserError where it cannot be
+    read."""
     lines = _read(_beside(result, "recogs"))
     return {cut_id: (found.get("ref", []), found.get("hyp", [])) for cut_id, found in lines.items()}
 

@@ -128,7 +128,9 @@ def reach(config: EncoderConfig, chunk_size: int, left_context_frames: int) -> f
 
 
 def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a share (Wilson, 1927)."""
+    """95 % interval of a share (Wilson, 1927); 0 to 1 of nothing."""
+    if not total:
+        return 0.0, 1.0
     share = right / total
     middle = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Protocol, Sequence, TypeVar
 
 import matplotlib
 
@@ -23,9 +23,33 @@ WITH_LEFT = ("#8fb0cc", "#5a8bb5", "#1f5a8c", "#0d3050")
 MARKERS = "osD^vP"
 
 
-def lines(cells: Sequence[Recall]) -> dict[tuple[str, int], list[Recall]]:
+class Point(Protocol):
+    """What is drawn: how many of ``sequences`` a system gets right after ``delay`` seconds."""
+
+    @property
+    def system(self) -> str: ...
+    @property
+    def chunk_size(self) -> int: ...
+    @property
+    def left_context_frames(self) -> int: ...
+    @property
+    def reset(self) -> bool: ...
+    @property
+    def delay(self) -> float: ...
+    @property
+    def sequences(self) -> int: ...
+    @property
+    def right(self) -> int: ...
+    @property
+    def accuracy(self) -> float: ...
+
+
+P = TypeVar("P", bound=Point)
+
+
+def lines(cells: Sequence[P]) -> dict[tuple[str, int], list[P]]:
     """(system, chunk) -> its cells by delay, in the order in which the cells came."""
-    found: dict[tuple[str, int], list[Recall]] = {}
+    found: dict[tuple[str, int], list[P]] = {}
     for cell in cells:
         found.setdefault((cell.system, cell.chunk_size), []).append(cell)
     return {key: sorted(row, key=lambda cell: cell.delay) for key, row in found.items()}
@@ -58,7 +82,13 @@ def note(cells: Sequence[Recall], chance: float) -> str:
     )
 
 
-def figure(cells: Sequence[Recall], chance: float, path: Path) -> Path:
+def figure(
+    cells: Sequence[Point],
+    chance: float,
+    path: Path,
+    xlabel: str = "seconds from cue to event",
+    ylabel: str = "recalled (%)",
+) -> Path:
     """One line a system, a panel a chunk width; the delay is on a logarithmic axis."""
     rows = lines(cells)
     chunks = sorted({chunk for _, chunk in rows})
@@ -84,12 +114,12 @@ def figure(cells: Sequence[Recall], chance: float, path: Path) -> Path:
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_ylim(0, 100)
         ax.set_title(f"chunks of {chunk * FRAME_SECONDS:.2f} s", loc="left", fontsize=9.5)
-        ax.set_xlabel("seconds from cue to event")
+        ax.set_xlabel(xlabel)
         ax.grid(axis="y", color="#dddddd", linewidth=0.8)
         for side in ("top", "right", "left"):
             ax.spines[side].set_visible(False)
         ax.tick_params(length=0, labelsize=8)
-    axes[0][0].set_ylabel("recalled (%)")
+    axes[0][0].set_ylabel(ylabel)
     handles, labels = axes[0][0].get_legend_handles_labels()
     below = dict(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=len(labels))
     fig.legend(handles, labels, frameon=False, fontsize=9, **below)
