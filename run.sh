@@ -2,6 +2,7 @@
 # The main job: the paper's experiment, small, on a corpus that is made here. See --help.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
+. local/options.sh
 
 hours=2
 eval_minutes=
@@ -9,7 +10,7 @@ epochs=
 preset=tiny
 device=auto
 work_dir=work
-cores=$(nproc 2>/dev/null || echo 2)
+cores=$(count_cores)
 nj=$cores
 smoke=false
 
@@ -31,7 +32,6 @@ it resumes where it stopped. On 2 CPU cores it takes about an hour.
 END
 }
 
-. local/options.sh
 parse_options "hours epochs preset device work-dir nj" smoke "$@"
 check_options preset "tiny|small|medium" "tiny, small or medium"
 check_options hours '[0-9]*\.?[0-9]+' "a number"

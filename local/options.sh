@@ -5,6 +5,11 @@ die() {
   exit 1
 }
 
+# Cores that this process may use. nproc alone would answer with OMP_NUM_THREADS, which is one process's threads.
+count_cores() {
+  env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2> /dev/null || echo 2
+}
+
 # --name VALUE and --name=VALUE set $name, dashes as underscores; --flag sets $flag to true; what follows -- goes into the
 # array $rest.
 parse_options() { # "NAME ..." "FLAG ..." ARGUMENT...

@@ -119,7 +119,9 @@ def test_from_the_recipe_directory(prepared, options):
 def test_help_lists_stages():
     result = prepare("--help")
     assert result.returncode == 0
-    assert all(f"\n  {number} " in result.stdout for number in range(12))
+    assert all(f"\n  {number} " in result.stdout for number in range(13))
+    # Of which each process gets one thread, which is what nproc alone would answer.
+    assert f"(default: the number of cores, here {len(os.sched_getaffinity(0))})" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,8 @@ def test_help_lists_stages():
         (["--corpus", "ted"], "--corpus must be mini or csj"),
         (["--lang-type", "word"], "--lang-type must be char, bpe or both"),
         (["--unseen-minutes", "some"], "--unseen-minutes must be minutes"),
+        (["--homophones", "yes"], "--homophones must be true or false"),
+        (["--corpus", "csj", "--csj-dir", ".", "--homophones", "true"], "--homophones is for the small corpus"),
     ],
 )
 def test_wrong_options(arguments, message, tmp_path):

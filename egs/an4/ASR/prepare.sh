@@ -8,10 +8,11 @@ root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../.." && pwd)
 local=$root/local
 python=${PYTHON:-python3}
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+. "$local/stages.sh"
 
 stage=1
 stop_stage=100
-nj=$(nproc 2> /dev/null || echo 4)
+nj=$(count_cores)
 an4_dir=
 data_dir=data
 byte_order=auto
@@ -47,8 +48,6 @@ Options:
   --vocab-sizes "N ..."         BPE vocabularies (default: $vocab_sizes)
 END
 }
-
-. "$local/stages.sh"
 
 names="stage stop-stage nj an4-dir data-dir byte-order valid-speakers perturb-speed lang-type vocab-sizes"
 parse_options "$names" "" "$@"

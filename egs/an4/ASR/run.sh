@@ -6,6 +6,7 @@ here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 root=$here/../../..
 called_from=$PWD
 cd "$here"
+. "$root/local/options.sh"
 
 an4_dir=
 epochs=15
@@ -16,7 +17,7 @@ lang_type=char
 vocab_size=250
 lm_order=0
 lm_scale=0.2
-cores=$(nproc 2> /dev/null || echo 2)
+cores=$(count_cores)
 smoke=false
 
 usage() {
@@ -40,7 +41,6 @@ it takes less than an hour.
 END
 }
 
-. "$root/local/options.sh"
 parse_options "an4-dir epochs preset device work-dir lang-type vocab-size lm-order lm-scale" smoke "$@"
 [ -n "$an4_dir" ] || die "--an4-dir DIR is missing; see --help"
 check_options preset "tiny|small|medium" "tiny, small or medium"

@@ -53,7 +53,7 @@ lefts=16,32,64,128,256
 if [ "$scale" = cpu ]; then
   preset=tiny device=cpu minutes=30 # of one core a training
   epochs=${epochs:-15}
-  jobs=${jobs:-$(nproc 2> /dev/null || echo 2)}
+  jobs=${jobs:-$(count_cores)}
   budget=("${small[@]}")
   average=1
 else

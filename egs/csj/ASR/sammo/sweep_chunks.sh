@@ -50,7 +50,7 @@ export gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
 [ "$gpus" -eq 0 ] || export devices=${CUDA_VISIBLE_DEVICES-$(seq -s , 0 $((gpus - 1)))}
 [ -n "${devices:-}" ] && gpus=$(tr ',' '\n' <<< "$devices" | wc -l) || gpus=0
 if [ -z "$jobs" ]; then
-  jobs=$([ "$gpus" -gt 0 ] && echo "$gpus" || nproc)
+  jobs=$([ "$gpus" -gt 0 ] && echo "$gpus" || count_cores)
 fi
 script=$here/decode.py
 ! $streaming || script=$here/streaming_decode.py
