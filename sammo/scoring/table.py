@@ -256,8 +256,10 @@ def _joined(cells: Sequence[Cell], runs: Sequence[Cell] = ()) -> Cell:
 
 
 def pooled_parts(parts: Iterable[str], corpus: Corpus) -> list[str]:
-    """Those of ``parts`` whose results make one number: neither validation and training nor what is excluded."""
-    return sorted(set(parts) - {corpus.train, corpus.valid, *corpus.excluded, POOLED})
+    """Those of ``parts`` whose results make one number: the corpus's tests, or where none of them is there whatever is
+    neither for training nor excluded."""
+    found = set(parts)
+    return sorted(found & set(corpus.tests) or found - {corpus.train, corpus.valid, *corpus.excluded, POOLED})
 
 
 def experiment_names(table: Table) -> dict[str, str]:

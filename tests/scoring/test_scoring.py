@@ -328,11 +328,17 @@ def test_what_failed_is_marked_and_not_done(tmp_path):
 GOOD, BAD = [("a", "明日は雨", "明日は雨", [])], [("a", "明日は雨", "明日", [])]
 
 
-def test_excluded_is_no_test_part(tmp_path):
-    write_results(tmp_path, setting(), "eval1", GOOD)
-    write_results(tmp_path, setting(), "excluded", BAD)
-    table = write_report([tmp_path], tmp_path / "out")["table"].read_text()
+@pytest.mark.parametrize("other", ["excluded", "unseen"])
+def test_only_tests_are_pooled(tmp_path, other):
+    """Excluded talks are none, and neither is a part of which the corpus says nothing; alone that one is reported."""
+    write_results(tmp_path / "both", setting(), "eval1", GOOD)
+    write_results(tmp_path / "both", setting(), other, BAD)
+    table = write_report([tmp_path / "both"], tmp_path / "out")["table"].read_text()
     assert "CER in % over eval1, with" in table and "| 0.00 (0.00–0.00) | 50.00 (50.00–50.00) |" in table
+    if other == "unseen":
+        write_results(tmp_path / "alone", setting(), other, BAD)
+        table = write_report([tmp_path / "alone"], tmp_path / "out")["table"].read_text()
+        assert "CER in % over unseen, with" in table
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -8,7 +8,7 @@ root=$(cd "$here/../../../.." && pwd)
 
 scale=cpu
 seeds=3
-tables="main halved state mixers carried memory"
+tables="main halved state mixers carried memory homophones"
 work_dir=reproduce
 data_dir=
 epochs=
@@ -29,7 +29,8 @@ of no table without a word.
   --tables "NAME ..."  main: Sammo, Zipformer, Conformer; halved: the first seed of main chunk by chunk with states of 16
                        bits; state: d_state 8, 16, 64; mixers: none, nla, gated_delta without left context, none, mamba2,
                        gated_delta with it; carried: Sammo with its last epochs on utterances apart, and joined without
-                       noise between; memory: all first seeds with parts of their memory removed, and in talks of an hour
+                       noise between; memory: all first seeds with parts of their memory removed, and in talks of an hour; homophones: all first
+                       seeds on words that another decides up to 20 s before (not on a --data-dir without that part)
                        (default: $tables)
   --work-dir DIR       everything is written below it (default: $work_dir)
   --data-dir DIR       prepared by prepare.sh (default for cpu: made here)
@@ -45,7 +46,8 @@ parse_options "scale seeds tables work-dir data-dir epochs jobs collect" plan "$
 check_options scale "cpu|gpu" "cpu or gpu"
 check_options seeds '[1-9][0-9]?' "1 to 99"
 check_options "epochs jobs" '|[1-9][0-9]*' "a whole number above 0"
-check_options tables '((main|halved|state|mixers|carried|memory)( |$))*' "main, halved, state, mixers, carried or memory, or several"
+check_options tables '((main|halved|state|mixers|carried|memory|homophones)( |$))*' \
+  "main, halved, state, mixers, carried, memory or homophones, or several"
 
 . "$root/local/budget.sh"
 chunks=16,32,64,128,256
@@ -99,7 +101,7 @@ systems() {
 
 count=$(systems | wc -l)
 [[ " $tables " != *" halved "* || " $tables " == *" main "* ]] || die "--tables halved needs main"
-[ "$count" -gt 0 ] || die "--tables memory needs another one, whose first seeds it takes"
+[ "$count" -gt 0 ] || die "--tables $tables needs another one, whose first seeds it takes"
 echo "$count trainings of preset $preset, $epochs epochs, $jobs at a time; everything goes to $work_dir"
 if [ -n "$minutes" ]; then
   # Decoding takes about a quarter of the time of 15 epochs; voices are synthesized in ten minutes of one core.
@@ -115,7 +117,7 @@ work_dir=$(cd "$work_dir" && pwd)
 
 collect_files() {
   mkdir -p "$1"
-  (cd "$work_dir" && find exp report \( -name 'cer-*.json' -o -name '*.md' -o -name memory.json -o -name timing.json \
+  (cd "$work_dir" && find exp report \( -name 'cer-*.json' -o -name '*.md' -o -name memory.json -o -name timing.json -o -name homophones.json \
     -o -name endurance*.json -o -name '*.png' -o -name '*.csv' \) -print0 2> /dev/null | tar --null -cf - --files-from=-) |
     tar -xf - -C "$1"
   du -sh "$1"
@@ -132,8 +134,10 @@ if [ -z "$data_dir" ]; then
   data_dir=$work_dir/data
   echo "== Corpus in $data_dir"
   "$root/prepare.sh" --corpus mini --data-dir "$data_dir" --hours 2 --eval-minutes 40 --perturb-speed false \
-    > "$work_dir/prepare.log" || die "preparation failed; see the end of $work_dir/prepare.log"
+    --homophones true > "$work_dir/prepare.log" || die "preparation failed; see the end of $work_dir/prepare.log"
 fi
+
+probe=$data_dir/fbank/csj_cuts_homophones.jsonl.gz
 
 # One system from training to error rates; what is done already is skipped by the commands themselves.
 run_system() { # name, options
@@ -152,6 +156,10 @@ run_system() { # name, options
       "$PYTHON" -m sammo.cli memory "${model[@]}" --chunk-size 16,64 >> "$log" 2>&1 || return 1
     [ -f "$exp/endurance/endurance.json" ] ||
       "$PYTHON" -m sammo.cli endurance "${model[@]}" --chunk-size 32 --left-context-frames 128 >> "$log" 2>&1 || return 1
+  fi
+  if [[ " $tables " == *" homophones "* && -f $probe ]]; then
+    "$PYTHON" "$here/decode.py" "${model[@]}" --decoding-method modified_beam_search --beam-size 4 --chunk-size 16,64 \
+      --left-context-frames "$lefts" --parts homophones --res-dir "$exp/homophones" >> "$log" 2>&1 || return 1
   fi
   [[ " $tables " == *" halved "* && "$1" == main/* ]] || return 0
   "$PYTHON" "$here/streaming_decode.py" "${model[@]}" --decoding-method modified_beam_search --beam-size 4 --chunk-size 64 \
@@ -190,14 +198,19 @@ report() { # name, directories
 decoded() { # those of the directories that have results: a system that failed may have none
   for directory; do ! compgen -G "$directory/cer-*.json" > /dev/null || echo "$directory"; done
 }
-for table in ${tables/memory/}; do
+for table in $tables; do
   case $table in
     main) mapfile -t directories < <(decoded "$work_dir"/exp/main/*/*/results) ;;
     halved) mapfile -t directories < <(decoded "$work_dir"/exp/main/*/seed1/{results,halved}) ;;
-    *) mapfile -t directories < <(echo "$work_dir/exp/$table" && decoded "$work_dir"/exp/main/*/seed1/results) ;;
+    memory | homophones) continue ;; # of the other tables' systems
+    *) mapfile -t directories < <(decoded "$work_dir"/exp/{"$table",main}/*/seed1/results) ;;
   esac
   report "$table" "${directories[@]}" > /dev/null || echo "no report on $table" >> "$failed"
 done
+mapfile -t directories < <(decoded "$work_dir"/exp/*/*/seed1/homophones)
+[ "${#directories[@]}" = 0 ] ||
+  "$PYTHON" -m sammo.cli homophones "${directories[@]}" --out-dir "$work_dir/report/homophones" > /dev/null ||
+  echo "no table of homophones" >> "$failed"
 aligner=$work_dir/exp/main/zipformer/seed1
 if [ -d "$aligner/results" ]; then
   mapfile -t directories < <(decoded "$work_dir"/exp/main/*/seed1/results)
