@@ -9,7 +9,9 @@ import sys
 import pytest
 from fixtures.data import make_corpus, make_cuts
 from fixtures.paths import ROOT
+from lhotse import CutSet
 
+TABLES = "main halved homophones"
 COMMAND = [str(ROOT / "egs/csj/ASR/sammo/reproduce.sh")]
 
 
@@ -30,11 +32,13 @@ def test_from_trainings_to_tables(tmp_path):
     fbank = make_corpus(data, train=60, valid=3)
     for number, part in enumerate(("eval2", "eval3")):
         make_cuts(fbank, part, 3, seed=2000 + 100 * number).to_file(fbank / f"csj_cuts_{part}.jsonl.gz")
+    questions = (cut.with_id(f"科学-化学-{i + 1}s-0") for i, cut in enumerate(make_cuts(fbank, "homophones", 2, seed=3000)))
+    CutSet.from_cuts(questions).to_file(fbank / "csj_cuts_homophones.jsonl.gz")
     broken = work / "exp/main/conformer/seed1/epoch-1.pt"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"no checkpoint")
     (broken.parent / "results").mkdir()  # as a decoding that failed leaves it
-    options = ["--data-dir", data, "--work-dir", work, "--epochs", "3", "--seeds", "1", "--tables", "main halved"]
+    options = ["--data-dir", data, "--work-dir", work, "--epochs", "3", "--seeds", "1", "--tables", TABLES]
 
     done = run(*COMMAND, *options)
     report = work / "report/main/cer.md"
@@ -55,6 +59,9 @@ def test_from_trainings_to_tables(tmp_path):
     assert any("simulated | 90 |" in row for row in halved)
     assert any("chunk by chunk, float16 state | 45 |" in row for row in halved)
     assert json.loads((work / "report/timing/timing.json").read_text())
+
+    recalled = json.loads((work / "report/homophones/homophones.json").read_text())["answers"]
+    assert {answers["delay"] for answers in recalled} == {1.0, 2.0} and len({a["system"] for a in recalled}) == 11
 
     kept = tmp_path / "collected"
     assert run(*COMMAND, *options, "--collect", kept).returncode == 0
