@@ -20,7 +20,7 @@ Usage: ./run.sh [options]
 
 Makes a small Japanese corpus in the layout of CSJ, prepares it, trains Sammo and its Zipformer baseline for the same
 number of epochs, decodes both over chunk widths, and writes a table and figures of character error rates. Interrupted,
-it resumes where it stopped. On 2 CPU cores it takes about an hour.
+it resumes where it stopped. On 2 CPU cores it takes one to two hours.
 
   --hours H        hours of training speech (default: $hours)
   --epochs N       epochs for each of the two models (default: what fits the time)

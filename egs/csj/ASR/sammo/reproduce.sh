@@ -53,7 +53,7 @@ check_options tables '((main|halved|state|mixers|carried|memory|homophones)( |$)
 chunks=16,32,64,128,256
 lefts=16,32,64,128,256
 if [ "$scale" = cpu ]; then
-  preset=tiny device=cpu minutes=30 # of one core a training
+  preset=tiny device=cpu minutes=70 # of one core a training: 60 to 100 on three machines, both cores busy
   epochs=${epochs:-15}
   jobs=${jobs:-$(count_cores)}
   budget=("${small[@]}")
@@ -104,8 +104,8 @@ count=$(systems | wc -l)
 [ "$count" -gt 0 ] || die "--tables $tables needs another one, whose first seeds it takes"
 echo "$count trainings of preset $preset, $epochs epochs, $jobs at a time; everything goes to $work_dir"
 if [ -n "$minutes" ]; then
-  # Decoding takes about a quarter of the time of 15 epochs; voices are synthesized in ten minutes of one core.
-  echo "about $(((count * (minutes * epochs / 15 + minutes / 4) / jobs + 10 + 59) / 60)) h on idle cores like those of benchmarks/README.md"
+  # Decoding takes about a quarter of the time of 15 epochs; voices are synthesized in 40 minutes of one core.
+  echo "about $(((count * (minutes * epochs / 15 + minutes / 4) / jobs + 40 / jobs + 59) / 60)) h on idle cores like those of benchmarks/README.md"
 fi
 if $plan; then
   systems | tr '|' '\t'
