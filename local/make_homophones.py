@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Makes the part "homophones" of the small corpus: how a word is spelled is decided by another, 0.5 to 20 seconds before.
 
-    文系の話ですが ... words that tell nothing, and pauses ... 科学が必要です
-    理系の話ですが ... the same sounds ...                     化学が必要です
+    文系の話ですが ... words that tell nothing, and pauses ... 新しい科学を調べました
+    理系の話ですが ... the same sounds ...                     新しい化学を調べました
 
 The two of a pair are the same speech but for the field at the beginning, so who does not remember is right in half of them.
 Audio, manifest and Fbank are written; interrupted, it goes on.
@@ -33,13 +33,12 @@ if TYPE_CHECKING:
     from lhotse.cut import MonoCut
 
 VERSION = 1  # raise it when the same options would give other bytes
-DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # seconds from the end of the field to the beginning of the homophone
+DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # seconds from the end of the field to the clause whose second word is the homophone
 PAIRS = 6  # of each homophone at each delay, by as many speakers
 FIELDS = ("文系", "理系")
 GAP = 0.15  # seconds, the shortest pause between clauses
 CLAUSE = 2.0  # seconds in which a clause may fit; what is less takes a word
 WORDS = lexicon.TIMES + lexicon.OPENERS
-ENDINGS = ("です", "でした", "が必要です", "があります", "がありました")
 
 
 class Pair(NamedTuple):
@@ -88,14 +87,15 @@ def say(pair: Pair) -> list[tuple[str, np.ndarray]]:
     def speak(text: str) -> np.ndarray:
         return voices.say(words_of([Run(text)], text_rng), speaker, rng)
 
-    phrase, ending = text_rng.choice(lexicon.FIELD_PHRASES), text_rng.choice(ENDINGS)
+    phrase = text_rng.choice(lexicon.FIELD_PHRASES)
     fields = [speak(field + phrase) for field in FIELDS]
     words, between = _between(pair.delay, text_rng, speak)
-    last = speak(spellings(pair.group)[0] + ending)
+    before, behind = _asking(spellings(pair.group)[0], text_rng)
+    last = speak(before + spellings(pair.group)[0] + behind)
     seed = stream(*key, "room")
     return [
         (
-            field + phrase + words + spelling + ending,
+            field + phrase + words + before + spelling + behind,
             voices.in_room(np.concatenate([cue, between, last]), speaker, np.random.default_rng(seed)),
         )
         for field, spelling, cue in zip(FIELDS, spellings(pair.group), fields)
@@ -136,6 +136,15 @@ def _clause(rng: random.Random) -> str:
         text = f"{first}の{second}を" + rng.choice((verb.te, verb.past + "ので", verb.stem + "ましたが"))
         if pool_of(text) == "eval":
             return text
+
+
+def _asking(homophone: str, rng: random.Random) -> tuple[str, str]:
+    """What is said before and behind a homophone, in a clause such as talks have, which no training talk has said."""
+    while True:
+        verb, (form, ending) = rng.choice(lexicon.VERBS), rng.choice(lexicon.SHORT_FINAL_ENDINGS)[0]
+        before, behind = rng.choice(lexicon.I_ADJECTIVES), "を" + getattr(verb, form) + ending
+        if pool_of(before + homophone + behind) == "eval":
+            return before, behind
 
 
 def make(pair: Pair, wav_dir: Path) -> list[Spoken]:

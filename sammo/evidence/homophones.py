@@ -21,7 +21,7 @@ _CUT_ID = re.compile(r"([^-]+)-([^-]+)-(\d+(?:\.\d+)?)s-(\d+)")
 
 class Question(NamedTuple):
     """What an utterance asks: the spelling that is right, the one that sounds alike, the seconds from the end of the word
-    that decides to the homophone, and the number of the utterance among those of which all this is the same."""
+    that decides to the clause of the homophone, and the number of the utterance among those of which all this is the same."""
 
     right: str
     other: str

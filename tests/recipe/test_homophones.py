@@ -34,11 +34,13 @@ def test_pairs_sound_alike_behind_the_field(dry, monkeypatch, delay):
     monkeypatch.setattr(make_homophones, "_between", lambda *args: between.append(make(*args)) or between[-1])
     (humanities, first), (sciences, second) = make_homophones.say(make_homophones.Pair(1, 0, delay))
     [(text, sound)] = between
-    assert len(sound) == round(delay * acoustics.RATE)  # from the end of the field to the homophone, which comes next
+    assert len(sound) == round(delay * acoustics.RATE)  # from the end of the field to the clause of the homophone
     (at, spelled), *more = homophones_in(humanities)
     assert not more and spelled == "機会" and homophones_in(sciences) == [(at, "機械")]
     assert humanities.startswith("文系") and sciences.startswith("理系") and humanities[2:at] == sciences[2:at]
-    assert text and humanities[:at].endswith(text) or delay == 0.5
+    assert text or delay == 0.5
+    before = humanities[humanities.rindex(text) + len(text) : at] if text else ""
+    assert before in lexicon.I_ADJECTIVES or not text and humanities[:at].endswith(lexicon.I_ADJECTIVES)
     # After the field both are the same samples.
     behind = len(sound) + 1000
     assert np.array_equal(first[-behind:], second[-behind:]) and not np.array_equal(first[:8000], second[:8000])
@@ -48,8 +50,9 @@ def test_what_is_said_between_tells_nothing(dry):
     (text, _), _ = make_homophones.say(make_homophones.Pair(0, 1, 10.0))
     topics = {word for topic in lexicon.TOPICS.values() for word in (*topic.nouns, *topic.actions)}
     assert not [word for word in topics if word in text]
-    clause = make_homophones._clause(random.Random(0))
-    assert pool_of(clause) == "eval"
+    rng = random.Random(0)
+    before, behind = make_homophones._asking("化学", rng)
+    assert pool_of(make_homophones._clause(rng)) == pool_of(f"{before}化学{behind}") == "eval"
 
 
 def test_balanced():
