@@ -20,7 +20,8 @@ from sammo.probe.measure import Recall, wilson  # noqa: E402
 FRAME_SECONDS = 1 / geometry.RATE
 WITHOUT_LEFT = ("#c2185b", "#7b1fa2", "#ec6f9c")
 WITH_LEFT = ("#8fb0cc", "#5a8bb5", "#1f5a8c", "#0d3050")
-MARKERS = "osD^vP"
+MARKERS = "osD^vPX"
+FAMILIES = ("-", "--", "-.")  # lines of encoders that attend to what is left
 
 
 class Point(Protocol):
@@ -101,13 +102,17 @@ def figure(
         place = (delays[0], 100 * chance)
         ax.annotate("chance", place, xytext=(0, 3), textcoords="offset points", fontsize=8, color="#666666")
         here = {system: row for (system, width), row in rows.items() if width == chunk}
-        palettes = {True: iter(WITH_LEFT * len(here)), False: iter(WITHOUT_LEFT * len(here))}
+        families = list(dict.fromkeys(system.split(",")[0] for system, row in here.items() if row[0].left_context_frames))
+        palettes = {name: iter(WITH_LEFT * len(here)) for name in families}
+        without = iter(WITHOUT_LEFT * len(here))
         for marker, (system, row) in zip(MARKERS * len(here), here.items()):
-            color = next(palettes[row[0].left_context_frames > 0])
+            family = system.split(",")[0]
+            attends = row[0].left_context_frames > 0
+            color = next(palettes[family] if attends else without)
             xs, ys = [cell.delay for cell in row], [100 * cell.accuracy for cell in row]
             low, high = zip(*(wilson(cell.right, cell.sequences) for cell in row))
             ax.fill_between(xs, [100 * v for v in low], [100 * v for v in high], color=color, alpha=0.12, linewidth=0)
-            style = ":" if row[0].reset else "-"
+            style = ":" if row[0].reset else FAMILIES[families.index(family) % len(FAMILIES)] if attends else "-"
             ax.plot(xs, ys, style, color=color, marker=marker, markersize=4.5, label=system, clip_on=False)
         ax.set_xscale("log")
         ax.set_xticks(delays, [f"{delay:g}" for delay in delays])
@@ -121,7 +126,7 @@ def figure(
         ax.tick_params(length=0, labelsize=8)
     axes[0][0].set_ylabel(ylabel)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    below = dict(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=len(labels))
+    below = dict(loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=min(len(labels), 2 * len(chunks)))
     fig.legend(handles, labels, frameon=False, fontsize=9, **below)
     fig.tight_layout()
     with atomic_path(path) as temporary:
