@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from lhotse.cut import MonoCut
 
 VERSION = 1  # raise it when the same options would give other bytes
-DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # seconds from the end of the field to the clause whose second word is the homophone
+# Seconds from the end of the field to the clause whose second word is the homophone.
+DELAYS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 PAIRS = 6  # of each homophone at each delay, by as many speakers
 FIELDS = ("文系", "理系")
 GAP = 0.15  # seconds, the shortest pause between clauses

@@ -8,7 +8,7 @@ forgotten that word is right in half of them.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 from sammo.errors import UserError
 from sammo.evidence.timing import read_texts

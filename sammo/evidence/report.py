@@ -121,9 +121,9 @@ def homophones_markdown(answers: Sequence[Answers]) -> str:
         "# Homophones over the delay of the word that decides them",
         "",
         "Percent of the homophones that are spelled right, of those spelled in either way, by the seconds from the end of "
-        f"the word that decides to the clause of the homophone; up to {num} at each delay, of which half ask for either spelling behind "
-        f"the same sounds. Guessing comes to between {100 * low:.0f} and {100 * high:.0f} in 95 of 100 such tests. In "
-        f"neither way are at most {neither.neither} ({neither.system}, chunk {neither.chunk_size}, "
+        f"the word that decides to the clause of the homophone; up to {num} at each delay, of which half ask for either "
+        f"spelling behind the same sounds. Guessing comes to between {100 * low:.0f} and {100 * high:.0f} in 95 of 100 "
+        f"such tests. In neither way are at most {neither.neither} ({neither.system}, chunk {neither.chunk_size}, "
         f"{neither.delay:g} s).",
     ]
     for chunk in sorted({found.chunk_size for found in answers}):

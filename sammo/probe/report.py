@@ -102,12 +102,13 @@ def figure(
         place = (delays[0], 100 * chance)
         ax.annotate("chance", place, xytext=(0, 3), textcoords="offset points", fontsize=8, color="#666666")
         here = {system: row for (system, width), row in rows.items() if width == chunk}
-        families = list(dict.fromkeys(system.split(",")[0] for system, row in here.items() if row[0].left_context_frames))
+        attending = [system for system, row in here.items() if row[0].left_context_frames]
+        families = list(dict.fromkeys(system.split(",")[0] for system in attending))
         palettes = {name: iter(WITH_LEFT * len(here)) for name in families}
         without = iter(WITHOUT_LEFT * len(here))
         for marker, (system, row) in zip(MARKERS * len(here), here.items()):
             family = system.split(",")[0]
-            attends = row[0].left_context_frames > 0
+            attends = system in attending
             color = next(palettes[family] if attends else without)
             xs, ys = [cell.delay for cell in row], [100 * cell.accuracy for cell in row]
             low, high = zip(*(wilson(cell.right, cell.sequences) for cell in row))

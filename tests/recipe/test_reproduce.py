@@ -32,7 +32,9 @@ def test_from_trainings_to_tables(tmp_path):
     fbank = make_corpus(data, train=60, valid=3)
     for number, part in enumerate(("eval2", "eval3")):
         make_cuts(fbank, part, 3, seed=2000 + 100 * number).to_file(fbank / f"csj_cuts_{part}.jsonl.gz")
-    questions = (cut.with_id(f"科学-化学-{i + 1}s-0") for i, cut in enumerate(make_cuts(fbank, "homophones", 2, seed=3000)))
+    questions = (
+        cut.with_id(f"科学-化学-{i + 1}s-0") for i, cut in enumerate(make_cuts(fbank, "homophones", 2, seed=3000))
+    )
     CutSet.from_cuts(questions).to_file(fbank / "csj_cuts_homophones.jsonl.gz")
     broken = work / "exp/main/conformer/seed1/epoch-1.pt"
     broken.parent.mkdir(parents=True)
