@@ -83,4 +83,7 @@ def measure(result: PartResult, system: str) -> list[Answers]:
         place = 0 if question.right in said else 1 if question.other in said else 2
         found.setdefault(question.delay, [0, 0, 0])[place] += 1
     chunk, left = result.setting.chunk_size, result.setting.left_context_frames
-    return [Answers(system, chunk, left, delay, *found[delay]) for delay in sorted(found)]
+    answers = []
+    for delay, (right, other, neither) in sorted(found.items()):
+        answers.append(Answers(system, chunk, left, delay, right, other, neither))
+    return answers
