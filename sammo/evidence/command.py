@@ -29,8 +29,8 @@ from sammo.evidence.report import (
 from sammo.evidence.timing import Timing, measure
 from sammo.files import atomic_write
 from sammo.options import Chunks, ModelSource, Search
-from sammo.probe.report import figure as draw_recall
 from sammo.progress import progress
+from sammo.scoring.recall import figure as draw_recall
 from sammo.scoring.results import PartResult, read_results
 from sammo.scoring.table import System, choose_corpus, experiment_names, line_names, pooled_parts, system_of
 from sammo.streaming.decoding import settings

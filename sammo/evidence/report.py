@@ -16,9 +16,9 @@ from sammo.evidence.homophones import Answers  # noqa: E402
 from sammo.evidence.timing import BINS, Timing  # noqa: E402
 from sammo.files import atomic_path  # noqa: E402
 from sammo.markdown import markdown_table  # noqa: E402
-from sammo.probe.measure import wilson  # noqa: E402
 from sammo.scoring.cer import bootstrap_interval, difference, error_rate, total  # noqa: E402
 from sammo.scoring.figures import GRID, MARKERS, WITH_LEFT, WITHOUT_LEFT  # noqa: E402
+from sammo.scoring.recall import wilson  # noqa: E402
 
 if TYPE_CHECKING:
     from sammo.evidence.command import Talks

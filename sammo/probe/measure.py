@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple, Sequence
 
 import torch
@@ -125,13 +124,3 @@ def reach(config: EncoderConfig, chunk_size: int, left_context_frames: int) -> f
         convolutions = looks * (kernel // 2) + (config.mamba_conv_kernel - 1) * recurrent
         frames += layers * (factor * convolutions + hops * left_context_frames)
     return frames / geometry.RATE
-
-
-def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a share (Wilson, 1927); 0 to 1 of nothing."""
-    if not total:
-        return 0.0, 1.0
-    share = right / total
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return middle - half, middle + half
