@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from make_unseen import GENDERS, whole_cut
 from mini_csj import acoustics, lexicon
 from mini_csj.grammar import Run, pool_of
 from mini_csj.talks import stream
@@ -49,6 +50,11 @@ class Pair(NamedTuple):
     number: int
     delay: float
 
+    @property
+    def sex(self) -> str:
+        """Of the speaker, "M" or "F"."""
+        return "MF"[self.number % 2]
+
     def path(self, wav_dir: Path, field: int) -> Path:
         """Where the audio of one is kept."""
         return wav_dir / f"v{VERSION}-{self.delay:g}s-{self.group}-{self.number}-{field}.wav"
@@ -60,7 +66,7 @@ class Spoken(NamedTuple):
     question: Question
     path: Path
     text: str
-    male: bool
+    sex: str
 
 
 def spellings(group: int) -> list[str]:
@@ -82,7 +88,7 @@ def say(pair: Pair) -> list[tuple[str, np.ndarray]]:
 
     key = (VERSION, PART, pair.group, pair.number)
     rng = np.random.default_rng(stream(*key))  # the same speaker for every delay
-    speaker = voices.draw_speaker(rng, "MF"[pair.number % 2], ("",))
+    speaker = voices.draw_speaker(rng, pair.sex, ("",))
     text_rng = random.Random(stream(*key, pair.delay))
 
     def speak(text: str) -> np.ndarray:
@@ -162,28 +168,17 @@ def make(pair: Pair, wav_dir: Path) -> list[Spoken]:
     found = []
     for field, text in enumerate(texts.read_text(encoding="utf-8").split("\n")):
         question = Question(words[field], words[1 - field], pair.delay, pair.number)
-        found.append(Spoken(question, pair.path(wav_dir, field), text, pair.number % 2 == 0))
+        found.append(Spoken(question, pair.path(wav_dir, field), text, pair.sex))
     return found
 
 
 def cut_of(spoken: Spoken) -> MonoCut:
     """The whole utterance as a cut."""
-    from lhotse import Recording, SupervisionSegment
-    from lhotse.cut import MonoCut
-
-    name = spoken.question.cut_id
-    recording = Recording.from_file(spoken.path, recording_id=name)
-    supervision = SupervisionSegment(
-        id=name,
-        recording_id=name,
-        start=0.0,
-        duration=recording.duration,
-        text=spoken.text,
-        language="Japanese",
-        gender="Male" if spoken.male else "Female",
-        custom=dict.fromkeys(CSJ.modes, spoken.text),
+    modes = dict.fromkeys(CSJ.modes, spoken.text)
+    gender = GENDERS[spoken.sex]
+    return whole_cut(
+        spoken.question.cut_id, spoken.path, text=spoken.text, language="Japanese", gender=gender, custom=modes
     )
-    return MonoCut(name, 0.0, recording.duration, 0, [supervision], recording=recording)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import re
 from collections import defaultdict
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sammo.corpora import CSJ
 from sammo.data.manifests import read_cuts, read_supervisions
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 PART = "unseen"
 VERSION = 1  # raise it when the same sentence would sound otherwise
 VOICES = {"jf_alpha": "F", "jf_gongitsune": "F", "jf_nezumi": "F", "jf_tebukuro": "F", "jm_kumo": "M"}
+GENDERS = {"F": "Female", "M": "Male"}  # as lhotse calls them
 _BROKEN_OFF = re.compile(r"(\([FD]_\S+)")  # a filler or a fragment, behind which a speaker halts
 
 
@@ -110,8 +111,6 @@ def say(line: Line) -> np.ndarray:
 
 def spoken(line: Line, wav_dir: Path) -> MonoCut:
     """The cut of ``line`` as the synthesizer says it, its audio made unless it is there."""
-    from lhotse import Recording, SupervisionSegment
-    from lhotse.cut import MonoCut
     from mini_csj.acoustics import wav_bytes
 
     path = line.path(wav_dir)
@@ -120,18 +119,18 @@ def spoken(line: Line, wav_dir: Path) -> MonoCut:
         with atomic_write(path, "wb") as file:
             file.write(audio)
     name, said = f"{line.cut.id}-{line.voice}", line.cut.supervisions[0]
+    gender = GENDERS[VOICES[line.voice]]
+    values = {"text": said.text, "language": said.language, "custom": said.custom}
+    return whole_cut(name, path, speaker=line.voice, gender=gender, **values)
+
+
+def whole_cut(name: str, path: Path, **said: Any) -> MonoCut:
+    """All of an audio file as a cut of one supervision. said: what lhotse's SupervisionSegment says of it."""
+    from lhotse import Recording, SupervisionSegment
+    from lhotse.cut import MonoCut
+
     recording = Recording.from_file(path, recording_id=name)
-    supervision = SupervisionSegment(
-        id=name,
-        recording_id=name,
-        start=0.0,
-        duration=recording.duration,
-        text=said.text,
-        language=said.language,
-        speaker=line.voice,
-        gender={"F": "Female", "M": "Male"}[VOICES[line.voice]],
-        custom=said.custom,
-    )
+    supervision = SupervisionSegment(name, name, 0.0, recording.duration, **said)
     return MonoCut(name, 0.0, recording.duration, 0, [supervision], recording=recording)
 
 

@@ -18,7 +18,7 @@ from sammo.files import atomic_path  # noqa: E402
 from sammo.markdown import markdown_table  # noqa: E402
 from sammo.scoring.cer import bootstrap_interval, difference, error_rate, total  # noqa: E402
 from sammo.scoring.figures import GRID, MARKERS, WITH_LEFT, WITHOUT_LEFT  # noqa: E402
-from sammo.scoring.recall import wilson  # noqa: E402
+from sammo.scoring.recall import lines, wilson  # noqa: E402
 
 if TYPE_CHECKING:
     from sammo.evidence.command import Talks
@@ -126,12 +126,13 @@ def homophones_markdown(answers: Sequence[Answers]) -> str:
         f"such tests. In neither way are at most {neither.neither} ({neither.system}, chunk {neither.chunk_size}, "
         f"{neither.delay:g} s).",
     ]
-    for chunk in sorted({found.chunk_size for found in answers}):
-        rows: dict[str, dict[float, str]] = {}
-        for found in answers:
-            if found.chunk_size == chunk:
-                rows.setdefault(found.system, {})[found.delay] = f"{100 * found.accuracy:.0f}"
-        cells = [[name, *(row.get(delay, "") for delay in delays)] for name, row in rows.items()]
+    rows = lines(answers)
+    for chunk in sorted({width for _, width in rows}):
+        cells = []
+        for (system, width), row in rows.items():
+            right = {found.delay: f"{100 * found.accuracy:.0f}" for found in row}
+            if width == chunk:
+                cells.append([system, *(right.get(delay, "") for delay in delays)])
         title = f"## Chunks of {chunk} frames ({chunk / geometry.RATE:g} s)"
         out += ["", title, "", *markdown_table(["", *(f"{delay:g} s" for delay in delays)], cells)]
     return "\n".join(out) + "\n"
