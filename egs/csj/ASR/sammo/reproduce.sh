@@ -15,6 +15,7 @@ epochs=
 jobs=
 plan=false
 collect=
+logs=
 
 usage() {
   cat <<END
@@ -38,16 +39,58 @@ of no table without a word.
   --jobs N             trainings at a time (default: the number of GPUs, or of cores if there is none)
   --plan               says what would be done and what it costs, and ends
   --collect DIR        copies the small files that the tables are made of there, and ends
+  --logs DIR           trains and decodes nothing: the tables of error rates from what decode.py wrote below DIR, for instance
+                       the results that lie beside RESULTS.md, or what --collect copied
 END
 }
 
 . "$root/local/options.sh"
-parse_options "scale seeds tables work-dir data-dir epochs jobs collect" plan "$@"
+parse_options "scale seeds tables work-dir data-dir epochs jobs collect logs" plan "$@"
 check_options scale "cpu|gpu" "cpu or gpu"
 check_options seeds '[1-9][0-9]?' "1 to 99"
 check_options "epochs jobs" '|[1-9][0-9]*' "a whole number above 0"
 check_options tables '((main|halved|state|mixers|carried|memory|homophones)( |$))*' \
   "main, halved, state, mixers, carried, memory or homophones, or several"
+
+# What has no results below the directory of experiments is left out of the tables.
+decoded() { # result directories -> those of them that have any
+  local directory
+  for directory; do ! compgen -G "$directory/cer-*.json" > /dev/null || echo "$directory"; done
+}
+report() { # name, result directories
+  local out=$work_dir/report/$1 overlap=$data_dir/fbank/statistics.json
+  shift
+  [ ! -f "$overlap" ] || set -- "$@" --statistics "$overlap"
+  "$PYTHON" -m sammo.cli report "$@" --out-dir "$out" --pool-seeds > /dev/null
+}
+report_errors() { # directory of experiments
+  local table own directories status=0
+  for table in $tables; do
+    case $table in
+      main) own=("$1"/main/*/*/results) directories=("${own[@]}") ;;
+      halved) own=("$1"/main/*/seed1/halved) directories=("${own[@]}" "$1"/main/*/seed1/results) ;;
+      memory | homophones) continue ;; # of the other tables' systems
+      *) own=("$1/$table"/*/seed1/results) directories=("${own[@]}" "$1"/main/*/seed1/results) ;;
+    esac
+    if [ -z "$(decoded "${own[@]}")" ]; then
+      echo "no results of $table"
+      continue
+    fi
+    mapfile -t directories < <(decoded "${directories[@]}")
+    report "$table" "${directories[@]}" || { echo "no report on $table" && status=1; }
+  done
+  return "$status"
+}
+
+if [ -n "$logs" ]; then
+  [ ! -d "$logs/exp" ] || logs=$logs/exp
+  [ -d "$logs/main" ] || die "--logs $logs: no directory main in it; name the results beside RESULTS.md, or what --collect wrote"
+  make_venv "$root"
+  export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUTF8=1
+  report_errors "$logs" || exit 1
+  echo "tables and figures: $work_dir/report"
+  exit 0
+fi
 
 . "$root/local/budget.sh"
 chunks=16,32,64,128,256
@@ -189,24 +232,7 @@ done < <(systems)
 wait
 
 echo "== Reports"
-report() { # name, directories
-  local out=$work_dir/report/$1 overlap=$data_dir/fbank/statistics.json
-  shift
-  [ ! -f "$overlap" ] || set -- "$@" --statistics "$overlap"
-  "$PYTHON" -m sammo.cli report "$@" --out-dir "$out" --pool-seeds
-}
-decoded() { # those of the directories that have results: a system that failed may have none
-  for directory; do ! compgen -G "$directory/cer-*.json" > /dev/null || echo "$directory"; done
-}
-for table in $tables; do
-  case $table in
-    main) mapfile -t directories < <(decoded "$work_dir"/exp/main/*/*/results) ;;
-    halved) mapfile -t directories < <(decoded "$work_dir"/exp/main/*/seed1/{results,halved}) ;;
-    memory | homophones) continue ;; # of the other tables' systems
-    *) mapfile -t directories < <(decoded "$work_dir"/exp/{"$table",main}/*/seed1/results) ;;
-  esac
-  report "$table" "${directories[@]}" > /dev/null || echo "no report on $table" >> "$failed"
-done
+report_errors "$work_dir/exp" >> "$failed" || true
 mapfile -t directories < <(decoded "$work_dir"/exp/*/*/seed1/homophones)
 [ "${#directories[@]}" = 0 ] ||
   "$PYTHON" -m sammo.cli homophones "${directories[@]}" --out-dir "$work_dir/report/homophones" > /dev/null ||
