@@ -13,7 +13,7 @@ from fixtures.data import make_corpus, make_cuts
 from fixtures.paths import ROOT
 from lhotse import CutSet
 
-TABLES = "main halved homophones"
+TABLES = "main halved carried homophones"
 COMMAND = [str(ROOT / "egs/csj/ASR/sammo/reproduce.sh")]
 
 
@@ -59,13 +59,17 @@ def test_from_trainings_to_tables(tmp_path):
         trained = "batch 1/" in path.read_text()[logs[path.name] :]
         assert trained == (path.name == "main-conformer-seed1.log")
     assert "Conformer, left 256" in report.read_text()
+    for name in ("apart", "joined"):
+        first, last = (work / f"exp/carried/{name}/seed1/epoch-{number}.pt" for number in (1, 3))
+        assert first.samefile(work / "exp/main/sammo/seed1/epoch-1.pt") and last.is_file()
+        assert "found checkpoint" in (work / f"logs/carried-{name}-seed1.log").read_text()
     halved = [row for row in rows(work / "report/halved/cer.md") if "| Sammo" in row]
     assert any("simulated | 90 |" in row for row in halved)
     assert any("chunk by chunk, float16 state | 45 |" in row for row in halved)
     assert json.loads((work / "report/timing/timing.json").read_text())
 
     recalled = json.loads((work / "report/homophones/homophones.json").read_text())["answers"]
-    assert {answers["delay"] for answers in recalled} == {1.0, 2.0} and len({a["system"] for a in recalled}) == 11
+    assert {answers["delay"] for answers in recalled} == {1.0, 2.0} and len({a["system"] for a in recalled}) == 13
 
     kept = tmp_path / "collected"
     assert run(*COMMAND, *options, "--collect", kept).returncode == 0
@@ -91,6 +95,7 @@ def as_told(report: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_results_has_the_numbers_of_the_logs_beside_it(tmp_path):
     """Every row of its first two tables, by the command that it names."""
     if sys.prefix != str(ROOT / ".venv"):
