@@ -56,7 +56,8 @@ def rate_over_chunk(lines: Lines, parts: Sequence[str], path: Path, metric: str 
 def rate_over_state(
     lines: Lines, parts: Sequence[str], path: Path, metric: str = "CER", reset: Mapping[int, float] | None = None
 ) -> Path:
-    """What memory buys, a panel a chunk width: systems that differ in left context alone are one line over their bytes.
+    """What memory buys, a panel a chunk width: systems that differ in left context or d_state alone are one line over their
+    bytes.
 
     Args:
       lines: of the systems.
@@ -76,16 +77,17 @@ def rate_over_state(
         families: dict[str, list[str]] = {}
         for name, cells in lines.items():
             if chunk in cells:
-                families.setdefault(re.sub(r", left \w+", "", name), []).append(name)
+                families.setdefault(re.sub(r", (left|d_state) \w+", "", name), []).append(name)
         last = [max(names, key=lambda name: lines[name][chunk].state_bytes) for names in families.values()]
         for (family, names), (color, marker) in zip(families.items(), _styles(last)):
             cells = sorted((lines[name][chunk] for name in names), key=lambda cell: cell.state_bytes)
             xs = [cell.state_bytes / 1024 for cell in cells]
             ys, bars = _rates(cells, metric)
             style = dict(color=color, marker=marker, markersize=6)
-            ax.errorbar(xs, ys, bars, **style, linewidth=1.8, elinewidth=1.0, label=family)
-            if family in names and reset is not None and chunk in reset:
-                label = f"{family}, state reset before every chunk"
+            label = names[0] if len(names) == 1 else family
+            ax.errorbar(xs, ys, bars, **style, linewidth=1.8, elinewidth=1.0, label=label)
+            if len(names) == 1 and " left " not in label and reset is not None and chunk in reset:
+                label += ", state reset before every chunk"
                 ax.plot(xs, [reset[chunk]], **style, markerfacecolor="white", linestyle="none", label=label)
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -10,9 +10,18 @@ import pytest
 
 from sammo.corpora import AN4, CSJ, own_corpus
 from sammo.errors import UserError
-from sammo.scoring import DecodeSetting, bootstrap_interval, count_errors, has_results, read_results, write_results
+from sammo.scoring import (
+    DecodeSetting,
+    bootstrap_interval,
+    count_errors,
+    figures,
+    has_results,
+    read_results,
+    write_results,
+)
 from sammo.scoring.cer import Counts, difference, error_rate, holm, matched_pairs, total
 from sammo.scoring.report import write_report
+from sammo.scoring.table import Cell
 
 
 def setting(encoder="sammo", chunk=64, left=0, avg=1, **changes) -> DecodeSetting:
@@ -407,3 +416,17 @@ def test_what_decides_a_result_decides_its_name(tmp_path, change):
     assert not has_results(tmp_path, setting(**change), "eval1")
     write_results(tmp_path, setting(**change), "eval1", BAD)
     assert has_results(tmp_path, setting(**change), "eval1") and len(read_results(tmp_path)) == 2
+
+
+def test_sizes_of_one_memory_are_one_line_over_their_bytes(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure) or path)
+    systems = {"Sammo, d_state 32": 90, "Sammo, d_state 8": 47, "Zipformer, left 16": 59, "Zipformer, left 256": 539}
+    lines = {
+        name: {16: Cell({"CER": [Counts(100, 1, 0, 3)]}, ["a"], 1024 * size)}
+        for name, size in {**systems, "Conformer, left 64": 114}.items()
+    }
+    figures.rate_over_state(lines, ["eval1"], tmp_path / "figure.png")
+    [axes] = drawn[0].axes
+    points = {container.get_label(): list(container.lines[0].get_xdata()) for container in axes.containers}
+    assert points == {"Sammo": [47, 90], "Zipformer": [59, 539], "Conformer, left 64": [114]}
