@@ -93,7 +93,7 @@ def rate_over_state(
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.set_xlabel("state per stream (KiB)")
         ax.set_ylim(bottom=0)
-    axes[0, 0].legend(frameon=False, fontsize=8.5, loc="lower left")
+    axes[0, 0].legend(frameon=False, fontsize=8.5, loc="best")
     fig.tight_layout()
     return _save(fig, path)
 
