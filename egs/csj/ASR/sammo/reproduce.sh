@@ -57,14 +57,9 @@ decoded() { # result directories -> those of them that have any
   local directory
   for directory; do ! compgen -G "$directory/cer-*.json" > /dev/null || echo "$directory"; done
 }
-report() { # name, result directories
-  local out=$work_dir/report/$1 overlap=$data_dir/fbank/statistics.json
-  shift
-  [ ! -f "$overlap" ] || set -- "$@" --statistics "$overlap"
-  "$PYTHON" -m sammo.cli report "$@" --out-dir "$out" --pool-seeds > /dev/null
-}
 report_errors() { # directory of experiments
-  local table own directories status=0
+  local table own directories overlap=() status=0
+  [ ! -f "$data_dir/fbank/statistics.json" ] || overlap=(--statistics "$data_dir/fbank/statistics.json")
   for table in $tables; do
     case $table in
       main) own=("$1"/main/*/*/results) directories=("${own[@]}") ;;
@@ -77,7 +72,8 @@ report_errors() { # directory of experiments
       continue
     fi
     mapfile -t directories < <(decoded "${directories[@]}")
-    report "$table" "${directories[@]}" || { echo "no report on $table" && status=1; }
+    "$PYTHON" -m sammo.cli report "${directories[@]}" "${overlap[@]}" --out-dir "$work_dir/report/$table" --pool-seeds > /dev/null ||
+      { echo "no report on $table" && status=1; }
   done
   return "$status"
 }
